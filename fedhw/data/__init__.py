@@ -1,0 +1,1 @@
+"""Writers and their characters: one form, many sources."""

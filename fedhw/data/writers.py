@@ -1,0 +1,181 @@
+"""Characters of many writers: the one form in which every loader hands over its data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.data.alphabet import BYCLASS
+from fedhw.errors import InputError
+
+SIDE = 28
+"""Height and width of a glyph in pixels."""
+
+
+@dataclass(frozen=True)
+class WriterSet:
+    """Labelled glyphs with the writer of each and the order in which each writer wrote them.
+
+    Shapes: images uint8 [N, 28, 28], ink 255 on paper 0, upright; labels uint8 [N], an index into
+    `alphabet`; writer uint16 or wider [N], an index into `names`; order uint32 [N], ascending in
+    time within a writer, ties allowed.
+
+    Raises InputError when an array is not so.
+
+    >>> glyphs = np.zeros((4, 28, 28), np.uint8)
+    >>> two = WriterSet.of(glyphs, labels=[0, 1, 0, 1], writer=[0, 0, 1, 1], names=["ann", "bo"])
+    >>> two.counts().tolist()
+    [2, 2]
+    >>> two.rows_of(1).tolist()
+    [2, 3]
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    writer: NDArray[np.unsignedinteger]
+    names: tuple[str, ...]
+    order: NDArray[np.uint32]
+    alphabet: str = BYCLASS
+
+    def __post_init__(self) -> None:
+        _check_glyphs(self.images)
+        n = len(self.images)
+        for field, array in (
+            ("labels", self.labels),
+            ("writer", self.writer),
+            ("order", self.order),
+        ):
+            if array.ndim != 1 or len(array) != n:
+                raise InputError(
+                    f"{field}: shape {array.shape} does not fit {n} images; give one value an image"
+                )
+            if not np.issubdtype(array.dtype, np.unsignedinteger):
+                raise InputError(f"{field}: dtype {array.dtype} is not unsigned; cast it")
+        _check_below("labels", self.labels, len(self.alphabet), "classes of the alphabet")
+        _check_below("writer", self.writer, len(self.names), "writer names")
+
+    @classmethod
+    def of(
+        cls,
+        images: NDArray[np.uint8],
+        labels: Sequence[int] | NDArray[np.integer],
+        writer: Sequence[int] | NDArray[np.integer],
+        names: Sequence[str],
+        order: Sequence[int] | NDArray[np.integer] | None = None,
+        alphabet: str = BYCLASS,
+    ) -> "WriterSet":
+        """Build a set from plain sequences; `order` defaults to the order of the rows."""
+        rows = np.arange(len(images)) if order is None else order
+        return cls(
+            images=images,
+            labels=_unsigned("labels", labels, np.uint8),
+            writer=_unsigned("writer", writer, np.uint32),
+            names=tuple(names),
+            order=_unsigned("order", rows, np.uint32),
+            alphabet=alphabet,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Characters of each writer, [W]."""
+        return np.bincount(self.writer, minlength=len(self.names)).astype(np.int64)
+
+    def rows_of(self, writer: int) -> NDArray[np.int64]:
+        """Row numbers of one writer in the order of writing."""
+        rows = np.flatnonzero(self.writer == writer)
+        return rows[np.argsort(self.order[rows], kind="stable")]
+
+    def classes_of(self, writer: int) -> int:
+        """How many different classes this writer wrote."""
+        return len(np.unique(self.labels[self.writer == writer]))
+
+    def take(self, rows: NDArray[np.integer]) -> "WriterSet":
+        """The set with these rows only; writers keep their index and name."""
+        return WriterSet(
+            self.images[rows],
+            self.labels[rows],
+            self.writer[rows],
+            self.names,
+            self.order[rows],
+            self.alphabet,
+        )
+
+
+def stratified_split(
+    labels: NDArray[np.integer], rng: np.random.Generator, shots: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split one writer's rows at random into (learn, test), every class in proportion.
+
+    `shots` is how many rows to learn from, at most half; None is half. A class with an odd count
+    gives its odd row to either side at random, so a half split is a half split over all.
+    Raises InputError for fewer than two rows.
+
+    >>> learn, test = stratified_split(np.array([3, 3, 3, 3, 5, 5]), np.random.default_rng(0))
+    >>> len(learn), len(test), sorted(np.array([3, 3, 3, 3, 5, 5])[learn].tolist())
+    (3, 3, [3, 3, 5])
+    """
+    n = len(labels)
+    half = _learnable_half(n)
+    # Rank each row within its class after a shuffle; a class's k-th of m rows gets the quantile
+    # (k + u) / m with a common random u, so any prefix by quantile is stratified.
+    shuffled = rng.permutation(n)
+    quantile = np.empty(n)
+    for label in np.unique(labels):
+        mine = shuffled[labels[shuffled] == label]
+        quantile[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
+    ranked = shuffled[np.argsort(quantile[shuffled], kind="stable")]
+    learn = ranked[:half] if shots is None else ranked[: min(shots, half)]
+    return np.sort(learn), np.sort(ranked[half:])
+
+
+def chronological_split(
+    order: NDArray[np.integer], shots: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split one writer's rows into (earlier half, later half); learn from the last `shots` of it.
+
+    Raises InputError for fewer than two rows.
+
+    >>> chronological_split(np.array([30, 10, 20, 40]))
+    (array([1, 2]), array([0, 3]))
+    """
+    half = _learnable_half(len(order))
+    ranked = np.argsort(order, kind="stable")
+    learn = ranked[:half]
+    return learn if shots is None else learn[-shots:], ranked[half:]
+
+
+def _learnable_half(n: int) -> int:
+    if n < 2:
+        raise InputError(f"writer: {n} characters cannot be split; give at least 2")
+    return n // 2
+
+
+def _check_glyphs(images: NDArray[np.uint8]) -> None:
+    if images.dtype != np.uint8:
+        raise InputError(f"images: dtype {images.dtype} is not uint8; scale ink to 0..255 and cast")
+    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise InputError(f"images: shape {images.shape} is not [N, 28, 28]; resize every glyph")
+    if len(images) == 0:
+        raise InputError("images: there are none; give at least one character")
+
+
+def _check_below(field: str, array: NDArray[np.integer], limit: int, what: str) -> None:
+    top = int(array.max())
+    if top >= limit:
+        raise InputError(f"{field}: value {top} is outside the {limit} {what}; use 0..{limit - 1}")
+
+
+def _unsigned(
+    field: str, values: Sequence[int] | NDArray[np.integer], dtype: type[np.unsignedinteger]
+) -> NDArray[np.unsignedinteger]:
+    array = np.asarray(values)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{field}: dtype {array.dtype} is not a whole number; cast it")
+    if array.size and (array.min() < 0 or array.max() > np.iinfo(dtype).max):
+        raise InputError(
+            f"{field}: values {array.min()}..{array.max()} do not fit 0..{np.iinfo(dtype).max}"
+        )
+    return array.astype(dtype)

@@ -1,0 +1,1 @@
+"""The one door: everything that may leave a device passes here."""

@@ -1,0 +1,1 @@
+"""Releases of the global expert: immutable, versioned, self-describing."""

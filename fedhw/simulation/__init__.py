@@ -1,0 +1,1 @@
+"""Many writers on one machine, and the report of what personalisation did for them."""
