@@ -13,7 +13,7 @@ SIDE = 28
 """Height and width of a glyph in pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WriterSet:
     """Labelled glyphs with the writer of each and the order in which each writer wrote them.
 
@@ -52,6 +52,9 @@ class WriterSet:
                 )
             if not np.issubdtype(array.dtype, np.unsignedinteger):
                 raise InputError(f"{field}: dtype {array.dtype} is not unsigned; cast it")
+        for field, entries in (("names", self.names), ("alphabet", self.alphabet)):
+            if not entries:
+                raise InputError(f"{field}: there are none; give at least one")
         _check_below("labels", self.labels, len(self.alphabet), "classes of the alphabet")
         _check_below("writer", self.writer, len(self.names), "writer names")
 
@@ -109,26 +112,29 @@ def stratified_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split one writer's rows at random into (learn, test), every class in proportion.
 
-    `shots` is how many rows to learn from, at most half; None is half. A class with an odd count
-    gives its odd row to either side at random, so a half split is a half split over all.
-    Raises InputError for fewer than two rows.
+    `shots` is how many rows to learn from, at most half; None is half. Each class is halved, its
+    odd row going to either side at random. Under one seed the test rows do not depend on `shots`
+    and fewer shots are some of more.
+    Raises InputError for fewer than two rows or negative shots.
 
     >>> learn, test = stratified_split(np.array([3, 3, 3, 3, 5, 5]), np.random.default_rng(0))
     >>> len(learn), len(test), sorted(np.array([3, 3, 3, 3, 5, 5])[learn].tolist())
     (3, 3, [3, 3, 5])
     """
-    n = len(labels)
-    half = _learnable_half(n)
-    # Rank each row within its class after a shuffle; a class's k-th of m rows gets the quantile
-    # (k + u) / m with a common random u, so any prefix by quantile is stratified.
-    shuffled = rng.permutation(n)
-    quantile = np.empty(n)
-    for label in np.unique(labels):
-        mine = shuffled[labels[shuffled] == label]
-        quantile[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
-    ranked = shuffled[np.argsort(quantile[shuffled], kind="stable")]
-    learn = ranked[:half] if shots is None else ranked[: min(shots, half)]
-    return np.sort(learn), np.sort(ranked[half:])
+    half, learnable = _halves(len(labels), shots)
+    # Like cards sorted by class, in a random order of classes and of rows within each, and dealt
+    # to two hands in turn: each hand gets half of every class and half of all.
+    shuffled = rng.permutation(len(labels))
+    rank = rng.permutation(int(labels.max()) + 1)
+    cards = shuffled[np.argsort(rank[labels[shuffled]], kind="stable")]
+    test, learn = cards[::2], cards[1::2]
+    # The k-th of a class's m rows gets the quantile (k + u) / m with a random u of the class, so
+    # the rows below any one quantile are the same share of every class, to within one row.
+    quantile = np.empty(half)
+    for label in np.unique(labels[learn]):
+        mine = labels[learn] == label
+        quantile[mine] = (np.arange(mine.sum()) + rng.random()) / mine.sum()
+    return np.sort(learn[np.argsort(quantile)][:learnable]), np.sort(test)
 
 
 def chronological_split(
@@ -136,21 +142,24 @@ def chronological_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split one writer's rows into (earlier half, later half); learn from the last `shots` of it.
 
-    Raises InputError for fewer than two rows.
+    Raises InputError for fewer than two rows or negative shots.
 
     >>> chronological_split(np.array([30, 10, 20, 40]))
     (array([1, 2]), array([0, 3]))
     """
-    half = _learnable_half(len(order))
+    half, learnable = _halves(len(order), shots)
     ranked = np.argsort(order, kind="stable")
-    learn = ranked[:half]
-    return learn if shots is None else learn[-shots:], ranked[half:]
+    return ranked[half - learnable : half], ranked[half:]
 
 
-def _learnable_half(n: int) -> int:
+def _halves(n: int, shots: int | None) -> tuple[int, int]:
+    """Size of the earlier or learnable half of n rows, and how many of it to learn from."""
     if n < 2:
         raise InputError(f"writer: {n} characters cannot be split; give at least 2")
-    return n // 2
+    if shots is not None and shots < 0:
+        raise InputError(f"shots: {shots} is negative; give 0 or more")
+    half = n // 2
+    return half, half if shots is None else min(shots, half)
 
 
 def _check_glyphs(images: NDArray[np.uint8]) -> None:

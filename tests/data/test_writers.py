@@ -1,0 +1,194 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from fedhw.data.writers import WriterSet, chronological_split, stratified_split
+from fedhw.errors import InputError
+
+label_arrays = st.integers(0, 61).flatmap(
+    lambda top: arrays(np.uint8, st.integers(2, 120), elements=st.integers(0, top))
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture
+def two() -> WriterSet:
+    """Ann wrote rows 0, 2 and 3, the last one first; Bo wrote row 1."""
+    glyphs = np.arange(4 * 28 * 28).reshape(4, 28, 28).astype(np.uint8)
+    return WriterSet.of(
+        glyphs, labels=[7, 61, 7, 0], writer=[0, 1, 0, 0], names=["ann", "bo"], order=[5, 1, 9, 2]
+    )
+
+
+def split(labels: NDArray[np.uint8], seed: int, shots: int | None = None):
+    return stratified_split(labels, np.random.default_rng(seed), shots)
+
+
+def test_a_writer_is_read_in_the_order_of_writing(two):
+    assert two.rows_of(0).tolist() == [3, 0, 2]
+    assert two.counts().tolist() == [3, 1]
+    assert [two.classes_of(writer) for writer in (0, 1)] == [2, 1]
+    assert len(two) == 4
+
+
+def test_ties_in_the_order_keep_the_order_of_the_rows(two):
+    tied = replace(two, order=np.zeros(4, np.uint32))
+
+    assert tied.rows_of(0).tolist() == [0, 2, 3]
+
+
+def test_taken_rows_keep_their_writer_and_alphabet(two):
+    taken = replace(two, alphabet=two.alphabet + "?").take(np.array([3, 1]))
+
+    assert taken.images.tolist() == two.images[[3, 1]].tolist()
+    assert taken.labels.tolist() == [0, 61]
+    assert taken.writer.tolist() == [0, 1]
+    assert taken.order.tolist() == [2, 1]
+    assert taken.names == ("ann", "bo")
+    assert taken.alphabet.endswith("z?")
+
+
+def test_order_defaults_to_the_order_of_the_rows():
+    glyphs = np.zeros((3, 28, 28), np.uint8)
+
+    assert WriterSet.of(glyphs, [0, 0, 0], [0, 0, 0], ["ann"]).order.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("images", np.zeros((4, 28, 28), np.float32), "images: dtype float32 is not uint8"),
+        ("images", np.zeros((4, 28, 27), np.uint8), r"images: shape \(4, 28, 27\) is not"),
+        ("images", np.zeros((0, 28, 28), np.uint8), "images: there are none"),
+        ("labels", np.zeros(3, np.uint8), r"labels: shape \(3,\) does not fit 4 images"),
+        ("labels", np.zeros((4, 1), np.uint8), r"labels: shape \(4, 1\) does not fit 4 images"),
+        ("labels", np.zeros(4, np.int64), "labels: dtype int64 is not unsigned"),
+        ("labels", np.full(4, 62, np.uint8), "labels: value 62 is outside the 62 classes"),
+        ("writer", np.full(4, 2, np.uint16), "writer: value 2 is outside the 2 writer names"),
+        ("order", np.zeros(4, np.float64), "order: dtype float64 is not unsigned"),
+        ("names", (), "names: there are none"),
+        ("alphabet", "", "alphabet: there are none"),
+    ],
+)
+def test_a_wrong_field_is_named(two, field, value, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        replace(two, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 1.0], "labels: dtype float64 is not a whole number"),
+        ([-1, 0], r"labels: values -1\.\.0 do not fit 0\.\.255"),
+        ([0, 256], r"labels: values 0\.\.256 do not fit 0\.\.255"),
+    ],
+)
+def test_plain_values_are_checked_before_they_are_narrowed(labels, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        WriterSet.of(np.zeros((2, 28, 28), np.uint8), labels, [0, 0], ["ann"])
+
+
+@given(label_arrays, seeds)
+def test_stratified_halves_cover_every_row_once(labels, seed):
+    learn, test = split(labels, seed)
+
+    assert sorted([*learn, *test]) == list(range(len(labels)))
+    assert len(learn) == len(labels) // 2
+
+
+@given(label_arrays, seeds)
+def test_stratified_halves_halve_every_class(labels, seed):
+    learn, test = split(labels, seed)
+
+    difference = np.bincount(labels[learn], minlength=62) - np.bincount(labels[test], minlength=62)
+    assert np.abs(difference).max() <= 1
+
+
+@given(label_arrays, seeds, st.integers(0, 70))
+def test_shots_learn_from_so_many_rows_and_leave_the_test_half_alone(labels, seed, shots):
+    learn, test = split(labels, seed, shots)
+
+    assert len(learn) == min(shots, len(labels) // 2)
+    assert test.tolist() == split(labels, seed)[1].tolist()
+
+
+@given(label_arrays, seeds, st.integers(0, 60), st.integers(0, 60))
+def test_fewer_shots_are_some_of_more(labels, seed, one, other):
+    fewer, more = (split(labels, seed, shots)[0] for shots in sorted((one, other)))
+
+    assert set(fewer) <= set(more)
+
+
+@given(label_arrays, seeds, st.integers(1, 60))
+def test_shots_take_one_share_of_every_class_to_within_one(labels, seed, shots):
+    learnable = np.bincount(labels[split(labels, seed)[0]], minlength=62)
+    taken = np.bincount(labels[split(labels, seed, shots)[0]], minlength=62)[learnable > 0]
+    learnable = learnable[learnable > 0]
+
+    # Some share s has |taken - s * learnable| <= 1 for every class.
+    assert ((taken - 1) / learnable).max() <= ((taken + 1) / learnable).min()
+
+
+def test_shots_take_two_classes_in_proportion():
+    labels = np.repeat(np.array([0, 1], np.uint8), [80, 40])
+
+    for seed in range(50):
+        assert 7 <= (labels[split(labels, seed, 12)[0]] == 0).sum() <= 9
+
+
+def test_the_odd_row_of_a_class_goes_to_either_side():
+    labels = np.array([4, 4, 4, 9], np.uint8)
+
+    learnt = [int((labels[split(labels, seed)[0]] == 4).sum()) for seed in range(400)]
+
+    assert set(learnt) == {1, 2}
+    assert 160 <= learnt.count(2) <= 240
+
+
+def test_every_row_is_as_likely_to_be_learnt():
+    labels = np.array([0, 0, 0, 1, 1, 2, 3, 4], np.uint8)
+
+    learnt = np.bincount(np.concatenate([split(labels, seed, 2)[0] for seed in range(2000)]))
+
+    # 500 expected of 2000, standard deviation about 20.
+    assert (np.abs(learnt - 500) < 100).all()
+
+
+def test_a_seed_repeats_its_split_and_another_does_not():
+    labels = np.zeros(100, np.uint8)
+
+    assert split(labels, 1)[0].tolist() == split(labels, 1)[0].tolist()
+    assert split(labels, 1)[0].tolist() != split(labels, 2)[0].tolist()
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=60), st.integers(0, 40))
+def test_chronological_halves_learn_from_the_latest_before_the_test(order, shots):
+    order = np.array(order, np.uint32)
+    learn, test = chronological_split(order)
+    last, same_test = chronological_split(order, shots)
+
+    assert sorted([*learn, *test]) == list(range(len(order)))
+    assert len(learn) == len(order) // 2
+    assert order[learn].max() <= order[test].min()
+    assert last.tolist() == learn.tolist()[max(len(learn) - shots, 0) :]
+    assert same_test.tolist() == test.tolist()
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_rows_cannot_be_split(n):
+    few = np.zeros(n, np.uint8)
+    for attempt in (lambda: split(few, 0), lambda: chronological_split(few)):
+        with pytest.raises(InputError, match=f"^writer: {n} characters cannot be split"):
+            attempt()
+
+
+def test_negative_shots_are_refused():
+    rows = np.zeros(4, np.uint8)
+    for attempt in (lambda: split(rows, 0, -1), lambda: chronological_split(rows, -1)):
+        with pytest.raises(InputError, match=r"^shots: -1 is negative"):
+            attempt()
