@@ -1,0 +1,164 @@
+"""Pen strokes to glyphs: the one way in which pen devices and synthetic writers draw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedhw.data.writers import SIDE
+from fedhw.errors import InputError
+
+Stroke = NDArray[np.number]
+"""The pen's path from touching to leaving the paper: [P, 2], x to the right, y down, any unit."""
+
+LINE_WIDTH = 0.14
+"""Width of the line, as a fraction of the longer side of the strokes' bounding box."""
+
+MAX_POINTS = 10_000
+"""More points than any hand makes in one character."""
+
+MAX_COORDINATE = 1e9
+"""Far beyond any pen's unit, and small enough to square without overflow."""
+
+# EMNIST (Cohen et al. 2017, arXiv 1702.05373) blurs, crops where ink is seen, and leaves a border
+# of two pixels. A blurred line is seen a little beyond its edge: both lengths are fractions of the
+# box, fitted to glyphs that were drawn and blurred on a large canvas.
+_INNER = SIDE - 2 * 2
+_SEEN_BEYOND_EDGE = 0.027
+_BLUR = 0.45  # pixels, standard deviation: the blur and the pixel's own extent
+
+_CENTRES = np.arange(SIDE, dtype=np.float32) + 0.5
+
+
+def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[np.uint8]:
+    """Draw strokes as a glyph [28, 28], ink 255 on paper 0, centred, the longer side filling it.
+
+    Lines have round caps and joints, `width` is a fraction of the bounding box's longer side. A
+    pixel's ink follows from its distance to the nearest stroke, as if the line's edge were blurred
+    by a Gaussian. Position and size of the strokes do not matter; a lone dot is drawn as a dot.
+
+    Raises InputError for strokes without points, of wrong shape, too long or not finite, and for a
+    width outside 0..1.
+
+    >>> glyph = rasterise([np.array([[0, 0], [0, 100]])])
+    >>> glyph.shape, int(glyph[14, 14]), int(glyph[14, 0])
+    ((28, 28), 249, 0)
+    """
+    if not 0 < width <= 1:
+        raise InputError(f"width: {width} is not a fraction of the box; use 0.05..0.3")
+    points = _checked_points(strokes)
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = float((high - low).max()) or 1.0
+    pixels_per_box = _INNER / (1 + width + 2 * _SEEN_BEYOND_EDGE)
+    placed = ((points - (low + high) / 2) / extent * pixels_per_box + SIDE / 2).astype(np.float32)
+
+    ends = np.cumsum([len(stroke) for stroke in strokes])
+    distance = np.sqrt(_squared_distance(*_segments(placed, ends)))
+    inside = (width / 2 * pixels_per_box - distance) / _BLUR
+    ink: NDArray[np.float32] = torch.special.ndtr(torch.from_numpy(inside)).numpy()
+    return (255 * ink + 0.5).astype(np.uint8)
+
+
+def _segments(
+    points: NDArray[np.float32], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Start and end [S, 2] of every line; the last point of a stroke is a line of no length."""
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] -= 1
+    return points, points[following]
+
+
+def _squared_distance(start: NDArray[np.float32], end: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared distance [28, 28], in pixels, of every pixel's centre to the nearest line."""
+    along = end - start
+    squared_length = np.maximum((along * along).sum(axis=1), np.float32(1e-9))
+    x, y = _CENTRES - start[:, :1], _CENTRES - start[:, 1:]
+    unit = along / squared_length[:, None]
+    nearest = (y * unit[:, 1:])[:, :, None] + (x * unit[:, :1])[:, None, :]
+    np.clip(nearest, 0, 1, out=nearest)
+    dx = x[:, None, :] - nearest * along[:, 0, None, None]
+    dy = y[:, :, None] - nearest * along[:, 1, None, None]
+    dx *= dx
+    dy *= dy
+    dx += dy
+    squared: NDArray[np.float32] = dx.min(axis=0)
+    return squared
+
+
+def _checked_points(strokes: Sequence[Stroke]) -> NDArray[np.float64]:
+    if len(strokes) == 0:
+        raise InputError("strokes: there are none; give at least one stroke of one point")
+    for number, stroke in enumerate(strokes):
+        if stroke.ndim != 2 or stroke.shape[1] != 2 or len(stroke) == 0:
+            raise InputError(
+                f"strokes[{number}]: shape {stroke.shape} is not [P, 2] with P at least 1; "
+                "give one (x, y) a point"
+            )
+    total = sum(len(stroke) for stroke in strokes)
+    if total > MAX_POINTS:
+        raise InputError(f"strokes: {total} points are over {MAX_POINTS}; thin them out")
+    points = np.concatenate(strokes).astype(np.float64)
+    # One comparison finds NaN, infinity and the absurd alike.
+    if not np.all(np.abs(points) <= MAX_COORDINATE):
+        raise InputError(
+            f"strokes: a coordinate is not a number within {MAX_COORDINATE:g}; leave that point out"
+        )
+    return points
+
+
+@dataclass(frozen=True)
+class StrokeFile:
+    """Strokes of many characters, flat as in an npz archive; index it to get one's strokes.
+
+    Shapes: points [P, 2], y down; pen_up [P], 1 on the last point of each stroke; offsets [N + 1],
+    where each character's points begin.
+
+    Raises InputError when an array is not so.
+
+    >>> file = StrokeFile(np.zeros((5, 2)), np.array([0, 1, 1, 0, 1]), np.array([0, 3, 5]))
+    >>> len(file), [len(stroke) for stroke in file[0]]
+    (2, [2, 1])
+    """
+
+    points: Stroke
+    pen_up: NDArray[np.integer]
+    offsets: NDArray[np.integer]
+
+    def __post_init__(self) -> None:
+        total = len(self.points)
+        if self.points.ndim != 2 or self.points.shape[1] != 2:
+            raise InputError(f"points: shape {self.points.shape} is not [P, 2]; give (x, y) a row")
+        if self.pen_up.shape != (total,):
+            raise InputError(
+                f"pen_up: shape {self.pen_up.shape} does not fit {total} points; give one a point"
+            )
+        offsets = self.offsets.astype(np.int64)
+        ascending = offsets.ndim == 1 and len(offsets) >= 2 and bool(np.all(np.diff(offsets) > 0))
+        if not ascending or offsets[0] != 0 or offsets[-1] != total:
+            raise InputError(
+                f"offsets: they do not ascend from 0 to the {total} points; recompute them"
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> "StrokeFile":
+        """Read an npz archive; raises InputError for one that lacks an array or holds objects."""
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return cls(archive["points"], archive["pen_up"], archive["offsets"])
+        except InputError:
+            raise
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: no npz archive of points, pen_up and offsets ({error}); write it anew"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, character: int) -> list[Stroke]:
+        begin, end = int(self.offsets[character]), int(self.offsets[character + 1])
+        breaks = np.flatnonzero(self.pen_up[begin : end - 1]) + 1
+        return np.split(self.points[begin:end], breaks)
