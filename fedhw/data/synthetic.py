@@ -5,16 +5,15 @@ their strokes, some common to all characters, some to one. Each sample adds a sm
 of its own. All are sums of the same few basis functions, so a style is an array of coefficients.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
-from HersheyFonts import HersheyFonts
 from numpy.typing import NDArray
 
-from fedhw.data.allographs import TABLE
+from fedhw.data.allographs import Allograph, allographs
 from fedhw.data.alphabet import BYCLASS
 from fedhw.data.strokes import LINE_WIDTH, rasterise
 from fedhw.data.writers import SIDE, WriterSet
@@ -22,39 +21,38 @@ from fedhw.errors import InputError
 
 Floats = NDArray[np.float64]
 
-_FACES = {"futural": 3, "cursive": 1}
-"""Single-stroke Hershey faces (A. V. Hershey, 1967), with the weight of their allographs."""
-
 _MOST_STROKES = 4
-_SPACING = 0.3  # at most, between points of a path, in half heights of a character
-_ROUNDING = 0.2  # standard deviation of the smoothing that a hasty hand does, in half heights
+_SPACING = 0.3  # at most, between points of a path, in half longer sides of a character
+_ROUNDING = 0.2  # standard deviation of the smoothing that a hasty hand does, likewise
 
 # Rows: the basis functions in the order of `_basis`; columns: displacement in x and in y.
 _GLYPH_SPREAD = [
-    [0.20, 0.08],  # x: aspect, rotation
+    [0.25, 0.08],  # x: aspect, rotation
     [0.25, 0.00],  # y: slant
-    [0.05, 0.10],  # x * y
-    [0.08, 0.05],  # x^2
-    [0.10, 0.05],  # y^2
+    [0.06, 0.13],  # x * y
+    [0.12, 0.05],  # x^2
+    [0.10, 0.12],  # y^2
     [0.06, 0.05],  # sin(pi x)
     [0.08, 0.06],  # sin(pi y)
 ]
 _STROKE_SPREAD = [
-    [0.12, 0.10],  # constant: place of the stroke
-    [0.15, 0.15],  # linear: its length and direction
-    [0.12, 0.10],  # its beginning
-    [0.12, 0.10],  # its end
-    [0.08, 0.08],  # sin(pi s): its bow
-    [0.06, 0.06],  # sin(2 pi s)
+    [0.14, 0.12],  # constant: place of the stroke
+    [0.18, 0.18],  # linear: its length and direction
+    [0.14, 0.12],  # its beginning
+    [0.14, 0.12],  # its end
+    [0.10, 0.10],  # sin(pi s): its bow
+    [0.07, 0.07],  # sin(2 pi s)
 ]
 _SPREAD = np.array(_GLYPH_SPREAD + _STROKE_SPREAD * _MOST_STROKES)
 
-_OF_WRITER = 0.8
-_OF_CHARACTER = 0.8
-_OF_SAMPLE = 0.5
-_UPRIGHTNESS = 0.1  # hands lean to the right on average
-_WIDTH_SPREAD = 0.12
-_INCONSTANCY = 0.08
+_MEAN = np.zeros_like(_SPREAD)
+_MEAN[:2, 0] = [-0.07, -0.1]  # most hands are narrow and lean to the right
+
+# How much of the spread is common to a writer's characters, to the samples of one, to one sample.
+_OF_WRITER, _OF_CHARACTER, _OF_SAMPLE = 0.7, 1.0, 0.6
+
+_WIDTH_SPREAD = 0.12  # of the logarithm of the line's width
+_INCONSTANCY = 0.08  # how often a writer falls into somebody else's allograph
 
 
 def synthetic_writers(
@@ -96,8 +94,8 @@ def synthetic_writers(
 
 
 @dataclass(frozen=True)
-class _Allograph:
-    """One way to write a character: points [P, 2] with a half height of 1 around 0.
+class _Skeleton:
+    """An allograph ready for displacement: points [P, 2], the longer side -1..1.
 
     `stroke_ends` is where each stroke ends, `basis` [P, D] the displacement functions at each
     point, `rounding` [P, 2] the displacement that rounds all corners off.
@@ -110,15 +108,13 @@ class _Allograph:
     rounding: Floats
 
     @classmethod
-    def of(cls, strokes: Sequence[Floats], weight: int) -> "_Allograph":
-        points = np.concatenate(strokes)
+    def of(cls, allograph: Allograph) -> "_Skeleton":
+        points = np.concatenate(allograph.strokes)
         low, high = points.min(axis=0), points.max(axis=0)
         half = (high - low).max() / 2
-        placed = [
-            _refined((stroke - (low + high) / 2) / half) for stroke in strokes[:_MOST_STROKES]
-        ]
+        placed = [_refined((stroke - (low + high) / 2) / half) for stroke in allograph.strokes]
         return cls(
-            weight,
+            allograph.weight,
             np.concatenate(placed),
             np.cumsum([len(stroke) for stroke in placed]),
             _basis(placed),
@@ -140,8 +136,7 @@ class _Style:
         common = rng.normal(size=_SPREAD.shape)
         common[len(_GLYPH_SPREAD) :] = 0
         own = rng.normal(size=(len(BYCLASS), *_SPREAD.shape))
-        coefficients = (_OF_WRITER * common + _OF_CHARACTER * own) * _SPREAD
-        coefficients[:, 1, 0] -= _UPRIGHTNESS
+        coefficients = _MEAN + _SPREAD * (_OF_WRITER * common + _OF_CHARACTER * own)
         return cls(
             np.array([_choice(rng, label) for label in range(len(BYCLASS))]),
             coefficients,
@@ -165,7 +160,7 @@ def _write(
         if rng.random() < _INCONSTANCY:
             number = _choice(rng, label)
         images[row] = _drawn(
-            _allographs()[BYCLASS[label]][number],
+            _skeletons()[BYCLASS[label]][number],
             (1 - share) * early.coefficients[label]
             + share * late.coefficients[label]
             + jitter[row],
@@ -176,54 +171,24 @@ def _write(
 
 
 def _drawn(
-    allograph: _Allograph, coefficients: Floats, rounding: float, width: float
+    skeleton: _Skeleton, coefficients: Floats, rounding: float, width: float
 ) -> NDArray[np.uint8]:
-    points = allograph.points + rounding * allograph.rounding + allograph.basis @ coefficients
-    return rasterise(np.split(points, allograph.stroke_ends[:-1]), width)
+    points = skeleton.points + rounding * skeleton.rounding + skeleton.basis @ coefficients
+    return rasterise(np.split(points, skeleton.stroke_ends[:-1]), width)
 
 
 def _choice(rng: np.random.Generator, label: int) -> int:
-    weights = np.array([allograph.weight for allograph in _allographs()[BYCLASS[label]]])
+    weights = np.array([skeleton.weight for skeleton in _skeletons()[BYCLASS[label]]])
     return int(np.searchsorted(np.cumsum(weights), rng.uniform(0, weights.sum())))
 
 
 @cache
-def _allographs() -> dict[str, list[_Allograph]]:
-    """All allographs of each character, from the table and from the faces."""
-    found: dict[str, list[_Allograph]] = {character: [] for character in BYCLASS}
-    for line in TABLE.strip().splitlines():
-        character, preference, path = line.split(maxsplit=2)
-        strokes = [_curve(stroke) for stroke in path.split("/")]
-        found[character].append(_Allograph.of(strokes, int(preference)))
-    for face, weight in _FACES.items():
-        font = HersheyFonts()
-        font.load_default_font(face)
-        for character in BYCLASS:
-            strokes = [np.array(stroke, float) for stroke in font.strokes_for_text(character)]
-            found[character].append(_Allograph.of(strokes, weight))
+def _skeletons() -> dict[str, list[_Skeleton]]:
+    """The skeletons of each character."""
+    found: dict[str, list[_Skeleton]] = {character: [] for character in BYCLASS}
+    for allograph in allographs():
+        found[allograph.character].append(_Skeleton.of(allograph))
     return found
-
-
-def _curve(path: str) -> Floats:
-    """Points [P, 2] of a smooth curve (Catmull-Rom) through the points of a path in the table."""
-    runs: list[list[list[float]]] = [[]]
-    for token in path.split():
-        point = [float(number) for number in token.rstrip("!").split(",")]
-        runs[-1].append(point)
-        if token.endswith("!"):
-            runs.append([point])
-    return np.concatenate(list(_smooth_runs(runs)))
-
-
-def _smooth_runs(runs: Sequence[Sequence[Sequence[float]]]) -> Iterator[Floats]:
-    t = np.linspace(0, 1, 4)[:, None]
-    for run in runs:
-        knots = np.array([run[0], *run, run[-1]])
-        for a, b, c, d in zip(knots, knots[1:], knots[2:], knots[3:], strict=False):
-            yield (
-                b
-                + t * ((c - a) + t * (2 * a - 5 * b + 4 * c - d + t * (3 * b - a - 3 * c + d))) / 2
-            )
 
 
 def _refined(stroke: Floats) -> Floats:

@@ -34,7 +34,13 @@ def test_every_writer_writes_the_classes_evenly(characters):
     for writer in range(3):
         times = np.bincount(written.labels[written.rows_of(writer)], minlength=len(BYCLASS))
         assert times.max() - times.min() <= 1
-    assert written.labels[:61].tolist() != sorted(written.labels[:61].tolist()) or characters == 1
+
+
+def test_every_writer_has_an_order_of_their_own():
+    written = synthetic_writers(2, characters=62)
+    first, second = (written.labels[written.rows_of(writer)].tolist() for writer in (0, 1))
+    assert first != second
+    assert sorted(first) == sorted(second) == list(range(62))
 
 
 def test_every_glyph_is_legible_ink_on_clean_paper():
@@ -47,27 +53,27 @@ def test_every_glyph_is_legible_ink_on_clean_paper():
 
 
 def test_a_writer_resembles_themselves_more_than_others():
-    written = synthetic_writers(30, characters=124, seed=1)
-    rows = np.stack([written.rows_of(writer) for writer in range(30)])
+    written = synthetic_writers(12, characters=124, seed=1)
+    rows = np.stack([written.rows_of(writer) for writer in range(12)])
     by_class = np.stack(
         [row[np.argsort(written.labels[row], kind="stable")] for row in rows]
-    )  # [30, 124]: two samples of each class side by side
-    pixels = written.images[by_class].astype(float).reshape(30, len(BYCLASS), 2, -1)
+    )  # [12, 124]: two samples of each class side by side
+    pixels = written.images[by_class].astype(float).reshape(12, len(BYCLASS), 2, -1)
     first, second = pixels[:, :, 0], pixels[:, :, 1]
-    distance = np.abs(first[:, None] - second[None]).mean(axis=3)  # [30, 30, 62]
+    distance = np.abs(first[:, None] - second[None]).mean(axis=3)  # [12, 12, 62]
     own = np.diagonal(distance).mean()
-    others = distance[~np.eye(30, dtype=bool)].mean()
+    others = distance[~np.eye(12, dtype=bool)].mean()
     assert own < 0.75 * others
     # All classes taken together, a page of writing names its writer.
-    assert (distance.mean(axis=2).argmin(axis=1) == np.arange(30)).all()
+    assert (distance.mean(axis=2).argmin(axis=1) == np.arange(12)).all()
 
 
 def test_drift_moves_the_style_along_the_order():
     def change(drift):
         """Distance between first and last sample of a class, over that of two early samples."""
-        written = synthetic_writers(20, characters=62 * 6, seed=2, drift=drift)
-        pixels = np.empty((20, 6, len(BYCLASS), 28 * 28))
-        for writer in range(20):
+        written = synthetic_writers(8, characters=62 * 6, seed=2, drift=drift)
+        pixels = np.empty((8, 6, len(BYCLASS), 28 * 28))
+        for writer in range(8):
             pages = written.rows_of(writer).reshape(6, len(BYCLASS))
             for number, page in enumerate(pages):
                 page = page[np.argsort(written.labels[page])]
@@ -75,9 +81,8 @@ def test_drift_moves_the_style_along_the_order():
         early = np.abs(pixels[:, 0] - pixels[:, 1]).mean()
         return np.abs(pixels[:, 0] - pixels[:, 5]).mean() / early
 
-    assert change(0.0) == pytest.approx(1, abs=0.05)
-    assert change(0.0) < change(0.5) < change(1.0)
-    assert change(1.0) > 1.2
+    assert change(0) == pytest.approx(1, abs=0.05)
+    assert 1.1 < change(0.5) < change(1)
 
 
 @pytest.mark.parametrize(
