@@ -49,7 +49,7 @@ _MEAN = np.zeros_like(_SPREAD)
 _MEAN[:2, 0] = [-0.07, -0.1]  # most hands are narrow and lean to the right
 
 # How much of the spread is common to a writer's characters, to the samples of one, to one sample.
-_OF_WRITER, _OF_CHARACTER, _OF_SAMPLE = 0.7, 1.0, 0.6
+_OF_WRITER, _OF_CHARACTER, _OF_SAMPLE = 0.6, 0.9, 0.55
 
 _WIDTH_SPREAD = 0.12  # of the logarithm of the line's width
 _INCONSTANCY = 0.08  # how often a writer falls into somebody else's allograph
@@ -133,9 +133,9 @@ class _Style:
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "_Style":
-        common = rng.normal(size=_SPREAD.shape)
+        common = _unit(rng, *_SPREAD.shape)
         common[len(_GLYPH_SPREAD) :] = 0
-        own = rng.normal(size=(len(BYCLASS), *_SPREAD.shape))
+        own = _unit(rng, len(BYCLASS), *_SPREAD.shape)
         coefficients = _MEAN + _SPREAD * (_OF_WRITER * common + _OF_CHARACTER * own)
         return cls(
             np.array([_choice(rng, label) for label in range(len(BYCLASS))]),
@@ -153,7 +153,7 @@ def _write(
     rounds = -(-characters // len(BYCLASS))
     labels = np.concatenate([rng.permutation(len(BYCLASS)) for _ in range(rounds)])[:characters]
     moved = drift * np.linspace(0, 1, characters)
-    jitter = _OF_SAMPLE * _SPREAD * rng.normal(size=(characters, *_SPREAD.shape))
+    jitter = _OF_SAMPLE * _SPREAD * _unit(rng, characters, *_SPREAD.shape)
     images = np.empty((characters, SIDE, SIDE), np.uint8)
     for row, (label, share) in enumerate(zip(labels, moved, strict=True)):
         number = (late if rng.random() < share else early).allograph[label]
@@ -168,6 +168,11 @@ def _write(
             (1 - share) * early.width + share * late.width,
         )
     return images, labels.astype(np.uint8)
+
+
+def _unit(rng: np.random.Generator, *shape: int) -> Floats:
+    """Random numbers of mean 0 and variance 1 without tails, in which no letter can be read."""
+    return rng.uniform(-(3**0.5), 3**0.5, size=shape)
 
 
 def _drawn(
