@@ -1,0 +1,37 @@
+"""Who decides: the global expert corrected by the local one as far as the gate opens."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from fedhw.experts.gate import Gate, gate_view
+from fedhw.experts.local_expert import LocalExpert
+
+Routing = Literal["soft", "hard"]
+
+
+class Mixture(NamedTuple):
+    """`scores = GE + g * LE residual` with the gate's opening g.
+
+    Soft routing weighs the residual by g; hard routing, as in the paper, takes all of it where
+    g > 0.5 and none elsewhere (Zhang, Davoodi, Hu 2018, arXiv 1811.00056).
+    """
+
+    local: LocalExpert
+    gate: Gate
+    routing: Routing = "soft"
+
+    def opening(self, features: Tensor, scores: Tensor) -> Tensor:
+        """Return the gate's opening [W, N, 1] as it is used: in (0, 1), or 0 and 1 when hard."""
+        g = self.gate.opening(gate_view(features, scores).expand(len(self.gate.w), -1, -1))
+        return (g > 0.5).to(g.dtype) if self.routing == "hard" else g
+
+    def scores(self, features: Tensor, scores: Tensor) -> Tensor:
+        """Return the mixture's scores [W, N, C].
+
+        `features` [W or 1, N, D] and `scores` [W or 1, N, C] are the global expert's; with a
+        leading 1 the same glyphs go through every writer's mixture.
+        """
+        g = self.opening(features, scores)
+        residual = self.local.residual(features.expand(len(self.local.u), -1, -1))
+        return residual.mul_(g).add_(scores)

@@ -1,0 +1,152 @@
+"""The one learner: a local expert and a gate for each writer, all writers at once.
+
+Per writer, with own glyphs (x, y) and rehearsed generic ones x' drawn anew each step, minimise
+
+    mean CE(y, mixture(x))                      be right for this writer
+    + protect * mean KL(GE(x') || mixture(x'))  stay the global expert for everybody else
+    + gating * BCE(1, g(x)) + gating * BCE(0, g(x'))
+    + decay * (|U|^2 + |V|^2)
+
+A rehearsed glyph is simply a sample whose target is what the global expert says of it (learning
+without forgetting, Li and Hoiem 2016, arXiv 1606.09282), so one weighted cross entropy serves
+both and its gradient is `weight * (mixture - target)`. It is written out by hand, since the
+elementwise work over the classes is what learning costs. The step is that of Muon: momentum,
+made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), which takes a
+low-rank factor as far in its weak directions as in its strong ones.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.experts.local_expert import LocalExpert
+from fedhw.experts.mixture import Mixture, Routing
+from fedhw.personalization.method import Activations, Cohort, Method, Personal
+from fedhw.release.sketch import Sketch
+
+
+@dataclass(frozen=True)
+class PersonalMixture(Personal):
+    """The mixtures of W writers."""
+
+    mixture: Mixture
+
+    def scores(self, seen: Activations) -> Tensor:
+        """Return the mixtures' scores [W, N, C]."""
+        return self.mixture.scores(seen.features, seen.scores)
+
+    def numbers(self) -> int:
+        """Count U, V, b, w and c of one writer."""
+        return sum(p[0].numel() for p in (*self.mixture.local, *self.mixture.gate))
+
+
+@dataclass(frozen=True)
+class Learner(Method):
+    """Learns the mixture of every writer of a cohort; the numbers are the recipe.
+
+    `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each.
+    """
+
+    rank: int = 10
+    steps: int = 50
+    rehearsal: int = 64
+    protect: float = 4.0
+    gating: float = 0.2
+    decay: float = 3e-4
+    rate: float = 0.1
+    gate_rate: float = 0.1
+    momentum: float = 0.8
+    routing: Routing = "soft"
+
+    @torch.no_grad()
+    def learn(
+        self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
+    ) -> PersonalMixture:
+        """Learn U, V, b, w, c of every writer; see the module for the objective."""
+        random = torch.Generator().manual_seed(seed)
+        features, scores, mask = cohort.seen.features, cohort.seen.scores, cohort.mask
+        (writers, own), (depth, classes) = mask.shape, expert.head.weight.T.shape
+        generic = sketch.features()
+        centre, spread = generic.mean(0), generic.std(0).clamp_min(1e-3)
+        generic_scores = expert.head(generic)
+        generic_view = gate_view((generic - centre) / spread, generic_scores)
+        generic_target = generic_scores.softmax(-1)
+
+        total = own + self.rehearsal
+        view = features.new_ones(writers, total, depth + CONFIDENCE + 1)
+        base = features.new_empty(writers, total, classes)
+        target = features.new_zeros(writers, total, classes)
+        view[:, :own, :-1] = gate_view((features - centre) / spread, scores)
+        base[:, :own] = scores
+        target[:, :own].scatter_(2, cohort.labels[..., None], 1.0)
+        share = mask / mask.sum(1, keepdim=True).clamp_min(1)
+        rehearsed = share.new_full((writers, self.rehearsal), 1 / self.rehearsal)
+        weight = torch.cat([share, self.protect * rehearsed], 1)[..., None]
+        gate_weight = self.gating * torch.cat([share, rehearsed], 1)[..., None]
+        mine = (torch.arange(total) < own).to(share.dtype)[:, None]
+        x = view[..., :depth]
+
+        u = torch.randn(1, depth, self.rank, generator=random).repeat(writers, 1, 1)
+        u /= math.sqrt(depth)
+        v = u.new_zeros(writers, self.rank + 1, classes)
+        w = u.new_zeros(writers, depth + CONFIDENCE + 1, 1)
+        velocities = [torch.zeros_like(p) for p in (u, v, w)]
+        z = u.new_ones(writers, total, self.rank + 1)
+        for step in range(self.steps):
+            drawn = torch.randint(len(generic), (self.rehearsal,), generator=random)
+            view[:, own:, :-1] = generic_view[drawn]
+            base[:, own:] = generic_scores[drawn]
+            target[:, own:] = generic_target[drawn]
+
+            z[..., :-1] = x @ u
+            residual = z @ v
+            g = torch.sigmoid(view @ w)
+            error = torch.addcmul(base, g, residual).softmax(-1).sub_(target).mul_(weight)
+            pull = (error * residual).sum(-1, keepdim=True)
+            to_gate = g * (1 - g) * pull + gate_weight * (g - mine)
+            error.mul_(g)
+            gradients = (
+                x.mT @ (error @ v[:, :-1].mT) + 2 * self.decay * u,
+                z.mT @ error + 2 * self.decay * v,
+                view.mT @ to_gate,
+            )
+            cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            for p, velocity, gradient, rate in zip(
+                (u, v, w),
+                velocities,
+                gradients,
+                (self.rate, self.rate, self.gate_rate),
+                strict=True,
+            ):
+                velocity.lerp_(gradient, 1 - self.momentum)
+                ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
+                p.sub_(orthogonal(ahead), alpha=rate * cooling)
+
+        return PersonalMixture(_unstandardised(u, v, w, centre, spread, self.routing))
+
+
+def orthogonal(m: Tensor) -> Tensor:
+    """Return the nearest matrices with orthonormal rows or columns, [W, a, b], by eigenvalues."""
+    tall = m.shape[-2] > m.shape[-1]
+    wide = m.mT if tall else m
+    values, vectors = torch.linalg.eigh(wide @ wide.mT)
+    floor = 1e-8 * values[..., -1:] + 1e-30
+    root = (vectors * values.clamp_min(floor).rsqrt()[..., None, :]) @ vectors.mT
+    near: Tensor = root @ wide
+    return near.mT if tall else near
+
+
+def _unstandardised(
+    u: Tensor, v: Tensor, w: Tensor, centre: Tensor, spread: Tensor, routing: Routing
+) -> Mixture:
+    """Fold the standardisation of the features into the weights, so that a device needs none."""
+    u = u / spread[:, None]
+    b = v[:, -1:] - (centre @ u)[:, None] @ v[:, :-1]
+    depth = len(centre)
+    w = torch.cat([w[:, :depth] / spread[:, None], w[:, depth:]], 1)
+    c = w[:, -1:] - (centre @ w[:, :depth])[:, None]
+    return Mixture(LocalExpert(u, v[:, :-1], b), Gate(w[:, :-1], c), routing)
