@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from fedhw.data.alphabet import BYCLASS
 from fedhw.data.strokes import StrokeFile, rasterise
