@@ -113,8 +113,8 @@ def stratified_split(
     """Split one writer's rows at random into (learn, test), every class in proportion.
 
     `shots` is how many rows to learn from, at most half; None is half. Each class is halved, its
-    odd row going to either side at random. Under one seed the test rows do not depend on `shots`
-    and fewer shots are some of more.
+    odd row going to either side at random. Rows to learn from come in such an order that the first
+    k of them are stratified too; under one seed neither they nor the test rows depend on `shots`.
     Raises InputError for fewer than two rows or negative shots.
 
     >>> learn, test = stratified_split(np.array([3, 3, 3, 3, 5, 5]), np.random.default_rng(0))
@@ -134,7 +134,7 @@ def stratified_split(
     for label in np.unique(labels[learn]):
         mine = labels[learn] == label
         quantile[mine] = (np.arange(mine.sum()) + rng.random()) / mine.sum()
-    return np.sort(learn[np.argsort(quantile)][:learnable]), np.sort(test)
+    return learn[np.argsort(quantile)][:learnable], np.sort(test)
 
 
 def chronological_split(

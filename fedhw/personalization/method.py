@@ -24,6 +24,11 @@ class Activations(NamedTuple):
     features: Tensor
     scores: Tensor
 
+    def between(self, start: int, stop: int) -> "Activations":
+        """Return the glyphs from `start` to `stop` of every writer."""
+        glyphs = slice(start, stop)
+        return Activations(self.images[:, glyphs], self.features[:, glyphs], self.scores[:, glyphs])
+
 
 class Cohort(NamedTuple):
     """Labelled glyphs of W writers, padded to the longest: labels and mask are [W, N]."""

@@ -1,0 +1,45 @@
+"""Where characters come from, as a user names it on the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedhw.data.emnist import load_emnist
+from fedhw.data.femnist import load_femnist
+from fedhw.data.npz import load_npz
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+
+SYNTHETIC_WRITERS = range(240)
+SYNTHETIC_CHARACTERS = 186
+"""A synthetic writer writes each of the 62 characters three times."""
+
+
+def load_source(
+    source: str, seed: int = 0, synthetic: Sequence[int] = SYNTHETIC_WRITERS
+) -> WriterSet:
+    """Load the characters that `source` names.
+
+    `FILE.npz`; `synthetic`, the writers of these numbers by `seed`; `femnist` from the hub;
+    `femnist:FOLDER` of parquet files; `emnist:FOLDER`, the byclass training split.
+    Raises InputError when there is no such source or it cannot be used.
+
+    >>> load_source("paper.pdf")
+    Traceback (most recent call last):
+    fedhw.errors.InputError: data: 'paper.pdf' is no source; give FILE.npz, synthetic, femnist, \
+femnist:FOLDER or emnist:FOLDER
+    """
+    kind, _, folder = source.partition(":")
+    match kind, folder:
+        case "synthetic", "":
+            return synthetic_writers(synthetic, SYNTHETIC_CHARACTERS, seed)
+        case "femnist", _:
+            return load_femnist(Path(folder) if folder else None)
+        case "emnist", folder if folder:
+            return load_emnist(Path(folder), "byclass", "train")
+    if not source.endswith(".npz"):
+        raise InputError(
+            f"data: {source!r} is no source; give FILE.npz, synthetic, femnist, femnist:FOLDER "
+            "or emnist:FOLDER"
+        )
+    return load_npz(Path(source))
