@@ -15,63 +15,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn import functional as F
 
 from fedhw.data.alphabet import BYCLASS
 from fedhw.data.strokes import StrokeFile, rasterise
 from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.global_expert import GlobalExpert, as_ink, build
+from fedhw.experts.training import Training, accuracy, train_expert
 
-BATCH = 128
-PEAK_RATE = 4e-3
 CASE_ALIKE = "cijklmopsuvwxyz"  # the letters that EMNIST 'balanced' merges
 MERGED = np.array([BYCLASS.index(c.upper() if c in CASE_ALIKE else c) for c in BYCLASS])
 
 
-def lenet5() -> nn.Sequential:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
-        nn.Linear(84, len(BYCLASS)),
-    )
+def trained(
+    images: NDArray[np.uint8], labels: NDArray[np.uint8], training: Training
+) -> GlobalExpert:
+    torch.manual_seed(training.seed)
+    expert = build("lenet5", len(BYCLASS))
+    train_expert(expert, images, labels, training)
+    return expert
 
 
-def as_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(images).float()[:, None] / 255
-
-
-def distorted(images: torch.Tensor) -> torch.Tensor:
-    """Each image under a small affine map of its own."""
-    affine = torch.eye(2, 3) + torch.empty(len(images), 2, 3).uniform_(-0.08, 0.08)
-    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-def trained(images: NDArray[np.uint8], labels: NDArray[np.uint8], epochs: int) -> nn.Sequential:
-    torch.manual_seed(0)
-    net, x, y = lenet5(), as_tensor(images), torch.from_numpy(labels.astype(np.int64))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_RATE, weight_decay=1e-2)
-    steps = epochs * (len(x) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, steps, pct_start=0.2)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x))[: len(x) // BATCH * BATCH].split(BATCH):
-            optimizer.zero_grad()
-            F.cross_entropy(net(distorted(x[rows])), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-    return net
-
-
-def predictions(net: nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    with torch.no_grad():
-        return np.concatenate(
-            [net(part).argmax(1).numpy() for part in as_tensor(images).split(4096)]
-        )
-
-
-def percent(hit: NDArray[np.bool_]) -> str:
-    return f"{100 * hit.mean():5.1f} %"
+@torch.no_grad()
+def predictions(expert: GlobalExpert, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.concatenate([expert(part).argmax(1).numpy() for part in as_ink(images).split(4096)])
 
 
 def main() -> None:
@@ -80,6 +46,7 @@ def main() -> None:
     parser.add_argument("--characters", type=int, default=100_000, help="synthetic, to train on")
     parser.add_argument("--epochs", type=int, default=15)
     arguments = parser.parse_args()
+    training = Training(epochs=arguments.epochs)
     torch.set_num_threads(1)
     with np.load(arguments.data / "unipen62.npz", allow_pickle=False) as archive:
         images, labels, writer = (archive[name] for name in ("images", "labels", "writer"))
@@ -88,31 +55,25 @@ def main() -> None:
     begin = time.perf_counter()
     synthetic = synthetic_writers(arguments.characters // len(BYCLASS), characters=len(BYCLASS))
     seconds = (time.perf_counter() - begin) / len(synthetic) * 10_000
-    net = trained(synthetic.images, synthetic.labels, arguments.epochs)
-    predicted = predictions(net, images)
-    print(f"synthetic writers: 10,000 characters made in  {seconds:5.2f} s")
-    print(f"trained on them, tested on real, 62 classes:  {percent(predicted == labels)}")
-    print(
-        f"  case-alike letters merged, 47 classes:      "
-        f"{percent(MERGED[predicted] == MERGED[labels])}"
-    )
+    expert = trained(synthetic.images, synthetic.labels, training)
+    predicted = predictions(expert, images)
+    print(f"synthetic writers: 10,000 characters made in  {seconds:7.2f} s")
+    print(f"trained on them, tested on real, 62 classes:  {(predicted == labels).mean():7.1%}")
+    merged = (MERGED[predicted] == MERGED[labels]).mean()
+    print(f"  case-alike letters merged, 47 classes:      {merged:7.1%}")
 
     test = writer % 5 == 0  # whole writers are held out
-    net = trained(images[~test], labels[~test], arguments.epochs)
+    expert = trained(images[~test], labels[~test], training)
     begin = time.perf_counter()
     redrawn = np.stack([rasterise(strokes[row]) for row in np.flatnonzero(test)])
     seconds = (time.perf_counter() - begin) / len(redrawn) * 10_000
     difference = np.abs(redrawn.astype(float) - images[test]).mean() / 255
-    print(f"strokes: 10,000 characters drawn in           {seconds:5.2f} s")
-    print(f"mean absolute pixel difference to originals:  {difference:.4f}")
-    print(
-        f"trained on real, tested on unseen originals:  "
-        f"{percent(predictions(net, images[test]) == labels[test])}"
-    )
-    print(
-        f"the same, re-drawn from their strokes:        "
-        f"{percent(predictions(net, redrawn) == labels[test])}"
-    )
+    original = accuracy(expert, images[test], labels[test])
+    again = accuracy(expert, redrawn, labels[test])
+    print(f"strokes: 10,000 characters drawn in           {seconds:7.2f} s")
+    print(f"mean absolute pixel difference to originals:  {difference:7.4f}")
+    print(f"trained on real, tested on unseen originals:  {original:7.1%}")
+    print(f"the same, re-drawn from their strokes:        {again:7.1%}")
 
 
 if __name__ == "__main__":
