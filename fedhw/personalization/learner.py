@@ -48,7 +48,8 @@ class PersonalMixture(Personal):
 class Learner(Method):
     """Learns the mixture of every writer of a cohort; the numbers are the recipe.
 
-    `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each.
+    `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each; without
+    `gated` the gate is held open.
     """
 
     rank: int = 10
@@ -61,6 +62,7 @@ class Learner(Method):
     gate_rate: float = 0.1
     momentum: float = 0.8
     routing: Routing = "soft"
+    gated: bool = True
 
     @torch.no_grad()
     def learn(
@@ -94,6 +96,8 @@ class Learner(Method):
         u /= math.sqrt(depth)
         v = u.new_zeros(writers, self.rank + 1, classes)
         w = u.new_zeros(writers, depth + CONFIDENCE + 1, 1)
+        if not self.gated:
+            w[:, -1] = math.inf
         velocities = [torch.zeros_like(p) for p in (u, v, w)]
         z = u.new_ones(writers, total, self.rank + 1)
         for step in range(self.steps):
