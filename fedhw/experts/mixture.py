@@ -2,9 +2,11 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from fedhw.experts.gate import Gate, gate_view
+from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
+from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
 
 Routing = Literal["soft", "hard"]
@@ -20,6 +22,15 @@ class Mixture(NamedTuple):
     local: LocalExpert
     gate: Gate
     routing: Routing = "soft"
+
+    @classmethod
+    def silent(cls, expert: GlobalExpert, rank: int) -> "Mixture":
+        """Return one writer's mixture that says what the global expert says."""
+        classes, depth = expert.head.weight.shape
+        local = LocalExpert(
+            torch.zeros(1, depth, rank), torch.zeros(1, rank, classes), torch.zeros(1, 1, classes)
+        )
+        return cls(local, Gate(torch.zeros(1, depth + CONFIDENCE, 1), torch.zeros(1, 1, 1)))
 
     def opening(self, features: Tensor, scores: Tensor) -> Tensor:
         """Return the gate's opening [W, N, 1] as it is used: in (0, 1), or 0 and 1 when hard."""

@@ -20,15 +20,14 @@ class Training:
     """How long and how boldly to train.
 
     AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120); each glyph is seen
-    through a small random affine map; the expert is the running average of the last weights.
+    through a small random affine map.
     """
 
     epochs: int = 60
     batch: int = 256
     rate: float = 3e-3
     decay: float = 1e-2
-    distortion: float = 0.7
-    average: float = 0.998
+    distortion: float = 1.0
     seed: int = 0
 
 
@@ -54,13 +53,8 @@ def train_expert(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, training.rate, total_steps=training.epochs * batches, pct_start=0.2
     )
-    averaged = torch.optim.swa_utils.AveragedModel(
-        expert,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(training.average),  # type: ignore[no-untyped-call]
-    )
     stateful: dict[str, Any] = {
         "expert": expert,
-        "averaged": averaged,
         "optimiser": optimiser,
         "schedule": schedule,
     }
@@ -80,13 +74,11 @@ def train_expert(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-            averaged.update_parameters(expert)
         if checkpoint is not None:
             state = {name: part.state_dict() for name, part in stateful.items()}
             with replacing(checkpoint) as unfinished:
                 torch.save(state | {"random": random.get_state(), "epoch": epoch + 1}, unfinished)
         after_epoch(epoch + 1)
-    expert.load_state_dict(averaged.module.state_dict())
     expert.eval()
 
 

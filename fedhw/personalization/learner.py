@@ -90,33 +90,38 @@ class Learner(Method):
         weight = torch.cat([share, self.protect * rehearsed], 1)[..., None]
         gate_weight = self.gating * torch.cat([share, rehearsed], 1)[..., None]
         mine = (torch.arange(total) < own).to(share.dtype)[:, None]
-        x = view[..., :depth]
 
-        u = torch.randn(1, depth, self.rank, generator=random).repeat(writers, 1, 1)
-        u /= math.sqrt(depth)
-        v = u.new_zeros(writers, self.rank + 1, classes)
-        w = u.new_zeros(writers, depth + CONFIDENCE + 1, 1)
+        # One matrix reads the view: its first columns are U, its last is the gate's w.
+        reader = view.new_zeros(writers, depth + CONFIDENCE + 1, self.rank + 1)
+        u, w = reader[:, :depth, :-1], reader[:, :, -1:]
+        u += torch.randn(depth, self.rank, generator=random) / math.sqrt(depth)
+        v = view.new_zeros(writers, self.rank + 1, classes)
         if not self.gated:
             w[:, -1] = math.inf
         velocities = [torch.zeros_like(p) for p in (u, v, w)]
-        z = u.new_ones(writers, total, self.rank + 1)
         for step in range(self.steps):
             drawn = torch.randint(len(generic), (self.rehearsal,), generator=random)
             view[:, own:, :-1] = generic_view[drawn]
             base[:, own:] = generic_scores[drawn]
             target[:, own:] = generic_target[drawn]
 
-            z[..., :-1] = x @ u
+            z = view @ reader
+            g = torch.sigmoid(z[..., -1:])
+            z[..., -1] = 1
             residual = z @ v
-            g = torch.sigmoid(view @ w)
             error = torch.addcmul(base, g, residual).softmax(-1).sub_(target).mul_(weight)
-            pull = (error * residual).sum(-1, keepdim=True)
-            to_gate = g * (1 - g) * pull + gate_weight * (g - mine)
+            to_gate = g * (1 - g) * residual.mul_(error).sum(-1, keepdim=True)
+            to_gate += gate_weight * (g - mine)
             error.mul_(g)
+            to_v = z.mT @ error
+            to_z = error @ v.mT
+            to_z[..., -1:] = to_gate
+            to_reader = view.mT @ to_z
+
             gradients = (
-                x.mT @ (error @ v[:, :-1].mT) + 2 * self.decay * u,
-                z.mT @ error + 2 * self.decay * v,
-                view.mT @ to_gate,
+                to_reader[:, :depth, :-1] + 2 * self.decay * u,
+                to_v + 2 * self.decay * v,
+                to_reader[:, :, -1:],
             )
             cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             for p, velocity, gradient, rate in zip(

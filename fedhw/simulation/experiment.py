@@ -34,7 +34,7 @@ Shots = int | Literal["half"]
 
 @dataclass(frozen=True)
 class Split:
-    """One writer's rows: a half to learn from, whose first k are stratified, and a half to test on."""
+    """One writer's rows: a half to learn from, its first k stratified, and a half to test on."""
 
     name: str
     classes: int

@@ -1,0 +1,276 @@
+"""`fedhw ...`: one thin function a command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedhw import __version__
+from fedhw.atomic import replacing
+from fedhw.errors import InputError
+
+if TYPE_CHECKING:
+    from fedhw.data.writers import WriterSet
+    from fedhw.experts.training import Training
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Personalise a handwriting recogniser to each writer, on the writer's own device.",
+)
+out = Console()
+err = Console(stderr=True)
+
+DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+UNSEEN = 1_000_000
+"""Synthetic writers are simulated from this number on: none of them is ever trained on."""
+
+
+def main() -> None:
+    """Run the command line; input that cannot be used ends it with one sentence and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        where = error.filename or "input or output"
+        message = f"fedhw: {where}: {error.strerror or error}; give a path that can be used"
+        err.print(message, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def fedhw(
+    version: Annotated[bool, typer.Option(help="Print the version and exit.")] = False,
+) -> None:
+    """Say the version, or leave it to a command."""
+    if version:
+        out.print(f"fedhw {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def train_expert(
+    out_dir: Annotated[Path, typer.Option("--out", help="Release directory to make.")],
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
+    architecture: Annotated[str, typer.Option(help="lenet5 or leaf-cnn")] = "lenet5",
+    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    hold_out: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Writers to keep for simulations; 60, or a quarter of few, by default."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train a global expert on many writers and make a release of it.
+
+    A training that was cut off goes on where it was when the same command is given again.
+    """
+    from fedhw.data.sources import load_source
+    from fedhw.experts.training import Training
+
+    reached = _make_release(
+        out_dir,
+        load_source(data, seed),
+        architecture,
+        Training(epochs=epochs, seed=seed),
+        hold_out,
+    )
+    out.print(f"{out_dir}: generic accuracy {reached:.1%}", highlight=False)
+
+
+@app.command()
+def simulate(
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of the report.")] = Path(
+        "out/simulation"
+    ),
+    release: Annotated[
+        Path | None,
+        typer.Option(help="Release directory; by default one is trained now, on the same source."),
+    ] = None,
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
+    writers: Annotated[
+        int | None, typer.Option(min=1, help="Writers to personalise for; 60 at most by default.")
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(help="Samples of each writer to learn from, or half of them.")
+    ] = "half",
+    methods: Annotated[
+        str, typer.Option(help="Names with commas between them; all by default.")
+    ] = "all",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    ] = None,
+) -> None:
+    """Personalise for many writers, compare methods, and write a report with pictures."""
+    from fedhw.data.sources import load_source
+    from fedhw.experts.training import Training
+    from fedhw.personalization.baselines import METHODS
+    from fedhw.release.release import Release
+    from fedhw.simulation.experiment import draw_writers, run_experiment
+    from fedhw.simulation.report import summary, table, write_report
+
+    wanted = _shots(shots)
+    chosen = _methods(methods, list(METHODS))
+    if release is None:
+        release = out_dir.with_name(f"{out_dir.name}-release")
+        if not release.exists():
+            _make_release(
+                release, load_source(data, seed), "lenet5", Training(epochs=20, seed=seed), None
+            )
+    known = Release.load(release)
+    unseen = load_source(data, seed, range(UNSEEN, UNSEEN + (writers or 60)))
+    splits = draw_writers(known, unseen, writers, wanted, seed)
+    with _progress() as progress:
+        bars = {name: progress.add_task(name, total=len(splits), start=False) for name in chosen}
+
+        def after(stage: str, count: int) -> None:
+            if stage in bars:
+                progress.start_task(bars[stage])
+                progress.advance(bars[stage], count)
+
+        experiment = run_experiment(
+            known, unseen, splits, {name: METHODS[name] for name in chosen}, wanted, seed, after
+        )
+    write_report(experiment, out_dir)
+    if json_file is not None:
+        _write_json(json_file, summary(experiment))
+    out.print(table(experiment))
+    out.print(f"Report: {out_dir / 'index.html'}", highlight=False)
+
+
+@app.command()
+def cost(
+    release: Annotated[Path, typer.Argument(help="Release directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what one character costs on a device: global expert, local expert, gate."""
+    from fedhw.cost import cost_of_gate, cost_of_global, cost_of_local
+    from fedhw.experts.mixture import Mixture
+    from fedhw.personalization.learner import Learner
+    from fedhw.release.release import Release
+
+    expert = Release.load(release).expert
+    silent = Mixture.silent(expert, Learner().rank)
+    costs = {
+        "global expert": cost_of_global(expert),
+        "local expert": cost_of_local(silent.local),
+        "gate": cost_of_gate(silent.gate),
+    }
+    whole = costs["global expert"]
+    figures = {
+        name: {
+            "parameters": part.parameters,
+            "bytes": part.bytes,
+            "macs": part.macs,
+            "nanojoules": part.nanojoules,
+            "parameter_share": part.parameters / whole.parameters,
+            "mac_share": part.macs / whole.macs,
+            "energy_share": part.nanojoules / whole.nanojoules,
+        }
+        for name, part in costs.items()
+    }
+    if as_json:
+        out.print_json(json.dumps(figures))
+        return
+    shown = Table("part", "parameters", "bytes", "MACs", "energy, nJ", "share of the GE's energy")
+    for name, part in costs.items():
+        share = part.nanojoules / whole.nanojoules
+        shown.add_row(
+            name,
+            f"{part.parameters:,}",
+            f"{part.bytes:,}",
+            f"{part.macs:,}",
+            f"{part.nanojoules:,.1f}",
+            f"{share:.2%}",
+        )
+    out.print(shown)
+
+
+@app.command()
+def recognize(
+    release: Annotated[Path, typer.Argument(help="Release directory.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures of one character each.")],
+) -> None:
+    """Recognise characters in pictures with the global expert."""
+    import numpy as np
+
+    from fedhw.data.pictures import load_picture
+    from fedhw.personalization.method import observe
+    from fedhw.release.release import Release
+
+    known = Release.load(release)
+    glyphs = np.stack([load_picture(path) for path in images])
+    probabilities = observe(known.expert, glyphs[None]).scores[0].softmax(-1)
+    shown = Table("picture", "character", "probability", "or")
+    for path, p in zip(images, probabilities, strict=True):
+        best = p.argsort(descending=True)[:3].tolist()
+        others = ", ".join(f"{known.alphabet[i]} {p[i]:.0%}" for i in best[1:])
+        shown.add_row(str(path), known.alphabet[best[0]], f"{p[best[0]]:.0%}", others)
+    out.print(shown)
+
+
+def _make_release(
+    directory: Path,
+    writers: "WriterSet",
+    architecture: str,
+    training: "Training",
+    hold_out: int | None,
+) -> float:
+    from fedhw.release.making import make_release
+
+    with _progress() as progress:
+        bar = progress.add_task("training", total=training.epochs)
+
+        def after_epoch(epoch: int) -> None:
+            progress.update(bar, completed=epoch)
+
+        return make_release(directory, writers, architecture, training, hold_out, after_epoch)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def _shots(text: str) -> Any:
+    if text == "half":
+        return "half"
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(f"shots: {text!r} is no count; give a whole number from 1 up, or half")
+    return int(text)
+
+
+def _methods(text: str, known: list[str]) -> list[str]:
+    asked = known if text == "all" else [name.strip() for name in text.split(",")]
+    for name in asked:
+        if name not in known:
+            raise InputError(f"methods: {name!r} is not known; use some of {','.join(known)}")
+    # The global expert is what every gain is measured against.
+    return [name for name in known if name in asked or name == "ge"]
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

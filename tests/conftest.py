@@ -1,0 +1,37 @@
+"""Parts that many tests share: a small real release, made once a run."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.data.writers import WriterSet
+from fedhw.experts.training import Training
+from fedhw.release.making import make_release
+from fedhw.release.release import Release
+
+# A busy machine is slow, not wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def release_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("releases") / "small"
+    make_release(
+        directory, synthetic_writers(30, 150), "lenet5", Training(epochs=4, batch=64), hold_out=6
+    )
+    return directory
+
+
+@pytest.fixture(scope="session")
+def release(release_directory: Path) -> Release:
+    return Release.load(release_directory)
+
+
+@pytest.fixture(scope="session")
+def unseen_writers() -> WriterSet:
+    return synthetic_writers(range(1000, 1006), 186)

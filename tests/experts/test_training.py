@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.global_expert import GlobalExpert, as_ink, build
+from fedhw.experts.training import Training, accuracy, distort, train_expert
+
+WRITERS = synthetic_writers(6, 62)
+
+
+def trained(
+    epochs: int, checkpoint: Path | None = None, stop_after: int | None = None
+) -> GlobalExpert:
+    torch.manual_seed(0)
+    expert = build("lenet5", 62)
+
+    def after_epoch(epoch: int) -> None:
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+
+    training = Training(epochs=epochs, batch=64)
+    train_expert(expert, WRITERS.images, WRITERS.labels, training, checkpoint, after_epoch)
+    return expert
+
+
+def test_training_fits_its_data() -> None:
+    assert accuracy(trained(40), WRITERS.images, WRITERS.labels) > 0.5
+
+
+def test_a_training_cut_off_ends_with_the_same_weights(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "training"
+    with pytest.raises(KeyboardInterrupt):
+        trained(4, checkpoint, stop_after=2)
+    resumed, straight = trained(4, checkpoint), trained(4)
+    for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_distortion_grows_with_its_strength() -> None:
+    ink = as_ink(WRITERS.images[:32])
+    moved = [
+        (distort(ink, strength, torch.Generator().manual_seed(0)) - ink).abs().mean().item()
+        for strength in (0.0, 0.3, 1.0)
+    ]
+    assert moved[0] < 1e-4 < moved[1] < moved[2]
