@@ -1,0 +1,153 @@
+"""What a device keeps of a person's corrections, and which of them it rehearses.
+
+A policy ranks the samples by age and luck. The highest ranks are rehearsed and the lowest is
+evicted, so what is forgotten first is what would be rehearsed last. Luck is a Gumbel number that a
+sample draws once: the n highest of `luck + log weight` are then a random choice of n without
+replacement in proportion to the weights (Kool, van Hoof, Welling 2019, arXiv 1903.06059), and one
+learning's choice differs from the last one's only as far as the samples have aged.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.errors import InputError
+
+Floats = NDArray[np.float64]
+Policy = Callable[[Floats, Floats], Floats]
+"""Ranks [N] of samples by their ages [N] and lucks [N]; -inf is never rehearsed."""
+
+HELD_BACK = 8
+"""Each eighth sample is never learned from, so that it can judge what was learned."""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """Rehearse a sample of age a in proportion to (a + 1) ** -exponent.
+
+    So the need for a memory fades in the world outside (Anderson and Schooler 1991, Psychological
+    Science 2:396), and rehearsal that fades alike keeps a network from forgetting (Gandhi, Shah,
+    Marupudi, Varma 2024, arXiv 2401.10393).
+
+    >>> PowerLaw(exponent=1.0)(np.array([0.0, 9.0]), np.zeros(2)).round(2).tolist()
+    [0.0, -2.3]
+    """
+
+    exponent: float = 0.5
+
+    def __call__(self, age: Floats, luck: Floats) -> Floats:
+        """Return the rank of each sample."""
+        return luck - self.exponent * np.log1p(age)
+
+
+def uniform(age: Floats, luck: Floats) -> Floats:
+    """Rehearse all that was ever written alike; this is reservoir sampling (Vitter 1985).
+
+    >>> uniform(np.array([0.0, 9.0]), np.array([0.5, 0.7])).tolist()
+    [0.5, 0.7]
+    """
+    return luck
+
+
+def recent(age: Floats, luck: Floats) -> Floats:
+    """Rehearse the newest.
+
+    >>> recent(np.array([0.0, 9.0]), np.array([0.5, 0.7])).tolist()
+    [-0.0, -9.0]
+    """
+    return -age
+
+
+@dataclass(frozen=True)
+class NoRehearsal:
+    """Learn from the newest few samples and from nothing older.
+
+    >>> NoRehearsal(newest=8)(np.array([0.0, 9.0]), np.zeros(2)).tolist()
+    [-0.0, -inf]
+    """
+
+    newest: int = 16
+
+    def __call__(self, age: Floats, luck: Floats) -> Floats:
+        """Return the rank of each sample."""
+        return np.where(age < self.newest, -age, -np.inf)
+
+
+class Sample(NamedTuple):
+    """A correction: glyph uint8 [28, 28], class, place in the stream from 0 up, and luck."""
+
+    glyph: NDArray[np.uint8]
+    label: int
+    position: int
+    luck: float
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it judges what was learned and is never learned from."""
+        return self.position % HELD_BACK == HELD_BACK - 1
+
+
+class Replay:
+    """At most `capacity` samples of a stream, the newest always among them.
+
+    It may be read in one thread while another one adds to it.
+
+    >>> replay = Replay(recent, capacity=16)
+    >>> for label in range(40):
+    ...     replay.add(np.zeros((28, 28), np.uint8), label)
+    >>> len(replay), replay.seen
+    (16, 40)
+    >>> [sample.label for sample in replay.rehearsed(5)]
+    [34, 35, 36, 37, 38]
+    >>> [sample.label for sample in replay.held_back(5)]
+    [31, 39]
+    """
+
+    def __init__(self, policy: Policy, capacity: int = 2000, seed: int = 0) -> None:
+        if capacity < HELD_BACK:
+            raise InputError(f"capacity: {capacity} is too few; give at least {HELD_BACK}")
+        self.policy = policy
+        self.capacity = capacity
+        self.seed = seed
+        self.seen = 0
+        self._kept: list[Sample] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, glyph: NDArray[np.uint8], label: int) -> None:
+        """Keep a copy of the glyph [28, 28] with its class, at the cost of the lowest rank."""
+        luck = np.random.default_rng([self.seed, self.seen]).gumbel()
+        self._kept.append(Sample(glyph.copy(), label, self.seen, luck))
+        self.seen += 1
+        if len(self._kept) > self.capacity:
+            older = self._kept[:-1]
+            del self._kept[int(np.argmin(self._ranks(older, self._kept[-1].position)))]
+
+    def rehearsed(self, n: int) -> list[Sample]:
+        """Return at most n samples to learn from now, the oldest first."""
+        return self._highest(n, held_back=False)
+
+    def held_back(self, n: int) -> list[Sample]:
+        """Return at most n of the samples that are never learned from, the oldest first."""
+        return self._highest(n, held_back=True)
+
+    def _highest(self, n: int, held_back: bool) -> list[Sample]:
+        kept = self._kept.copy()  # at once, because another thread may be adding
+        if not kept:
+            return []
+        ranks = self._ranks(kept, kept[-1].position)
+        eligible = [
+            row
+            for row in np.argsort(-ranks, kind="stable")
+            if kept[row].is_held_back == held_back and (held_back or ranks[row] > -np.inf)
+        ]
+        return [kept[row] for row in sorted(eligible[:n])]
+
+    def _ranks(self, samples: list[Sample], now: int) -> Floats:
+        position = np.array([sample.position for sample in samples])
+        luck = np.array([sample.luck for sample in samples])
+        return self.policy((now - position).astype(np.float64), luck)

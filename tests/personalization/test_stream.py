@@ -1,0 +1,247 @@
+import pickle
+import threading
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import GlobalExpert, as_ink, build
+from fedhw.experts.training import Training, train_expert
+from fedhw.personalization.learner import Learner, PersonalMixture
+from fedhw.personalization.method import gather
+from fedhw.personalization.replay import HELD_BACK
+from fedhw.personalization.stream import FIRST, Personalizer, Prequential
+from fedhw.release.sketch import Sketch
+
+
+@pytest.fixture(scope="module")
+def public() -> tuple[GlobalExpert, Sketch]:
+    torch.manual_seed(0)
+    seen = synthetic_writers(80, characters=62, seed=1)
+    expert = build("lenet5", 62)
+    train_expert(expert, seen.images, seen.labels, Training(epochs=4))
+    with torch.no_grad():
+        return expert, Sketch.of(expert.features(as_ink(seen.images[:1000])))
+
+
+@pytest.fixture(scope="module")
+def writer() -> WriterSet:
+    return synthetic_writers([3], characters=400, seed=2)
+
+
+def written(writer: WriterSet, first: int, last: int) -> list[tuple[np.ndarray, str]]:
+    characters = [writer.alphabet[label] for label in writer.labels[first:last]]
+    return list(zip(writer.images[first:last], characters, strict=True))
+
+
+def test_predicting_changes_nothing_and_needs_no_learning(public, writer):
+    expert, sketch = public
+    person = Personalizer(expert, sketch)
+    before = pickle.dumps(person)
+    guesses = [person.predict_one(glyph) for glyph in writer.images[:20]]
+    assert pickle.dumps(person) == before
+    with torch.no_grad():
+        probabilities = expert(as_ink(writer.images[:20])).softmax(-1)
+    for guess, expected in zip(guesses, probabilities, strict=True):
+        assert guess.label == guess.ge_label == writer.alphabet[int(expected.argmax())]
+        assert guess.probability == pytest.approx(float(expected.max()), abs=1e-5)
+        assert (guess.opening, guess.decided_by) == (0.0, "global")
+
+
+def test_predicting_after_learning_changes_nothing(public, writer):
+    person = Personalizer(*public)
+    for glyph, label in written(writer, 0, 30):
+        person.learn_one(glyph, label)
+    before = pickle.dumps(person)
+    first = person.predict_one(writer.images[0])
+    assert person.predict_one(writer.images[0]) == first
+    assert 0 < first.opening < 1
+    assert pickle.dumps(person) == before
+
+
+def test_the_same_seed_goes_the_same_way(public, writer):
+    first, again, other = (Personalizer(*public, seed=seed) for seed in (5, 5, 6))
+    for glyph, label in written(writer, 0, 40):
+        assert first.predict_one(glyph) == again.predict_one(glyph)
+        for person in (first, again, other):
+            person.learn_one(glyph, label)
+    glyph = writer.images[50]
+    assert first.predict_one(glyph) == again.predict_one(glyph)
+    assert first.predict_one(glyph) != other.predict_one(glyph)
+
+
+def test_a_pickled_person_goes_on_as_if_nothing_had_happened(public, writer):
+    person = Personalizer(*public, capacity=32)
+    for glyph, label in written(writer, 0, 50):
+        person.learn_one(glyph, label)
+    woken = pickle.loads(pickle.dumps(person))
+    for glyph, label in written(writer, 50, 90):
+        assert woken.predict_one(glyph) == person.predict_one(glyph)
+        person.learn_one(glyph, label)
+        woken.learn_one(glyph, label)
+    assert woken.accuracy == person.accuracy
+    assert woken.ge_accuracy == person.ge_accuracy
+
+
+def test_memory_is_bounded(public, writer):
+    person = Personalizer(*public, capacity=16)
+    sizes = []
+    for glyph, label in written(writer, 0, 120):
+        person.learn_one(glyph, label)
+        sizes.append(len(pickle.dumps(person)))
+    assert len(person.replay) == 16
+    assert max(sizes[60:]) < sizes[59] + 500
+
+
+def test_a_character_is_tested_before_it_is_learned(public, writer):
+    person = Personalizer(*public)
+    glyph = writer.images[0]
+    wrong = "7" if person.predict_one(glyph).label != "7" else "8"
+    for _ in range(40):
+        person.learn_one(glyph, wrong)
+    assert person.ge_accuracy.right == 0
+    assert person.accuracy.right == 40 - FIRST
+    guess = person.predict_one(glyph)
+    assert (guess.label, guess.decided_by) == (wrong, "local")
+
+
+def test_the_mixture_ends_better_than_the_global_expert(public):
+    writers = synthetic_writers(3, characters=248, seed=2)
+    gains = []
+    for index in range(3):
+        person = Personalizer(*public)
+        own = writers.take(writers.rows_of(index))
+        for glyph, label in written(own, 0, 248):
+            person.learn_one(glyph, label)
+        gains.append(person.accuracy.recent - person.ge_accuracy.recent)
+        assert person.accuracy.guesses == 248
+    assert np.mean(gains) > 0.05
+    assert min(gains) > 0
+
+
+def test_what_is_worse_on_the_held_back_does_not_replace_what_there_is(public, writer):
+    person = Personalizer(*public)
+    for glyph, label in written(writer, 0, 160):
+        person.learn_one(glyph, label)
+    for glyph, label in written(writer, 160, 400):
+        is_held_back = person.replay.seen % HELD_BACK == HELD_BACK - 1
+        poisoned = writer.alphabet[writer.alphabet.index(label) - 1]
+        person.store(glyph, label if is_held_back else poisoned)
+    kept = person.personal
+    assert not person.relearn()
+    assert person.personal is kept
+    assert not person.due
+
+
+def test_what_is_better_replaces_what_there_is(public, writer):
+    person = Personalizer(*public)
+    for glyph, label in written(writer, 0, 10):
+        person.learn_one(glyph, label)
+    for glyph, label in written(writer, 10, 200):
+        person.store(glyph, label)
+    before = person.personal
+    assert person.due
+    assert person.relearn()
+    assert person.personal is not before
+    assert not person.due
+
+
+def weights(personal: PersonalMixture) -> torch.Tensor:
+    parts = (*personal.mixture.local, *personal.mixture.gate)
+    return torch.cat([part.flatten() for part in parts])
+
+
+def test_one_by_one_equals_one_batch(public, writer):
+    expert, sketch = public
+    learner = Learner(steps=10)
+    person = Personalizer(expert, sketch, learner=learner, seed=4)
+    for glyph, label in written(writer, 0, 60):
+        person.learn_one(glyph, label)
+    assert person.relearn()
+    rows = np.flatnonzero(np.arange(60) % HELD_BACK != HELD_BACK - 1)
+    cohort = gather(expert, [writer.images[rows]], [writer.labels[rows]])
+    batch = learner.learn(expert, cohort, sketch, seed=4)
+    torch.testing.assert_close(weights(person.personal), weights(batch), rtol=1e-5, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Pausing(Learner):
+    """Learns only when it is let."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    allowed: threading.Event = field(default_factory=threading.Event)
+
+    def learn(self, *arguments):
+        self.begun.set()
+        assert self.allowed.wait(timeout=20)
+        return super().learn(*arguments)
+
+
+def test_characters_stored_while_learning_goes_on_wait_for_the_next_learning(public, writer):
+    pausing = Pausing()
+    person, still = Personalizer(*public, learner=pausing), Personalizer(*public)
+    for glyph, label in written(writer, 0, 40):
+        person.store(glyph, label)
+        still.store(glyph, label)
+    learning = threading.Thread(target=person.relearn)
+    learning.start()
+    assert pausing.begun.wait(timeout=20)
+    for glyph, label in written(writer, 40, 60):
+        assert person.store(glyph, label).decided_by == "global"
+    pausing.allowed.set()
+    learning.join(timeout=20)
+    still.relearn()
+    torch.testing.assert_close(weights(person.personal), weights(still.personal))
+    assert person.due
+    assert person.replay.seen == 60
+
+
+def test_recent_accuracy_forgets_and_total_does_not():
+    accuracy = Prequential()
+    assert np.isnan(accuracy.total)
+    assert np.isnan(accuracy.recent)
+    for right in [False] * 500 + [True] * 500:
+        accuracy.update(right)
+    assert accuracy.total == 0.5
+    assert accuracy.recent > 0.99
+
+
+@pytest.mark.parametrize(
+    ("glyph", "label", "said"),
+    [
+        (np.zeros((28, 28), np.float32), "a", "glyph: dtype float32"),
+        (np.zeros((28, 27), np.uint8), "a", r"glyph: shape \(28, 27\)"),
+        (np.zeros((1, 28, 28), np.uint8), "a", r"glyph: shape \(1, 28, 28\)"),
+        (np.zeros((28, 28), np.uint8), "ä", "label: 'ä'"),
+        (np.zeros((28, 28), np.uint8), "", "label: ''"),
+        (np.zeros((28, 28), np.uint8), "ab", "label: 'ab'"),
+    ],
+)
+def test_bad_input_is_told_and_leaves_no_trace(public, glyph, label, said):
+    person = Personalizer(*public)
+    with pytest.raises(InputError, match=said):
+        person.learn_one(glyph, label)
+    assert (person.replay.seen, person.accuracy.guesses) == (0, 0)
+
+
+def test_an_alphabet_that_does_not_fit_the_expert_is_refused(public):
+    expert, sketch = public
+    with pytest.raises(InputError, match="alphabet: 3 characters"):
+        Personalizer(expert, sketch, alphabet="abc")
+
+
+def test_nothing_stored_is_nothing_learned(public):
+    person = Personalizer(*public)
+    assert not person.due
+    assert not person.relearn()
+
+
+def test_the_learner_in_hand_is_the_one_that_learns(public, writer):
+    person = Personalizer(*public, learner=replace(Learner(), rank=3))
+    for glyph, label in written(writer, 0, FIRST):
+        person.learn_one(glyph, label)
+    assert person.personal.mixture.local.u.shape == (1, 84, 3)
