@@ -1,1 +1,1 @@
-"""The device agent."""
+"""The device's side: where the network begins for the person who writes."""

@@ -1,1 +1,1 @@
-"""The coordinator."""
+"""The coordinator's side: where the network begins for the operator."""

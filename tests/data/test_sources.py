@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhw.data.npz import save_npz
+from fedhw.data.sources import load_source
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.errors import InputError
+
+
+def test_an_npz_file_is_a_source(tmp_path: Path) -> None:
+    writers = synthetic_writers(2, 5)
+    save_npz(tmp_path / "two.npz", writers)
+    assert np.array_equal(load_source(str(tmp_path / "two.npz")).images, writers.images)
+
+
+def test_synthetic_writers_come_by_number() -> None:
+    assert load_source("synthetic", seed=3, synthetic=[8]).names == ("synthetic-3-8",)
+
+
+@pytest.mark.parametrize("source", ["", "emnist", "emnist:", "paper.pdf", "npz"])
+def test_anything_else_is_one_sentence(source: str) -> None:
+    with pytest.raises(InputError, match=f"data: {source!r} is no source; give FILE.npz"):
+        load_source(source)

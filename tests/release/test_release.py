@@ -1,0 +1,112 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import build
+from fedhw.experts.training import Training, accuracy
+from fedhw.release.making import make_release
+from fedhw.release.release import Release
+from fedhw.release.sketch import Sketch
+
+
+def test_a_release_holds_what_it_says(release: Release) -> None:
+    assert sum(p.numel() for p in release.expert.parameters()) == 66126
+    reached = accuracy(release.expert, release.generic.images, release.generic.labels)
+    assert release.manifest.validation["generic_accuracy"] == pytest.approx(reached)
+    assert len(release.trained_on) == 24
+    assert release.sketch.steps.dtype == torch.int8
+    assert release.generic.names == ("generic",)
+
+
+def test_held_out_writers_are_not_trained_on(release: Release) -> None:
+    everybody = set(synthetic_writers(30, 1).names)
+    assert len(everybody - release.trained_on) == 6
+
+
+def test_nothing_is_left_of_the_training(release_directory: Path) -> None:
+    assert list(release_directory.parent.iterdir()) == [release_directory]
+
+
+def test_the_same_seed_makes_the_same_weights(tmp_path: Path) -> None:
+    writers = synthetic_writers(3, 40)
+    hashes = []
+    for name in ("a", "b"):
+        make_release(tmp_path / name, writers, "lenet5", Training(epochs=1), hold_out=0)
+        hashes.append(Release.load(tmp_path / name).manifest.files)
+    assert hashes[0]["weights.safetensors"] == hashes[1]["weights.safetensors"]
+
+
+def test_too_many_held_out_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hold-out: 9 writers are more than the 3"):
+        make_release(
+            tmp_path / "x", synthetic_writers(3, 150), "lenet5", Training(epochs=1), hold_out=9
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def rewrite_manifest(directory: Path, **changes: object) -> None:
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def swap_weights(directory: Path) -> None:
+    """Weights of another architecture, honestly hashed."""
+    from hashlib import sha256
+
+    path = directory / "weights.safetensors"
+    safetensors.torch.save_model(build("leaf-cnn", 62), str(path))
+    files = json.loads((directory / "manifest.json").read_text())["files"]
+    files[path.name] = sha256(path.read_bytes()).hexdigest()
+    rewrite_manifest(directory, files=files)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (shutil.rmtree, r"manifest.json does not exist; give a release directory"),
+        (lambda d: (d / "sketch.safetensors").unlink(), r"sketch.safetensors is missing"),
+        (
+            lambda d: (d / "weights.safetensors").write_bytes(b"x"),
+            r"weights.safetensors is not the file in the manifest",
+        ),
+        (lambda d: (d / "manifest.json").write_text("{"), r"manifest.json cannot be read"),
+        (lambda d: (d / "manifest.json").write_text("[]"), r"is not a manifest"),
+        (lambda d: rewrite_manifest(d, version="two"), r"version in .* is 'two'"),
+        (lambda d: rewrite_manifest(d, format=2), r"format 2 of .* is not 1; update fedhw"),
+        (lambda d: rewrite_manifest(d, architecture="vgg"), r"architecture: 'vgg' is not known"),
+        (lambda d: rewrite_manifest(d, alphabet="ab"), r"does not hold a lenet5 for 2 classes"),
+        (swap_weights, r"does not hold a lenet5 for 62 classes"),
+    ],
+)
+def test_a_bad_release_is_one_sentence(
+    release_directory: Path, tmp_path: Path, harm: Callable[[Path], object], sentence: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(release_directory, broken)
+    harm(broken)
+    with pytest.raises(InputError, match=sentence) as caught:
+        Release.load(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_of_another_alphabet_is_refused(release: Release) -> None:
+    writers = synthetic_writers(2, 10)
+    digits = writers.take((writers.labels < 10).nonzero()[0])
+    other = type(digits).of(
+        digits.images, digits.labels, digits.writer, digits.names, alphabet="0123456789"
+    )
+    with pytest.raises(InputError, match="alphabet: '0123456789' is not the release's"):
+        release.check_fits(other)
+
+
+def test_a_sketch_is_true_to_half_a_step() -> None:
+    features = torch.rand(50, 84) * torch.rand(84)
+    sketch = Sketch.of(features)
+    assert ((sketch.features() - features).abs() <= sketch.scale / 2 + 1e-7).all()

@@ -1,0 +1,177 @@
+"""The commands as a user gives them, in process; bad input ends in one sentence and code 2."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedhw.cli import main
+from fedhw.data.npz import save_npz
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.data.writers import WriterSet
+
+WRITERS = synthetic_writers(range(2000, 2004), 62)
+
+
+def run(*arguments: object) -> int:
+    """Return the exit code of `fedhw arguments`."""
+    argv, sys.argv = sys.argv, ["fedhw", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        sys.argv = argv
+    return 0
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    save_npz(tmp_path / "writers.npz", WRITERS)
+    return tmp_path / "writers.npz"
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("fedhw 0.")
+
+
+def test_simulate_writes_a_report_and_figures(
+    release_directory: Path, data: Path, tmp_path: Path
+) -> None:
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    asked = ("--methods", "moe,prior", "--shots", 20, "--json", figures)
+    code = run("simulate", "--release", release_directory, "--data", data, "--out", report, *asked)
+    assert code == 0
+    assert (report / "index.html").stat().st_size > 10_000
+    found = json.loads(figures.read_text())
+    assert (found["writers"], found["shots"], found["seed"]) == (4, 20, 0)
+    assert list(found["methods"]) == ["ge", "moe", "prior"]
+
+
+def test_train_expert_then_cost_then_recognize(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = tmp_path / "release"
+    assert run("train-expert", "--data", data, "--out", release, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert run("cost", release, "--json") == 0
+    parts = json.loads(capsys.readouterr().out)
+    assert parts["global expert"]["parameters"] == 66126
+    private = parts["local expert"], parts["gate"]
+    assert sum(part["parameter_share"] for part in private) <= 0.025
+    assert sum(part["mac_share"] for part in private) <= 0.025
+    Image.fromarray(WRITERS.images[0]).save(tmp_path / "a.png")
+    assert run("recognize", release, tmp_path / "a.png") == 0
+    assert "a.png" in capsys.readouterr().out
+
+
+def npz(path: Path, **changes: object) -> Path:
+    """Write a good file with some arrays replaced."""
+    arrays = {
+        "images": WRITERS.images,
+        "labels": WRITERS.labels,
+        "writer": WRITERS.writer,
+        "writers": np.array(WRITERS.names),
+        "order": WRITERS.order,
+    }
+    np.savez_compressed(path, **(arrays | changes))
+    return path
+
+
+def few(characters: int, classes: int) -> WriterSet:
+    """One writer of so many characters and classes."""
+    labels = np.arange(characters) % classes
+    return WriterSet.of(WRITERS.images[:characters], labels, [0] * characters, ["one"])
+
+
+BAD_DATA = {
+    "float images": (
+        lambda p: npz(p, images=WRITERS.images.astype(float)),
+        "images",
+    ),
+    "NaN": (lambda p: npz(p, images=np.full((248, 28, 28), np.nan)), "images"),
+    "wrong size": (lambda p: npz(p, images=WRITERS.images[:, :20]), "images"),
+    "a label outside": (lambda p: npz(p, labels=np.full(248, 62, np.uint8)), "labels"),
+    "objects": (lambda p: npz(p, labels=np.array([{}] * 248, dtype=object)), "labels"),
+    "no characters": (lambda p: npz(p, images=WRITERS.images[:0]), ""),
+    "an empty file": (lambda p: p.touch(), "npz"),
+    "a truncated file": (lambda p: p.write_bytes(npz(p).read_bytes()[:5000]), "npz"),
+    "another alphabet": (
+        lambda p: npz(p, labels=WRITERS.labels % 10, alphabet=np.array("0123456789")),
+        "alphabet: '0123456789' is not the release's",
+    ),
+    "a writer of one sample": (lambda p: save_npz(p, few(1, 1)), "writers: "),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_is_one_sentence(
+    kind: str, release_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, word = BAD_DATA[kind]
+    make(tmp_path / "bad.npz")
+    report = tmp_path / "report"
+    asked = ("--data", tmp_path / "bad.npz", "--out", report)
+    assert run("simulate", "--release", release_directory, *asked) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith("fedhw: ")
+    assert word in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz"]
+
+
+def test_a_writer_of_one_class_is_learned(release_directory: Path, tmp_path: Path) -> None:
+    save_npz(tmp_path / "one.npz", few(60, 1))
+    asked = ("--data", tmp_path / "one.npz", "--out", tmp_path / "report")
+    assert run("simulate", "--release", release_directory, *asked) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--shots", "0"], "shots: '0' is no count"),
+        (["--shots", "some"], "shots: 'some' is no count"),
+        (["--shots", "900"], "writers: "),
+        (["--methods", "moe,magic"], "methods: 'magic' is not known; use some of ge,moe"),
+        (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
+        (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
+        (["--data", "paper.pdf"], "data: 'paper.pdf' is no source"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    release_directory: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--release", release_directory, "--data", data, "--out", tmp_path / "report"]
+    assert run("simulate", *given, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"fedhw: {sentence}")
+    assert message.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["writers.npz"]
+
+
+def test_an_unreadable_image_is_one_sentence(
+    release_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    assert run("recognize", release_directory, tmp_path / "bad.png") == 2
+    message = capsys.readouterr().err
+    assert message == f"fedhw: {tmp_path}/bad.png: is no readable image; save it as PNG\n"
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    asked = ("--data", data, "--epochs", 1, "--out", tmp_path / "file" / "release")
+    assert run("train-expert", *asked) == 2
+    message = capsys.readouterr().err
+    assert "Not a directory; give a path that can be used" in message.replace("\n", " ")
