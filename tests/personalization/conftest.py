@@ -1,0 +1,50 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.global_expert import GlobalExpert, build
+from fedhw.experts.training import Training, train_expert
+from fedhw.personalization.method import Activations, Cohort, gather, observe
+from fedhw.release.sketch import Sketch
+
+
+class World(NamedTuple):
+    """A briefly trained expert, and what 52 writers whom it never saw wrote, by writer."""
+
+    expert: GlobalExpert
+    sketch: Sketch
+    generic: Activations
+    images: list[NDArray[np.uint8]]
+    labels: list[NDArray[np.uint8]]
+
+    def cohort(self, counts: dict[int, int]) -> Cohort:
+        """The first glyphs of these writers, as many as said."""
+        return gather(
+            self.expert,
+            [self.images[w][:count] for w, count in counts.items()],
+            [self.labels[w][:count] for w, count in counts.items()],
+        )
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    public = synthetic_writers(range(20), characters=124)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expert = build("lenet5", 62)
+    train_expert(expert, public.images, public.labels, Training(epochs=4, batch=64))
+    sketch = Sketch.of(observe(expert, public.images[None, :1024]).features[0])
+    generic = observe(expert, synthetic_writers([98, 99], characters=62).images[None])
+    unseen = synthetic_writers(range(100, 152), characters=62)
+    rows = [unseen.rows_of(w) for w in range(52)]
+    return World(
+        expert,
+        sketch,
+        generic,
+        [unseen.images[r] for r in rows],
+        [unseen.labels[r] for r in rows],
+    )
