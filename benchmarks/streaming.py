@@ -160,7 +160,7 @@ def main() -> None:
     for name, policy in POLICIES.items():
         begin = time.perf_counter()
         runs = []
-        for rows in track(streams, name, transient=True):
+        for rows in track(streams, name, console=Console(stderr=True), transient=True):
             person = Personalizer(
                 public.expert, public.sketch, public.alphabet, policy=policy, seed=arguments.seed
             )
@@ -169,7 +169,7 @@ def main() -> None:
         milliseconds = 1e3 * (time.perf_counter() - begin) / len(writers)
         if not table.rows:
             alone = [run[:, 0].mean() for run in runs]
-            table.add_row("none learned: GE alone", mean_and_error(alone), "", "", "")
+            table.add_row("GE alone", mean_and_error(alone), "", "", "")
         gains = [run[:, 1] - run[:, 0] for run in runs]
         table.add_row(
             name,

@@ -32,11 +32,11 @@ class PowerLaw:
     Science 2:396), and rehearsal that fades alike keeps a network from forgetting (Gandhi, Shah,
     Marupudi, Varma 2024, arXiv 2401.10393).
 
-    >>> PowerLaw(exponent=1.0)(np.array([0.0, 9.0]), np.zeros(2)).round(2).tolist()
+    >>> PowerLaw()(np.array([0.0, 9.0]), np.zeros(2)).round(2).tolist()
     [0.0, -2.3]
     """
 
-    exponent: float = 0.5
+    exponent: float = 1.0
 
     def __call__(self, age: Floats, luck: Floats) -> Floats:
         """Return the rank of each sample."""

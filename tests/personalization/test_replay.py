@@ -15,7 +15,7 @@ from fedhw.personalization.replay import (
 )
 
 GLYPH = np.zeros((28, 28), np.uint8)
-POLICIES = [PowerLaw(), PowerLaw(2.0), uniform, recent, NoRehearsal()]
+POLICIES = [PowerLaw(), PowerLaw(0.3), uniform, recent, NoRehearsal()]
 
 
 def filled(policy: Policy, characters: int, capacity: int = 2000, seed: int = 0) -> Replay:
