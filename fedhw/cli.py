@@ -67,7 +67,7 @@ def train_expert(
     out_dir: Annotated[Path, typer.Option("--out", help="Release directory to make.")],
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
     architecture: Annotated[str, typer.Option(help="lenet5 or leaf-cnn")] = "lenet5",
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    epochs: Annotated[int, typer.Option(min=1)] = 70,
     hold_out: Annotated[
         int | None,
         typer.Option(
@@ -147,10 +147,10 @@ def simulate(
         experiment = run_experiment(
             known, unseen, splits, {name: METHODS[name] for name in chosen}, wanted, seed, after
         )
-    write_report(experiment, out_dir)
+    out.print(table(experiment))
     if json_file is not None:
         _write_json(json_file, summary(experiment))
-    out.print(table(experiment))
+    write_report(experiment, out_dir)
     out.print(f"Report: {out_dir / 'index.html'}", highlight=False)
 
 
@@ -217,11 +217,11 @@ def recognize(
     known = Release.load(release)
     glyphs = np.stack([load_picture(path) for path in images])
     probabilities = observe(known.expert, glyphs[None]).scores[0].softmax(-1)
-    shown = Table("picture", "character", "probability", "or")
+    shown = Table("character", "probability", "or", "picture")
     for path, p in zip(images, probabilities, strict=True):
         best = p.argsort(descending=True)[:3].tolist()
         others = ", ".join(f"{known.alphabet[i]} {p[i]:.0%}" for i in best[1:])
-        shown.add_row(str(path), known.alphabet[best[0]], f"{p[best[0]]:.0%}", others)
+        shown.add_row(known.alphabet[best[0]], f"{p[best[0]]:.0%}", others, path.name)
     out.print(shown)
 
 

@@ -174,4 +174,4 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     asked = ("--data", data, "--epochs", 1, "--out", tmp_path / "file" / "release")
     assert run("train-expert", *asked) == 2
     message = capsys.readouterr().err
-    assert "Not a directory; give a path that can be used" in message.replace("\n", " ")
+    assert message.endswith("file: File exists; give a path that can be used\n")

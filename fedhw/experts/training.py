@@ -23,10 +23,10 @@ class Training:
     through a small random affine map.
     """
 
-    epochs: int = 60
+    epochs: int = 70
     batch: int = 256
-    rate: float = 3e-3
-    decay: float = 1e-2
+    rate: float = 8e-3
+    decay: float = 0.1
     distortion: float = 1.0
     seed: int = 0
 

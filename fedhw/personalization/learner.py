@@ -5,7 +5,6 @@ Per writer, with own glyphs (x, y) and rehearsed generic ones x' drawn anew each
     mean CE(y, mixture(x))                      be right for this writer
     + protect * mean KL(GE(x') || mixture(x'))  stay the global expert for everybody else
     + gating * BCE(1, g(x)) + gating * BCE(0, g(x'))
-    + decay * (|U|^2 + |V|^2)
 
 A rehearsed glyph is simply a sample whose target is what the global expert says of it (learning
 without forgetting, Li and Hoiem 2016, arXiv 1606.09282), so one weighted cross entropy serves
@@ -54,11 +53,10 @@ class Learner(Method):
 
     rank: int = 10
     steps: int = 50
-    rehearsal: int = 64
-    protect: float = 4.0
+    rehearsal: int = 128
+    protect: float = 4.5
     gating: float = 0.2
-    decay: float = 3e-4
-    rate: float = 0.1
+    rate: float = 0.14
     gate_rate: float = 0.1
     momentum: float = 0.8
     routing: Routing = "soft"
@@ -97,7 +95,7 @@ class Learner(Method):
         u += torch.randn(depth, self.rank, generator=random) / math.sqrt(depth)
         v = view.new_zeros(writers, self.rank + 1, classes)
         if not self.gated:
-            w[:, -1] = math.inf
+            w[:, -1] = math.inf  # whatever the gate learns, it stays open
         velocities = [torch.zeros_like(p) for p in (u, v, w)]
         for step in range(self.steps):
             drawn = torch.randint(len(generic), (self.rehearsal,), generator=random)
@@ -118,18 +116,11 @@ class Learner(Method):
             to_z[..., -1:] = to_gate
             to_reader = view.mT @ to_z
 
-            gradients = (
-                to_reader[:, :depth, :-1] + 2 * self.decay * u,
-                to_v + 2 * self.decay * v,
-                to_reader[:, :, -1:],
-            )
             cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-            for p, velocity, gradient, rate in zip(
-                (u, v, w),
-                velocities,
-                gradients,
-                (self.rate, self.rate, self.gate_rate),
-                strict=True,
+            for p, velocity, gradient, rate in (
+                (u, velocities[0], to_reader[:, :depth, :-1], self.rate),
+                (v, velocities[1], to_v, self.rate),
+                (w, velocities[2], to_reader[..., -1:], self.gate_rate),
             ):
                 velocity.lerp_(gradient, 1 - self.momentum)
                 ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
@@ -139,13 +130,19 @@ class Learner(Method):
 
 
 def orthogonal(m: Tensor) -> Tensor:
-    """Return the nearest matrices with orthonormal rows or columns, [W, a, b], by eigenvalues."""
+    """Return the nearest matrices with orthonormal rows or columns, [W, a, b].
+
+    A direction weaker than a tenth of the strongest is damped, and so is all of a matrix near
+    zero: there the momentum is rounding error, which must not become a full step. The same damping
+    keeps a writer's result independent of who else is in the cohort.
+    """
     tall = m.shape[-2] > m.shape[-1]
     wide = m.mT if tall else m
-    values, vectors = torch.linalg.eigh(wide @ wide.mT)
-    floor = 1e-8 * values[..., -1:] + 1e-30
-    root = (vectors * values.clamp_min(floor).rsqrt()[..., None, :]) @ vectors.mT
-    near: Tensor = root @ wide
+    exact = wide.double()
+    values, vectors = torch.linalg.eigh(exact @ exact.mT)
+    damped = values + 1e-2 * values[..., -1:] + 1e-5
+    root = (vectors * damped.rsqrt()[..., None, :]) @ vectors.mT
+    near: Tensor = root.to(m.dtype) @ wide
     return near.mT if tall else near
 
 

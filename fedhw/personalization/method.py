@@ -68,7 +68,7 @@ def observe(expert: GlobalExpert, images: NDArray[np.uint8]) -> Activations:
     flat = images.reshape(-1, *images.shape[2:])
     parts = [expert.features(as_ink(flat[i : i + 1024])) for i in range(0, len(flat), 1024)]
     features = torch.cat(parts) if parts else torch.empty(0, expert.head.in_features)
-    features = features.reshape(*images.shape[:2], -1)
+    features = features.reshape(*images.shape[:2], expert.head.in_features)
     return Activations(images, features, expert.head(features))
 
 

@@ -14,8 +14,8 @@ FORMAT = 1
 class Manifest:
     """What a release says of itself.
 
-    `files` maps the name of each file to its SHA-256 in hexadecimal; `validation` holds figures as
-    fractions; `created` is ISO 8601 in UTC.
+    `files` maps the name of each file to its SHA-256 in hexadecimal; `validation` holds
+    accuracies as fractions and the counts behind them; `created` is ISO 8601 in UTC.
     """
 
     version: int

@@ -65,7 +65,6 @@ def descend(learner, expert, cohort, writer, sketch, shown):
             + learner.gating
             * F.binary_cross_entropy_with_logits(own_gate, torch.ones_like(own_gate))
             + learner.gating * F.binary_cross_entropy_with_logits(gate, torch.zeros_like(gate))
-            + learner.decay * (u.square().sum() + v.square().sum())
         )
         gradients = torch.autograd.grad(loss, (u, v, w))
         cooling = 0.5 * (1 + math.cos(math.pi * step / learner.steps))
@@ -82,7 +81,7 @@ def descend(learner, expert, cohort, writer, sketch, shown):
 
 def test_the_gradient_is_that_of_the_objective(world, cohort, monkeypatch):
     monkeypatch.setattr(module, "orthogonal", lambda m: m)
-    learner = Learner(rank=4, steps=6, rehearsal=16, gating=0.5, decay=0.01, momentum=0.0)
+    learner = Learner(rank=4, steps=6, rehearsal=16, gating=0.5, momentum=0.0)
     learner = replace(learner, rate=1.0, gate_rate=0.5)
     scores = learn(learner, world, cohort).scores(world.generic)
     assert (scores - world.generic.scores).abs().max() > 0.5

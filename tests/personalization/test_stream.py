@@ -23,7 +23,7 @@ def public() -> tuple[GlobalExpert, Sketch]:
     torch.manual_seed(0)
     seen = synthetic_writers(80, characters=62, seed=1)
     expert = build("lenet5", 62)
-    train_expert(expert, seen.images, seen.labels, Training(epochs=4))
+    train_expert(expert, seen.images, seen.labels, Training(epochs=4, batch=64))
     with torch.no_grad():
         return expert, Sketch.of(expert.features(as_ink(seen.images[:1000])))
 

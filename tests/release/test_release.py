@@ -43,6 +43,13 @@ def test_the_same_seed_makes_the_same_weights(tmp_path: Path) -> None:
     assert hashes[0]["weights.safetensors"] == hashes[1]["weights.safetensors"]
 
 
+def test_a_release_is_never_written_over(release_directory: Path) -> None:
+    with pytest.raises(InputError, match="exists and releases never change; give a new directory"):
+        make_release(
+            release_directory, synthetic_writers(3, 40), "lenet5", Training(epochs=1), hold_out=0
+        )
+
+
 def test_too_many_held_out_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hold-out: 9 writers are more than the 3"):
         make_release(
