@@ -71,7 +71,7 @@ def train_expert(
     hold_out: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Writers to keep for simulations; 60, or a quarter of few, by default."
+            min=0, help="Writers to keep for simulations; 60 by default, or half of fewer than 120."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -53,8 +53,8 @@ class Learner(Method):
 
     rank: int = 10
     steps: int = 50
-    rehearsal: int = 128
-    protect: float = 4.5
+    rehearsal: int = 256
+    protect: float = 7.0
     gating: float = 0.2
     rate: float = 0.14
     gate_rate: float = 0.1
@@ -71,7 +71,9 @@ class Learner(Method):
         features, scores, mask = cohort.seen.features, cohort.seen.scores, cohort.mask
         (writers, own), (depth, classes) = mask.shape, expert.head.weight.T.shape
         generic = sketch.features()
-        centre, spread = generic.mean(0), generic.std(0).clamp_min(1e-3)
+        centre, spread = generic.mean(0), generic.std(0)
+        # A feature that hardly ever fires must not be blown up, and rounding errors with it.
+        spread = spread.clamp_min(0.3 * spread.mean())
         generic_scores = expert.head(generic)
         generic_view = gate_view((generic - centre) / spread, generic_scores)
         generic_target = generic_scores.softmax(-1)

@@ -29,7 +29,7 @@ def make_release(
     """Train on all but `hold_out` writers, publish to `directory`, return generic accuracy.
 
     The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
-    a quarter where there are fewer than 240. A tenth of the others' characters is kept as generic
+    half of them where there are fewer than 120. A tenth of the others' characters is kept as generic
     test set. The state of an unfinished training lies beside `directory` and is taken up again.
     Raises InputError when `directory` exists or there are too few writers.
     """
@@ -76,7 +76,7 @@ def _without_held_out(
     counts = writers.counts()
     candidates = np.flatnonzero(counts >= HELD_OUT_CHARACTERS)
     if hold_out is None:
-        hold_out = min(60, len(candidates) // 4)
+        hold_out = min(60, len(candidates) // 2)
     if hold_out > len(candidates):
         raise InputError(
             f"hold-out: {hold_out} writers are more than the {len(candidates)} with "

@@ -37,7 +37,8 @@ def descend(learner, expert, cohort, writer, sketch, shown):
     """Plain descent on the learner's objective, by autograd; the scores of `shown` at its end."""
     mask = cohort.mask[writer]
     generic = sketch.features()
-    centre, spread = generic.mean(0), generic.std(0).clamp_min(1e-3)
+    centre, spread = generic.mean(0), generic.std(0)
+    spread = spread.clamp_min(0.3 * spread.mean())
     depth, classes = expert.head.in_features, expert.head.out_features
 
     def mixture(features):
