@@ -1,6 +1,7 @@
 """`fedhw ...`: one thin function a command."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from fedhw import __version__
 from fedhw.atomic import replacing
@@ -34,6 +36,7 @@ out = Console()
 err = Console(stderr=True)
 
 DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+MAX_SEED = 2**63 - 1
 UNSEEN = 1_000_000
 """Synthetic writers are simulated from this number on: none of them is ever trained on."""
 
@@ -74,7 +77,7 @@ def train_expert(
             min=0, help="Writers to keep for simulations; 60 by default, or half of fewer than 120."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
 ) -> None:
     """Train a global expert on many writers and make a release of it.
 
@@ -90,7 +93,8 @@ def train_expert(
         Training(epochs=epochs, seed=seed),
         hold_out,
     )
-    out.print(f"{out_dir}: generic accuracy {reached:.1%}", highlight=False)
+    told = f"{out_dir}: generic accuracy {reached:.1%}"
+    out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -104,7 +108,8 @@ def simulate(
     ] = None,
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
     writers: Annotated[
-        int | None, typer.Option(min=1, help="Writers to personalise for; 60 at most by default.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Writers to personalise for; 60 at most by default."),
     ] = None,
     shots: Annotated[
         str, typer.Option(help="Samples of each writer to learn from, or half of them.")
@@ -112,7 +117,7 @@ def simulate(
     methods: Annotated[
         str, typer.Option(help="Names with commas between them; all by default.")
     ] = "all",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
@@ -123,12 +128,18 @@ def simulate(
     from fedhw.personalization.baselines import METHODS
     from fedhw.release.release import Release
     from fedhw.simulation.experiment import draw_writers, run_experiment
-    from fedhw.simulation.report import summary, table, write_report
+    from fedhw.simulation.report import check_place, summary, table, write_report
 
     wanted = _shots(shots)
     chosen = _methods(methods, list(METHODS))
+    check_place(out_dir)
+    if json_file is not None:
+        _check_json(json_file, out_dir)
+    if data.startswith("emnist"):
+        raise InputError(f"data: {data} names no writers; give a source that does")
     if release is None:
-        release = out_dir.with_name(f"{out_dir.name}-release")
+        origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
+        release = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
         if not release.exists():
             _make_release(
                 release, load_source(data, seed), "lenet5", Training(epochs=20, seed=seed), None
@@ -148,10 +159,10 @@ def simulate(
             known, unseen, splits, {name: METHODS[name] for name in chosen}, wanted, seed, after
         )
     out.print(table(experiment))
+    write_report(experiment, out_dir)
     if json_file is not None:
         _write_json(json_file, summary(experiment))
-    write_report(experiment, out_dir)
-    out.print(f"Report: {out_dir / 'index.html'}", highlight=False)
+    out.print(f"Report: {out_dir / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -221,7 +232,8 @@ def recognize(
     for path, p in zip(images, probabilities, strict=True):
         best = p.argsort(descending=True)[:3].tolist()
         others = ", ".join(f"{known.alphabet[i]} {p[i]:.0%}" for i in best[1:])
-        shown.add_row(known.alphabet[best[0]], f"{p[best[0]]:.0%}", others, path.name)
+        cells = (known.alphabet[best[0]], f"{p[best[0]]:.0%}", others, path.name)
+        shown.add_row(*map(Text, cells))
     out.print(shown)
 
 
@@ -269,6 +281,15 @@ def _methods(text: str, known: list[str]) -> list[str]:
             raise InputError(f"methods: {name!r} is not known; use some of {','.join(known)}")
     # The global expert is what every gain is measured against.
     return [name for name in known if name in asked or name == "ge"]
+
+
+def _check_json(path: Path, report: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"json: {path} is a directory; give a file")
+    if path.resolve().parent == report.resolve():
+        raise InputError(
+            f"json: {path} is in the report, which has summary.json; give another place"
+        )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -20,6 +20,20 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
+    target = tmp_path / "letters"
+    target.mkdir()
+    (target / "kept").touch()
+
+    def write() -> None:
+        with replacing(target) as unfinished:
+            unfinished.touch()
+
+    with pytest.raises(IsADirectoryError):
+        write()
+    assert [path.name for path in target.iterdir()] == ["kept"]
+
+
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "report"
     for name in ("first", "second"):

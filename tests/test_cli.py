@@ -64,9 +64,9 @@ def test_train_expert_then_cost_then_recognize(
     private = parts["local expert"], parts["gate"]
     assert sum(part["parameter_share"] for part in private) <= 0.025
     assert sum(part["mac_share"] for part in private) <= 0.025
-    Image.fromarray(WRITERS.images[0]).save(tmp_path / "a.png")
-    assert run("recognize", release, tmp_path / "a.png") == 0
-    assert "a.png" in capsys.readouterr().out
+    Image.fromarray(WRITERS.images[0]).save(tmp_path / "[a].png")
+    assert run("recognize", release, tmp_path / "[a].png") == 0
+    assert "[a].png" in capsys.readouterr().out
 
 
 def npz(path: Path, **changes: object) -> Path:
@@ -104,7 +104,8 @@ BAD_DATA = {
         lambda p: npz(p, labels=WRITERS.labels % 10, alphabet=np.array("0123456789")),
         "alphabet: '0123456789' is not the release's",
     ),
-    "a writer of one sample": (lambda p: save_npz(p, few(1, 1)), "writers: "),
+    "a writer of one sample": (lambda p: save_npz(p, few(1, 1)), "data: no writer"),
+    "a writer of one class": (lambda p: save_npz(p, few(60, 1)), "of two classes or more"),
 }
 
 
@@ -124,10 +125,30 @@ def test_bad_data_is_one_sentence(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz"]
 
 
-def test_a_writer_of_one_class_is_learned(release_directory: Path, tmp_path: Path) -> None:
-    save_npz(tmp_path / "one.npz", few(60, 1))
-    asked = ("--data", tmp_path / "one.npz", "--out", tmp_path / "report")
-    assert run("simulate", "--release", release_directory, *asked) == 0
+def test_nothing_of_the_users_is_replaced(
+    release_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    given = ["--release", release_directory, "--data", data, "--methods", "ge"]
+    assert run("simulate", *given, "--out", mine) == 2
+    assert "holds something else; give a directory of its own" in capsys.readouterr().err
+    assert run("simulate", *given, "--out", tmp_path / "report", "--json", mine) == 2
+    assert "is a directory; give a file" in capsys.readouterr().err
+    assert (mine / "letter.txt").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "writers.npz"]
+
+
+def test_figures_have_their_place_outside_the_report(
+    release_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report"
+    given = ["--release", release_directory, "--data", data, "--methods", "ge", "--out", report]
+    for _ in range(2):
+        assert run("simulate", *given, "--json", tmp_path / "figures.json") == 0
+    assert run("simulate", *given, "--json", report / "figures.json") == 2
+    assert "is in the report, which has summary.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,11 +156,12 @@ def test_a_writer_of_one_class_is_learned(release_directory: Path, tmp_path: Pat
     [
         (["--shots", "0"], "shots: '0' is no count"),
         (["--shots", "some"], "shots: 'some' is no count"),
-        (["--shots", "900"], "writers: "),
+        (["--shots", "900"], "data: no writer"),
         (["--methods", "moe,magic"], "methods: 'magic' is not known; use some of ge,moe"),
         (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
         (["--data", "paper.pdf"], "data: 'paper.pdf' is no source"),
+        (["--data", "emnist:letters"], "data: emnist:letters names no writers"),
     ],
 )
 def test_a_bad_option_is_one_sentence(

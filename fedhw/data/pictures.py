@@ -25,7 +25,7 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            grey = np.asarray(_on_white(image).convert("L"), np.float32)
+            grey = _grey(image)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; give the path of an image") from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
@@ -36,6 +36,15 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"{path}: shows no ink; give a picture of one character")
     ink = (contrast * (255 / contrast.max())).astype(np.uint8)
     return ink if ink.shape == (SIDE, SIDE) else _fitted(ink)
+
+
+def _grey(image: Image.Image) -> NDArray[np.float32]:
+    """Return brightness 0..255; deep greys are scaled by their own range, for Pillow clips them."""
+    if image.mode.startswith(("I", "F")):
+        deep = np.asarray(image, np.float32)
+        low, high = float(deep.min()), float(deep.max())
+        return (deep - low) * (255 / (high - low)) if high > low else np.zeros_like(deep)
+    return np.asarray(_on_white(image).convert("L"), np.float32)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

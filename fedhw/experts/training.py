@@ -1,5 +1,7 @@
 """Train a global expert on many writers' characters."""
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedhw.atomic import replacing
+from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert, as_ink
 
 
@@ -42,7 +45,8 @@ def train_expert(
     """Train `expert` in place on uint8 glyphs [N, 28, 28] and their labels [N].
 
     With a `checkpoint` path the state is kept after every epoch, a training cut off goes on from
-    there, and it ends with the same weights as one that was not.
+    there, and it ends with the same weights as one that was not. Raises InputError when the
+    checkpoint is that of another training or cannot be read.
     """
     ink, target = as_ink(images), torch.from_numpy(labels.astype(np.int64))
     batches = max(1, len(ink) // training.batch)
@@ -58,9 +62,10 @@ def train_expert(
         "optimiser": optimiser,
         "schedule": schedule,
     }
+    identity = _identity(expert, images, labels, training)
     first = 0
     if checkpoint is not None and checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = _checked(checkpoint, identity)
         for name, part in stateful.items():
             part.load_state_dict(saved[name])
         random.set_state(saved["random"])
@@ -77,9 +82,37 @@ def train_expert(
         if checkpoint is not None:
             state = {name: part.state_dict() for name, part in stateful.items()}
             with replacing(checkpoint) as unfinished:
-                torch.save(state | {"random": random.get_state(), "epoch": epoch + 1}, unfinished)
+                progress = {"random": random.get_state(), "epoch": epoch + 1}
+                torch.save(state | progress | {"identity": identity}, unfinished)
         after_epoch(epoch + 1)
     expert.eval()
+
+
+def _identity(
+    expert: GlobalExpert,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    training: Training,
+) -> str:
+    """Tell one training from any other: recipe, architecture, first weights and data."""
+    digest = hashlib.sha256(repr((training, expert)).encode())
+    for array in (*(p.detach().numpy() for p in expert.parameters()), images, labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _checked(checkpoint: Path, identity: str) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        known = saved["identity"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        known = None
+    if known != identity:
+        raise InputError(
+            f"checkpoint: {checkpoint} is unreadable or of another training; delete it or give "
+            "the same command again"
+        )
+    return saved
 
 
 def distort(ink: Tensor, strength: float, random: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import as_ink, build
 from fedhw.experts.training import Training, accuracy, train_expert
-from fedhw.release.release import publish
+from fedhw.release.release import check_new, publish
 from fedhw.release.sketch import Sketch
 
 SKETCH_SIZE = 4096
@@ -29,12 +29,11 @@ def make_release(
     """Train on all but `hold_out` writers, publish to `directory`, return generic accuracy.
 
     The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
-    half of them where there are fewer than 120. A tenth of the others' characters is kept as generic
-    test set. The state of an unfinished training lies beside `directory` and is taken up again.
-    Raises InputError when `directory` exists or there are too few writers.
+    half of them where there are fewer than 120. A tenth of the others' characters is kept as
+    generic test set. The state of an unfinished training lies beside `directory` and is taken up
+    again. Raises InputError when `directory` exists or there are too few writers.
     """
-    if directory.exists():
-        raise InputError(f"out: {directory} exists and releases never change; give a new directory")
+    check_new(directory)
     rng = np.random.default_rng(training.seed)
     trained_writers = _without_held_out(writers, hold_out, rng)
     rows = rng.permutation(np.flatnonzero(np.isin(writers.writer, trained_writers)))

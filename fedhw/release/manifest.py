@@ -64,6 +64,11 @@ class Manifest:
                 raise InputError(
                     f"release: {name} in {path} is {content[name]!r}; fetch the release again"
                 )
+        figures = content["validation"].values()
+        if not all(isinstance(figure, int | float) for figure in figures):
+            raise InputError(
+                f"release: validation in {path} is not all numbers; fetch the release again"
+            )
         if content["format"] != FORMAT:
             raise InputError(
                 f"release: format {content['format']} of {path} is not {FORMAT}; update fedhw"

@@ -75,10 +75,10 @@ class Release:
                 f"release: the sketch in {directory} has {sketch.steps.shape[-1]} features, the "
                 f"expert {expert.head.in_features}; fetch the release again"
             )
-        trained_on = json.loads((directory / TRAINING).read_text(encoding="utf-8"))["trained_on"]
+        trained_on = _names(directory / TRAINING)
         generic = load_npz(directory / GENERIC)
         _check_alphabet(generic.alphabet, manifest.alphabet)
-        return cls(manifest, expert.eval(), sketch, generic, frozenset(trained_on))
+        return cls(manifest, expert.eval(), sketch, generic, trained_on)
 
     def check_fits(self, writers: WriterSet) -> None:
         """Raise InputError when these writers use another alphabet than the release."""
@@ -94,7 +94,11 @@ def publish(
     trained_on: list[str],
     validation: dict[str, float],
 ) -> None:
-    """Write version 1 of a release to `directory`, whole or not at all."""
+    """Write version 1 of a release to `directory`, whole or not at all.
+
+    Raises InputError when `directory` exists.
+    """
+    check_new(directory)
     training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
     anonymous = WriterSet.of(
         generic.images,
@@ -104,8 +108,8 @@ def publish(
         alphabet=generic.alphabet,
     )
     contents: dict[str, Callable[[Path], object]] = {
-        WEIGHTS: lambda path: safetensors.torch.save_model(expert, str(path)),
-        SKETCH: lambda path: safetensors.torch.save_file(sketch._asdict(), path),
+        WEIGHTS: lambda path: path.write_bytes(safetensors.torch.save(expert.state_dict())),
+        SKETCH: lambda path: path.write_bytes(safetensors.torch.save(sketch._asdict())),
         GENERIC: lambda path: save_npz(path, anonymous),
         TRAINING: lambda path: path.write_text(training, encoding="utf-8"),
     }
@@ -123,6 +127,19 @@ def publish(
             validation=validation,
         )
         (unfinished / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def check_new(directory: Path) -> None:
+    """Raise InputError when there is something at `directory`."""
+    if directory.exists():
+        raise InputError(f"out: {directory} exists and releases never change; give a new directory")
+
+
+def _names(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["trained_on"]))
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"release: {path} cannot be read; fetch the release again") from None
 
 
 def _sha256(path: Path) -> str:

@@ -118,13 +118,19 @@ def write_report(experiment: Experiment, directory: Path) -> None:
 
     An earlier report there is replaced. Raises InputError when there is anything else.
     """
-    if directory.is_dir() and {p.name for p in directory.iterdir()} - {PAGE, SUMMARY}:
-        raise InputError(f"report: {directory} holds other files; give a directory of its own")
+    check_place(directory)
     with replacing(directory) as unfinished:
         unfinished.mkdir()
         (unfinished / PAGE).write_text(_page(experiment), encoding="utf-8")
         figures = json.dumps(summary(experiment), indent=2, allow_nan=False)
         (unfinished / SUMMARY).write_text(figures + "\n", encoding="utf-8")
+
+
+def check_place(directory: Path) -> None:
+    """Raise InputError when `directory` is not free for a report, new or in an old one's place."""
+    found = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
+    if found - {PAGE, SUMMARY} or directory.is_file():
+        raise InputError(f"out: {directory} holds something else; give a directory of its own")
 
 
 def changes(experiment: Experiment) -> list[Change]:

@@ -38,6 +38,11 @@ def test_ink_on_a_transparent_ground(tmp_path: Path) -> None:
     assert np.abs(ours - GLYPH).max() <= 8
 
 
+def test_deep_greys_are_not_clipped(tmp_path: Path) -> None:
+    deep = saved(tmp_path, GLYPH.astype(np.uint16) * 257)
+    assert np.abs(load_picture(deep).astype(int) - GLYPH).max() <= 8
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n truncated"])
 def test_an_unreadable_image_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.png"

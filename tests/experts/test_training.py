@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedhw.data.synthetic import synthetic_writers
+from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert, as_ink, build
 from fedhw.experts.training import Training, accuracy, distort, train_expert
 
@@ -36,6 +37,25 @@ def test_a_training_cut_off_ends_with_the_same_weights(tmp_path: Path) -> None:
     resumed, straight = trained(4, checkpoint), trained(4)
     for ours, theirs in zip(resumed.parameters(), straight.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("change", ["epochs", "data", "expert", "file"])
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str) -> None:
+    checkpoint = tmp_path / "training"
+    with pytest.raises(KeyboardInterrupt):
+        trained(4, checkpoint, stop_after=2)
+    images, expert, epochs = WRITERS.images, build("lenet5", 62), 4
+    if change == "epochs":
+        epochs = 5
+    elif change == "data":
+        images = images[::-1].copy()
+    elif change == "expert":
+        expert = build("leaf-cnn", 62)
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    training = Training(epochs=epochs, batch=64)
+    with pytest.raises(InputError, match="is unreadable or of another training; delete it or"):
+        train_expert(expert, images, WRITERS.labels, training, checkpoint)
 
 
 def test_distortion_grows_with_its_strength() -> None:
