@@ -54,7 +54,7 @@ class Learner(Method):
     rank: int = 10
     steps: int = 50
     rehearsal: int = 256
-    protect: float = 7.0
+    protect: float = 5.5
     gating: float = 0.2
     rate: float = 0.14
     gate_rate: float = 0.1
