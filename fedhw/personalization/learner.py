@@ -56,7 +56,7 @@ class Learner(Method):
     rehearsal: int = 256
     protect: float = 5.5
     gating: float = 0.2
-    rate: float = 0.14
+    rate: float = 0.12
     gate_rate: float = 0.1
     momentum: float = 0.8
     routing: Routing = "soft"
@@ -142,7 +142,7 @@ def orthogonal(m: Tensor) -> Tensor:
     wide = m.mT if tall else m
     exact = wide.double()
     values, vectors = torch.linalg.eigh(exact @ exact.mT)
-    damped = values + 1e-2 * values[..., -1:] + 1e-5
+    damped = values + 1e-2 * values[..., -1:] + 3e-5
     root = (vectors * damped.rsqrt()[..., None, :]) @ vectors.mT
     near: Tensor = root.to(m.dtype) @ wide
     return near.mT if tall else near

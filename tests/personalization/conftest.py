@@ -36,7 +36,7 @@ def world() -> World:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expert = build("lenet5", 62)
-    train_expert(expert, public.images, public.labels, Training(epochs=4, batch=64))
+    train_expert(expert, public.images, public.labels, Training(epochs=12, batch=64))
     sketch = Sketch.of(observe(expert, public.images[None, :1024]).features[0])
     generic = observe(expert, synthetic_writers([98, 99], characters=62).images[None])
     unseen = synthetic_writers(range(100, 152), characters=62)

@@ -145,4 +145,10 @@ def test_the_numbers_kept_are_counted(world, learned, name):
         "distance-gate": local + depth * classes + 1,
     }
     assert learned[name].numbers() == kept[name]
-    assert kept[name] <= kept["full"]
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"knn"}))
+def test_more_samples_take_no_more_memory(world, learned, name):
+    twice = world.cohort({writer: 2 * count for writer, count in FEW.items()})
+    more = TESTED[name].learn(world.expert, twice, world.sketch, seed=0)
+    assert more.numbers() == learned[name].numbers()
