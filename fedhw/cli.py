@@ -142,7 +142,7 @@ def simulate(
         release = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
         if not release.exists():
             _make_release(
-                release, load_source(data, seed), "lenet5", Training(epochs=20, seed=seed), None
+                release, load_source(data, seed), "lenet5", Training(epochs=12, seed=seed), None
             )
     known = Release.load(release)
     unseen = load_source(data, seed, range(UNSEEN, UNSEEN + (writers or 60)))
