@@ -182,7 +182,7 @@ def _cells(experiment: Experiment, name: str) -> list[str]:
 
     return [
         TITLES.get(name, name),
-        percent("custom_accuracy", ".1f") + ("" if np.isnan(error) else f" ± {100 * error:.1f}"),
+        percent("custom_accuracy", ".1f") + ("" if np.isnan(error) else f"±{100 * error:.1f}"),
         percent("custom_gain", "+z.1f"),
         percent("full_alphabet_gain", "+z.1f"),
         percent("generic_accuracy", ".1f"),
