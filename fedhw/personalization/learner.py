@@ -105,10 +105,13 @@ class Learner(Method):
             base[:, own:] = generic_scores[drawn]
             target[:, own:] = generic_target[drawn]
 
+            # Forward: scores = base + g * ((x U) V + b), the row of ones in z carrying b.
             z = view @ reader
             g = torch.sigmoid(z[..., -1:])
             z[..., -1] = 1
             residual = z @ v
+
+            # Backward, from d loss / d scores = weight * (mixture - target).
             error = torch.addcmul(base, g, residual).softmax(-1).sub_(target).mul_(weight)
             to_gate = g * (1 - g) * residual.mul_(error).sum(-1, keepdim=True)
             to_gate += gate_weight * (g - mine)

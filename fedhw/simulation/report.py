@@ -99,7 +99,7 @@ def table(experiment: Experiment) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 0, 0, 1),
+        padding=0,
         caption=f"Own: % of a writer's test characters, ± standard error over "
         f"{len(experiment.splits)} writers. Gains and changes: points above the global expert; "
         f"gain ≥ {FULL_ALPHABET}: of writers with so many classes.",
