@@ -135,7 +135,7 @@ def simulate(
     check_place(out_dir)
     if json_file is not None:
         _check_json(json_file, out_dir)
-    if data.startswith("emnist"):
+    if data.partition(":")[0] == "emnist":
         raise InputError(f"data: {data} names no writers; give a source that does")
     if release is None:
         origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
@@ -201,14 +201,13 @@ def cost(
         return
     shown = Table("part", "parameters", "bytes", "MACs", "energy, nJ", "share of the GE's energy")
     for name, part in costs.items():
-        share = part.nanojoules / whole.nanojoules
         shown.add_row(
             name,
             f"{part.parameters:,}",
             f"{part.bytes:,}",
             f"{part.macs:,}",
             f"{part.nanojoules:,.1f}",
-            f"{share:.2%}",
+            f"{figures[name]['energy_share']:.2%}",
         )
     out.print(shown)
 

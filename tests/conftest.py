@@ -15,8 +15,6 @@ from fedhw.release.release import Release
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-
 
 @pytest.fixture(scope="session")
 def release_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedhw.cost import cost_of_global, macs_of
+from fedhw.cost import Cost, cost_of_global, macs_of
 from fedhw.data.writers import WriterSet, stratified_split
 from fedhw.errors import InputError
 from fedhw.personalization.learner import PersonalMixture
@@ -141,6 +141,7 @@ def run_experiment(
     `after` is told the stage just done, a method's name or "curve", and for how many writers.
     """
     generic = observe(release.expert, release.generic.images[None])
+    ge = cost_of_global(release.expert)
     parts: dict[str, list[Measurement]] = {name: [] for name in methods}
     openings: list[Openings] = []
     curve: dict[int, list[NDArray[np.float64]]] = {
@@ -155,7 +156,7 @@ def run_experiment(
             began = time.perf_counter()
             personal = method.learn(release.expert, learn, release.sketch, seed)
             seconds = time.perf_counter() - began
-            parts[name].append(_measure(release, personal, test, generic, seconds))
+            parts[name].append(_measure(release, ge, personal, test, generic, seconds))
             if name == "moe" and isinstance(personal, PersonalMixture):
                 openings.append(_openings(personal, test, generic))
             after(name, len(part))
@@ -202,7 +203,12 @@ def _gain(
 
 @torch.no_grad()
 def _measure(
-    release: Release, personal: Personal, test: Cohort, generic: Activations, seconds: float
+    release: Release,
+    ge: Cost,
+    personal: Personal,
+    test: Cohort,
+    generic: Activations,
+    seconds: float,
 ) -> Measurement:
     scores = personal.scores(test.seen)
     labels = torch.from_numpy(release.generic.labels.astype(np.int64))
@@ -211,7 +217,6 @@ def _measure(
     for i in range(0, len(labels), 1024):
         guess = personal.scores(generic.between(i, i + 1024)).argmax(-1)
         right += (guess == labels[i : i + 1024]).sum(-1)
-    ge = cost_of_global(release.expert)
     writers = len(test.labels)
     glyph = test.seen.between(0, 1)
     return Measurement(
