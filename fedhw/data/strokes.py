@@ -1,8 +1,10 @@
 """Pen strokes to glyphs: the one way in which pen devices and synthetic writers draw."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -150,7 +152,7 @@ class StrokeFile:
                 return cls(archive["points"], archive["pen_up"], archive["offsets"])
         except InputError:
             raise
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
             raise InputError(
                 f"{path}: no npz archive of points, pen_up and offsets ({error}); write it anew"
             ) from error

@@ -143,3 +143,13 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "pen.npz").write_text("points")
     with pytest.raises(InputError, match="no npz archive"):
         StrokeFile.read(tmp_path / "pen.npz")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_file_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "pen.npz"
+    points = np.random.default_rng(0).integers(0, 1000, (600, 2))
+    np.savez_compressed(path, points=points, pen_up=np.zeros(600, int), offsets=[0, 600])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match="no npz archive"):
+        StrokeFile.read(path)
