@@ -7,7 +7,7 @@ replacement in proportion to the weights (Kool, van Hoof, Welling 2019, arXiv 19
 learning's choice differs from the last one's only as far as the samples have aged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,9 +77,10 @@ class NoRehearsal:
 
 
 class Sample(NamedTuple):
-    """A correction: glyph uint8 [28, 28], class, place in the stream from 0 up, and luck."""
+    """A correction: glyph uint8 [28, 28], features [D], class, place in the stream, and luck."""
 
     glyph: NDArray[np.uint8]
+    features: NDArray[np.float32]
     label: int
     position: int
     luck: float
@@ -97,9 +98,11 @@ class Replay:
 
     >>> replay = Replay(recent, capacity=16)
     >>> for label in range(40):
-    ...     replay.add(np.zeros((28, 28), np.uint8), label)
+    ...     evicted = replay.add(np.zeros((28, 28), np.uint8), np.zeros(84, np.float32), label)
     >>> len(replay), replay.seen
     (16, 40)
+    >>> evicted.label
+    23
     >>> [sample.label for sample in replay.rehearsed(5)]
     [34, 35, 36, 37, 38]
     >>> [sample.label for sample in replay.held_back(5)]
@@ -118,14 +121,24 @@ class Replay:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, glyph: NDArray[np.uint8], label: int) -> None:
-        """Keep a copy of the glyph [28, 28] with its class, at the cost of the lowest rank."""
+    def add(
+        self, glyph: NDArray[np.uint8], features: NDArray[np.float32], label: int
+    ) -> Sample | None:
+        """Keep a copy of the glyph [28, 28] with its features [D] and its class.
+
+        Returns the sample of the lowest rank when it had to make room.
+        """
         luck = np.random.default_rng([self.seed, self.seen]).gumbel()
-        self._kept.append(Sample(glyph.copy(), label, self.seen, luck))
+        self._kept.append(Sample(glyph.copy(), features, label, self.seen, luck))
         self.seen += 1
-        if len(self._kept) > self.capacity:
-            older = self._kept[:-1]
-            del self._kept[int(np.argmin(self._ranks(older, self._kept[-1].position)))]
+        if len(self._kept) <= self.capacity:
+            return None
+        older = self._kept[:-1]
+        return self._kept.pop(int(np.argmin(self._ranks(older, self._kept[-1].position))))
+
+    def remove(self, positions: Collection[int]) -> None:
+        """Forget the samples at these places in the stream."""
+        self._kept = [sample for sample in self._kept if sample.position not in positions]
 
     def rehearsed(self, n: int) -> list[Sample]:
         """Return at most n samples to learn from now, the oldest first."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from fedhw.data.alphabet import BYCLASS
 from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert
+from fedhw.experts.inference import OneMixture, glance, softmax
 from fedhw.personalization.learner import Learner, PersonalMixture
-from fedhw.personalization.method import Cohort, gather, observe
+from fedhw.personalization.method import Activations, Cohort
 from fedhw.personalization.replay import HELD_BACK, Policy, PowerLaw, Replay, Sample
 from fedhw.release.sketch import Sketch
 
@@ -33,15 +34,22 @@ FADING = 0.99
 class Recognition(NamedTuple):
     """What a glyph was taken for, how surely, and who said so.
 
-    `probability` is that of `label`; `ge_label` is what the global expert alone says; the gate's
-    `opening` is 0 before anything was learned, and the local expert decides above 0.5.
+    `probability` is that of `label`, `probabilities` [C] those of the whole alphabet; `ge_label`
+    and `le_label` are what each expert says by itself, the local one nothing before anything was
+    learned. The local expert decides where the gate's `opening` is above 0.5 or where it changes
+    what the global expert says. `personal_version` counts the mixtures, 0 before the first.
     """
 
     label: str
     probability: float
+    probabilities: tuple[float, ...]
     ge_label: str
+    ge_probability: float
+    le_label: str | None
+    le_probability: float | None
     opening: float
     decided_by: Literal["global", "local"]
+    personal_version: int
 
 
 @dataclass
@@ -87,7 +95,7 @@ class Personalizer:
 
     Memory is bounded by `capacity` samples; everything random follows from `seed`. What a device
     needs to learn in the background is `store` where answers are given and, whenever it is `due`,
-    `relearn` in another thread.
+    `relearn` in another thread: the new mixture replaces the old one in one step.
 
     >>> from fedhw.experts.global_expert import build
     >>> _ = torch.manual_seed(0)
@@ -110,7 +118,6 @@ class Personalizer:
     policy: Policy = field(default_factory=PowerLaw)
     capacity: int = 2000
     seed: int = 0
-    personal: PersonalMixture | None = field(default=None, init=False)
     ge_accuracy: Prequential = field(default_factory=Prequential, init=False)
     accuracy: Prequential = field(default_factory=Prequential, init=False)
 
@@ -122,27 +129,57 @@ class Personalizer:
                 "the expert; give the alphabet that it was trained on"
             )
         self.replay = Replay(self.policy, self.capacity, self.seed)
+        self._look = glance(self.expert)
+        self._deciding = _Deciding(None, None, 0)
         self._tried_at = 0
 
-    @torch.no_grad()
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the expert's other form, which is made of functions."""
+        return {name: value for name, value in vars(self).items() if name != "_look"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _look=glance(state["expert"]))
+
+    @property
+    def personal(self) -> PersonalMixture | None:
+        """The mixture in use, None before anything was learned."""
+        return self._deciding.personal
+
+    @property
+    def version(self) -> int:
+        """How many mixtures there have been."""
+        return self._deciding.version
+
+    def adopt(self, personal: PersonalMixture | None, version: int) -> None:
+        """Put a mixture to use, or the global expert alone, in one step."""
+        one = None if personal is None else OneMixture.of(personal.mixture)
+        self._deciding = _Deciding(personal, one, version)
+
     def predict_one(self, glyph: NDArray[np.uint8]) -> Recognition:
         """Recognise a glyph [28, 28], ink 255 on paper 0; changes nothing."""
         _check(glyph)
-        seen = observe(self.expert, glyph[None, None])
-        personal = self.personal
-        if personal is None:
-            scores, opening = seen.scores, 0.0
-        else:
-            scores = personal.scores(seen)
-            opening = personal.mixture.opening(seen.features, seen.scores).item()
-        probabilities = scores[0, 0].softmax(-1)
-        best = int(probabilities.argmax())
+        features, scores = self._look(glyph)
+        _, mixture, version = self._deciding
+        ge = le = softmax(scores)
+        ge_best = le_best = best = int(ge.argmax())
+        probabilities, opening = ge, 0.0
+        if mixture is not None:
+            residual = mixture.residual(features)
+            opening = mixture.opening(features, scores)
+            le = softmax(scores + residual)
+            probabilities = softmax(scores + np.float32(opening) * residual)
+            le_best, best = int(le.argmax()), int(probabilities.argmax())
         return Recognition(
             label=self.alphabet[best],
-            probability=probabilities[best].item(),
-            ge_label=self.alphabet[int(seen.scores[0, 0].argmax())],
+            probability=float(probabilities[best]),
+            probabilities=tuple(probabilities.tolist()),
+            ge_label=self.alphabet[ge_best],
+            ge_probability=float(ge[ge_best]),
+            le_label=None if mixture is None else self.alphabet[le_best],
+            le_probability=None if mixture is None else float(le[le_best]),
             opening=opening,
-            decided_by="local" if opening > 0.5 else "global",
+            decided_by="local" if opening > 0.5 or best != ge_best else "global",
+            personal_version=version,
         )
 
     def learn_one(self, glyph: NDArray[np.uint8], label: str) -> "Personalizer":
@@ -157,44 +194,69 @@ class Personalizer:
 
         Raises InputError for a glyph that is none or a label outside the alphabet.
         """
+        self.check_label(label)
+        guess = self.predict_one(glyph)
+        self.ge_accuracy.update(guess.ge_label == label)
+        self.accuracy.update(guess.label == label)
+        self.keep(glyph, label)
+        return guess
+
+    def keep(self, glyph: NDArray[np.uint8], label: str) -> Sample | None:
+        """Keep a glyph [28, 28] without a test; returns the sample that had to make room."""
+        self.check_label(label)
+        features, _ = self._look(glyph)
+        return self.replay.add(glyph, features, self.alphabet.index(label))
+
+    def check_label(self, label: str) -> None:
+        """Raise InputError for a label outside the alphabet."""
         if len(label) != 1 or label not in self.alphabet:
             raise InputError(
                 f"label: {label!r} is not one character of the alphabet; use one of {self.alphabet}"
             )
-        guess = self.predict_one(glyph)
-        self.ge_accuracy.update(guess.ge_label == label)
-        self.accuracy.update(guess.label == label)
-        self.replay.add(glyph, self.alphabet.index(label))
-        return guess
 
     @property
     def due(self) -> bool:
         """Whether enough was stored since the last learning."""
         return self.replay.seen - self._tried_at >= max(FIRST, GROWTH * len(self.replay))
 
-    def relearn(self) -> bool:
+    def relearn(self, forced: bool = False) -> bool:
         """Learn from scratch and return whether the new mixture has replaced the old one.
 
-        It does unless the samples held back tell against it. Works on what is stored at its start,
-        so that `store` may go on meanwhile in another thread.
+        It does unless the samples held back tell against it; when `forced`, always, the old one
+        having learned what is to be forgotten. Works on what is stored at its start, so that
+        `store` may go on meanwhile in another thread.
         """
         self._tried_at = self.replay.seen
         rehearsed = self.replay.rehearsed(REHEARSED)
-        held_back = self.replay.held_back(REHEARSED // HELD_BACK)
-        if not rehearsed:
+        held_back = [] if forced else self.replay.held_back(REHEARSED // HELD_BACK)
+        if not rehearsed and not forced:
             return False
-        cohort = self._cohort(rehearsed)
-        learned = self.learner.learn(self.expert, cohort, self.sketch, self.seed)
-        if held_back and _worse(learned, self.personal, self._cohort(held_back)):
-            return False
-        self.personal = learned
+        learned = None
+        if rehearsed:
+            learned = self.learner.learn(
+                self.expert, self._cohort(rehearsed), self.sketch, self.seed
+            )
+            if held_back and _worse(learned, self.personal, self._cohort(held_back)):
+                return False
+        self.adopt(learned, self.version + 1)
         return True
 
+    @torch.no_grad()
     def _cohort(self, samples: list[Sample]) -> Cohort:
         """A cohort of one writer with these samples."""
-        images = np.stack([sample.glyph for sample in samples])
-        labels = np.array([sample.label for sample in samples], np.uint8)
-        return gather(self.expert, [images], [labels])
+        images = np.stack([sample.glyph for sample in samples])[None]
+        features = torch.from_numpy(np.stack([sample.features for sample in samples]))[None]
+        labels = torch.tensor([[sample.label for sample in samples]])
+        seen = Activations(images, features, self.expert.head(features))
+        return Cohort(seen, labels, torch.ones_like(labels, dtype=torch.bool))
+
+
+class _Deciding(NamedTuple):
+    """The mixture in use, the same for one glyph at a time, and its version."""
+
+    personal: PersonalMixture | None
+    one: OneMixture | None
+    version: int
 
 
 def _worse(new: PersonalMixture, old: PersonalMixture | None, cohort: Cohort) -> bool:

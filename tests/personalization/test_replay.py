@@ -15,13 +15,14 @@ from fedhw.personalization.replay import (
 )
 
 GLYPH = np.zeros((28, 28), np.uint8)
+FEATURES = np.zeros(84, np.float32)
 POLICIES = [PowerLaw(), PowerLaw(0.3), uniform, recent, NoRehearsal()]
 
 
 def filled(policy: Policy, characters: int, capacity: int = 2000, seed: int = 0) -> Replay:
     replay = Replay(policy, capacity, seed)
     for position in range(characters):
-        replay.add(GLYPH, position % 62)
+        replay.add(GLYPH, FEATURES, position % 62)
     return replay
 
 
@@ -41,7 +42,7 @@ def test_never_more_than_the_capacity_and_the_newest_always_kept(
 ):
     replay = Replay(policy, capacity, seed)
     for position in range(characters):
-        replay.add(GLYPH, 0)
+        replay.add(GLYPH, FEATURES, 0)
         kept = kept_positions(replay)
         assert len(kept) == len(replay) == min(capacity, position + 1)
         assert kept[-1] == position
@@ -122,7 +123,7 @@ def test_the_choice_follows_from_the_seed():
 
 def test_the_stored_glyph_is_a_copy():
     replay, glyph = Replay(recent), np.full((28, 28), 7, np.uint8)
-    replay.add(glyph, 0)
+    replay.add(glyph, FEATURES, 0)
     glyph[:] = 0
     assert (replay.rehearsed(1)[0].glyph == 7).all()
 
@@ -130,3 +131,15 @@ def test_the_stored_glyph_is_a_copy():
 def test_a_capacity_without_room_for_one_held_back_is_refused():
     with pytest.raises(InputError, match="capacity: 3"):
         Replay(uniform, capacity=3)
+
+
+def test_what_makes_room_is_returned_and_what_is_removed_is_gone():
+    replay = filled(recent, 16, capacity=16)
+    evicted = replay.add(GLYPH, FEATURES, 7)
+    assert evicted is not None
+    assert evicted.position == 0
+    replay.remove({3, 16})
+    assert kept_positions(replay) == [1, 2, *range(4, 16)]
+    assert replay.seen == 17
+    assert replay.add(GLYPH, FEATURES, 7) is None
+    assert kept_positions(replay)[-1] == 17
