@@ -3,6 +3,8 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,8 +26,15 @@ from fedhw.atomic import replacing
 from fedhw.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fedhw.data.writers import WriterSet
     from fedhw.experts.training import Training
+    from fedhw_client.connection import Device
+
+Ranked = list[list[tuple[str, float]]]
+"""For each glyph the likeliest characters and their probabilities, the best first."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +45,9 @@ out = Console()
 err = Console(stderr=True)
 
 DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+DEVICE_HELP = "Ask the agent of this device."
+HOME_HELP = "The agent's home; $FEDHW_HOME or this user's own by default."
+PORT_HELP = "The loopback port that the agent listens on, if it does."
 MAX_SEED = 2**63 - 1
 UNSEEN = 1_000_000
 """Synthetic writers are simulated from this number on: none of them is ever trained on."""
@@ -46,6 +58,9 @@ def main() -> None:
     try:
         app()
     except InputError as error:
+        err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except ConnectionError as error:
         err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
@@ -214,26 +229,184 @@ def cost(
 
 @app.command()
 def recognize(
-    release: Annotated[Path, typer.Argument(help="Release directory.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures of one character each.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RELEASE] IMAGES...",
+            help="Release directory, not with --device; pictures of one character each.",
+        ),
+    ],
+    device: Annotated[bool, typer.Option("--device", help=DEVICE_HELP)] = False,
+    home: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
+    port: Annotated[int | None, typer.Option(help=PORT_HELP, min=1, max=65535)] = None,
 ) -> None:
-    """Recognise characters in pictures with the global expert."""
+    """Recognise characters in pictures, with a release's global expert or with your agent."""
+    from fedhw.data.pictures import load_picture
+
+    images = paths if device else paths[1:]
+    if not images:
+        raise InputError(f"images: there is none after {paths[0]}; give pictures to recognise")
+    glyphs = [load_picture(path) for path in images]
+    if device:
+        ranked = _ranked_by_agent(glyphs, home, port)
+    else:
+        ranked = _ranked_by_release(glyphs, paths[0])
+    shown = Table("character", "probability", "or", "picture")
+    for path, ((best, p), *others) in zip(images, ranked, strict=True):
+        rest = ", ".join(f"{label} {q:.0%}" for label, q in others)
+        shown.add_row(*map(Text, (best, f"{p:.0%}", rest, path.name)))
+    out.print(shown)
+
+
+@app.command()
+def learn(
+    image: Annotated[Path, typer.Argument(help="Picture of one character.")],
+    label: Annotated[str, typer.Argument(help="The character that it is.")],
+    device: Annotated[bool, typer.Option("--device", help=DEVICE_HELP)] = False,
+    home: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
+    port: Annotated[int | None, typer.Option(help=PORT_HELP, min=1, max=65535)] = None,
+) -> None:
+    """Correct one character: your agent stores it and learns from it."""
+    from fedhw.data.pictures import load_picture
+
+    if not device:
+        raise InputError("device: is missing; add --device, for only your agent learns")
+    glyph = load_picture(image)
+    with _connected(home, port) as agent:
+        name = agent.learn(glyph, label)
+    out.print(f"stored as {name}", highlight=False)
+
+
+@app.command()
+def client(
+    home: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
+    release: Annotated[
+        Path | None,
+        typer.Option(help="Release directory to install in the home; needed the first time."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Listen on loopback TCP, not on the unix socket; 0: a free one."
+        ),
+    ] = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Serve the pad, a page to write on.")] = False,
+    pad_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve Prometheus metrics on loopback; 0: a free one."),
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(min=0, help="Forget corrections that are older.")
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Do not serve: replay a writer of this npz file through a new agent."),
+    ] = None,
+    writer: Annotated[str | None, typer.Option(help="The writer to replay.")] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Characters a second; 0: as fast as they are answered.")
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the replay's figures to this file, too.")
+    ] = None,
+) -> None:
+    """Run the agent of this device: it recognises, is corrected, and learns."""
+    with _needs("client"):
+        from fedhw_client.home import Home
+
+    place = Home.default() if home is None else Home(home)
+    if replay is not None:
+        _replay(replay, writer, rate, release or place.release, json_file)
+        return
+    for name, value in (("writer", writer), ("rate", rate), ("json", json_file)):
+        if value:
+            raise InputError(f"{name}: {value} is for a replay; give --replay FILE, too")
+    with _needs("client"):
+        from fedhw_client.main import Settings, run
+
+    def say(sentence: str) -> None:
+        print(sentence, flush=True)
+
+    run(Settings(place, release, port, pad_port if pad else None, metrics_port, keep_days), say)
+
+
+def _replay(
+    file: Path, writer: str | None, rate: float, release: Path, json_file: Path | None
+) -> None:
+    with _needs("client"):
+        from fedhw_client.replay import characters_of, replay
+
+    from fedhw.data.npz import load_npz
+    from fedhw.release.release import Release
+
+    if writer is None:
+        raise InputError("writer: is missing; name a writer of the file with --writer")
+    characters = characters_of(load_npz(file), writer)
+    known = Release.load(release)
+    known.check_fits(characters)
+    if writer in known.trained_on:
+        err.print(
+            f"note: the release was trained on {writer}; its accuracy alone is better than for "
+            "anybody new",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    with _progress() as progress:
+        bar = progress.add_task("replaying", total=len(characters))
+        outcome = replay(
+            characters, writer, rate, release, lambda n: progress.update(bar, completed=n)
+        )
+    shown = Table("figure", writer)
+    shown.add_row("characters", f"{outcome.samples}")
+    shown.add_row("global expert alone", f"{outcome.ge_accuracy:.1%}")
+    shown.add_row("with local expert and gate", f"{outcome.moe_accuracy:.1%}")
+    for name, took in (("recognise", outcome.recognize_ms), ("correct", outcome.learn_ack_ms)):
+        shown.add_row(f"to {name}, median and p99", f"{took.p50:.2f} and {took.p99:.2f} ms")
+    shown.add_row("agent's memory", f"{outcome.rss_mb:.0f} MiB")
+    out.print(shown)
+    if json_file is not None:
+        _write_json(json_file, outcome.as_dict())
+
+
+def _ranked_by_release(glyphs: "list[NDArray[np.uint8]]", release: Path) -> Ranked:
     import numpy as np
 
-    from fedhw.data.pictures import load_picture
     from fedhw.personalization.method import observe
     from fedhw.release.release import Release
 
     known = Release.load(release)
-    glyphs = np.stack([load_picture(path) for path in images])
-    probabilities = observe(known.expert, glyphs[None]).scores[0].softmax(-1)
-    shown = Table("character", "probability", "or", "picture")
-    for path, p in zip(images, probabilities, strict=True):
-        best = p.argsort(descending=True)[:3].tolist()
-        others = ", ".join(f"{known.alphabet[i]} {p[i]:.0%}" for i in best[1:])
-        cells = (known.alphabet[best[0]], f"{p[best[0]]:.0%}", others, path.name)
-        shown.add_row(*map(Text, cells))
-    out.print(shown)
+    probabilities = observe(known.expert, np.stack(glyphs)[None]).scores[0].softmax(-1)
+    return [
+        [(known.alphabet[i], p[i].item()) for i in p.argsort(descending=True)[:3].tolist()]
+        for p in probabilities
+    ]
+
+
+def _ranked_by_agent(
+    glyphs: "list[NDArray[np.uint8]]", home: Path | None, port: int | None
+) -> Ranked:
+    with _connected(home, port) as agent:
+        answers = [agent.recognize(glyph, top_k=3) for glyph in glyphs]
+    return [[(c.label, c.probability) for c in answer.candidates] for answer in answers]
+
+
+def _connected(home: Path | None, port: int | None) -> "Device":
+    with _needs("client"):
+        from fedhw_client.connection import connect
+
+    return connect(home, port)
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name}: is not installed; pip install 'fedhw[{extra}]' brings it"
+        ) from None
 
 
 def _make_release(
@@ -294,3 +467,7 @@ def _check_json(path: Path, report: Path) -> None:
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

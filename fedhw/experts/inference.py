@@ -40,7 +40,7 @@ def glance(expert: GlobalExpert) -> Glance:
     head = _linear(expert.head)
 
     def look(glyph: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        hidden = np.multiply(glyph[None], np.float32(1 / 255), dtype=np.float32)
+        hidden: Floats = (glyph[None] / 255).astype(np.float32)
         for layer in layers:
             hidden = layer(hidden)
         return hidden, head(hidden)

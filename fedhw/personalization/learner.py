@@ -15,7 +15,8 @@ low-rank factor as far in its weak directions as in its strong ones.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture, Routing
 from fedhw.personalization.method import Activations, Cohort, Method, Personal
 from fedhw.release.sketch import Sketch
+
+
+def _go_on() -> None:
+    """Pause for nobody."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Learner(Method):
     """Learns the mixture of every writer of a cohort; the numbers are the recipe.
 
     `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each; without
-    `gated` the gate is held open.
+    `gated` the gate is held open. `between_steps` is called after each step, so that a device may
+    let others have the processor; it changes nothing.
     """
 
     rank: int = 10
@@ -61,6 +67,7 @@ class Learner(Method):
     momentum: float = 0.8
     routing: Routing = "soft"
     gated: bool = True
+    between_steps: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
 
     @torch.no_grad()
     def learn(
@@ -130,6 +137,7 @@ class Learner(Method):
                 velocity.lerp_(gradient, 1 - self.momentum)
                 ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
                 p.sub_(orthogonal(ahead), alpha=rate * cooling)
+            self.between_steps()
 
         return PersonalMixture(_unstandardised(u, v, w, centre, spread, self.routing))
 

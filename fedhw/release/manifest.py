@@ -1,5 +1,6 @@
 """The manifest of a release: what it is, in a file that a person can read."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,6 +31,16 @@ class Manifest:
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest in hexadecimal, and so of everything in the release."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What people call the release: its version and the beginning of its digest."""
+        return f"v{self.version}-{self.digest[:8]}"
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":

@@ -19,6 +19,7 @@ from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.release.manifest import Manifest
 from fedhw.release.sketch import Sketch
 
+MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 SKETCH = "sketch.safetensors"
 GENERIC = "generic.npz"
@@ -51,7 +52,7 @@ class Release:
         Raises InputError for a missing or altered file, an unknown architecture, or weights or a
         sketch that do not fit the architecture and the alphabet.
         """
-        manifest = Manifest.load(directory / "manifest.json")
+        manifest = Manifest.load(directory / MANIFEST)
         for name in (WEIGHTS, SKETCH, GENERIC, TRAINING):
             path = directory / name
             if not path.is_file():
@@ -126,7 +127,7 @@ def publish(
             files={name: _sha256(unfinished / name) for name in contents},
             validation=validation,
         )
-        (unfinished / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+        (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
 def check_new(directory: Path) -> None:

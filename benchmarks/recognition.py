@@ -1,0 +1,178 @@
+"""Latency of recognising through the agent while it learns without a pause.
+
+    python benchmarks/recognition.py RELEASE
+
+The peers, in the same run: the global expert's bare forward pass of one glyph in torch, and a bare
+gRPC echo (grpc.aio, bidirectional stream, unix socket) of the same request. Turns are taken glyph
+by glyph, so that all three meet the same machine; then each goes by itself, in a tight loop that
+keeps its caches warm. Claims: the median within 1.3 times, the 99th percentile within 4 times the
+sum of the peers' medians.
+"""
+
+import argparse
+import asyncio
+import logging
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+
+ROUNDS, WARM_UP = 5000, 500
+CORRECTIONS = 300
+
+
+def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
+    import torch
+
+    from fedhw.release.release import Release
+    from fedhw_client.agent import Agent, Correction
+    from fedhw_client.device_service import device_server
+    from fedhw_client.store import Store
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    torch.set_num_threads(1)
+    sys.setswitchinterval(0.0005)
+    release = Release.load(release_directory)
+    with tempfile.TemporaryDirectory() as home:
+        agent = Agent(release, Store(Path(home) / "device.db"))
+        known = release.generic
+        agent.learn(
+            [
+                Correction(glyph, release.alphabet[label])
+                for glyph, label in zip(
+                    known.images[:CORRECTIONS], known.labels[:CORRECTIONS], strict=True
+                )
+            ]
+        )
+
+        def learn_without_end() -> None:
+            while not pauses:
+                agent._due.set()
+                time.sleep(0.01)
+
+        threading.Thread(target=learn_without_end, daemon=True).start()
+
+        async def run() -> None:
+            await serve(device_server(agent, lambda seconds: None), socket)
+
+        asyncio.run(run())
+
+
+def serve_echo(socket: str) -> None:
+    class Echo(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            async def echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+                async for request in requests:
+                    yield request
+
+            return grpc.stream_stream_rpc_method_handler(echo)
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((Echo(),))
+        await serve(server, socket)
+
+    asyncio.run(run())
+
+
+async def serve(server: grpc.aio.Server, socket: str) -> None:
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, __file__, *arguments])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def caller(socket: str, method: str) -> Callable[[bytes], bytes]:
+    channel = grpc.insecure_channel(f"unix:{socket}")
+    grpc.channel_ready_future(channel).result(60)
+    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    responses = channel.stream_stream(method)(iter(requests.get, None))
+
+    def call(request: bytes) -> bytes:
+        requests.put(request)
+        answer: bytes = next(responses)
+        return answer
+
+    return call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("release", type=Path)
+    parser.add_argument("--serve", choices=["idle", "learning", "echo"])
+    parser.add_argument("--socket", default="")
+    arguments = parser.parse_args()
+    if arguments.serve == "echo":
+        return serve_echo(arguments.socket)
+    if arguments.serve:
+        return serve_agent(arguments.release, arguments.socket, arguments.serve == "idle")
+    print("| agent | order | recognise p50, p99 | echo | forward | p50 ratio | p99 ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for state in ("idle", "learning"):
+        measure(arguments.release, state)
+    return None
+
+
+def measure(release: Path, state: str) -> None:
+    import torch
+
+    from fedhw.experts.global_expert import as_ink
+    from fedhw.release.release import Release
+    from fedhw.v1 import device_pb2 as pb
+
+    torch.set_num_threads(1)
+    known = Release.load(release)
+    glyphs = known.generic.images[:ROUNDS]
+    requests = [
+        pb.RecognizeRequest(glyph=pb.Glyph(image=glyph.tobytes())).SerializeToString()
+        for glyph in glyphs
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        ours, echo = f"{place}/agent.sock", f"{place}/echo.sock"
+        with (
+            started(str(release), "--serve", state, "--socket", ours),
+            started(str(release), "--serve", "echo", "--socket", echo),
+            torch.no_grad(),
+        ):
+            recognize, bounce = caller(ours, "/fedhw.v1.Device/Recognize"), caller(echo, "/echo")
+            calls: list[Callable[[int], object]] = [
+                lambda i: recognize(requests[i]),
+                lambda i: bounce(requests[i]),
+                lambda i: known.expert(as_ink(glyphs[i : i + 1])),
+            ]
+            turns = np.array([[timed(call, i) for call in calls] for i in range(len(glyphs))])
+            alone = np.array([[timed(call, i) for i in range(len(glyphs))] for call in calls]).T
+    for order, took in (("in turns", turns), ("alone", alone)):
+        p50, p99 = np.quantile(took[WARM_UP:] * 1e3, [0.5, 0.99], axis=0)
+        shown = " | ".join(f"{a:.2f}, {b:.2f} ms" for a, b in zip(p50, p99, strict=True))
+        peers = p50[1] + p50[2]
+        print(f"| {state} | {order} | {shown} | {p50[0] / peers:.2f} | {p99[0] / peers:.2f} |")
+
+
+def timed(call: Callable[[int], object], i: int) -> float:
+    began = time.perf_counter()
+    call(i)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""The agent of one person: recognises, keeps every correction, learns in the background.
+
+Any thread may call. Recognising takes no lock and waits for nothing. Changes take turns, and each
+is on disk before it is in memory, so a crash at any moment leaves what was acknowledged.
+"""
+
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import structlog
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from fedhw.data.writers import SIDE
+from fedhw.errors import InputError
+from fedhw.experts.gate import Gate
+from fedhw.experts.local_expert import LocalExpert
+from fedhw.experts.mixture import Mixture
+from fedhw.personalization.learner import Learner, PersonalMixture
+from fedhw.personalization.stream import Personalizer, Prequential, Recognition
+from fedhw.release.release import Release
+from fedhw_client import store as stored
+from fedhw_client.profile import Profile
+from fedhw_client.row import Row
+from fedhw_client.store import Selection, Store, Window
+
+CAPACITY = 2000
+"""Corrections that are kept; which ones make room follows from the replay policy."""
+
+MOST_AT_ONCE = 1000
+"""Corrections in one call."""
+
+LONGEST_ID = 64
+
+PROCESSOR_SHARE = 0.5
+"""Of one core, what learning takes while it lasts."""
+
+DAY = 86_400.0
+EXPIRY_CHECK = 600.0
+"""Seconds between two looks for corrections that are too old."""
+
+log = structlog.get_logger()
+
+
+class Correction(NamedTuple):
+    """A glyph uint8 [28, 28], ink 255 on paper 0, the character that was meant, and its name."""
+
+    glyph: NDArray[np.uint8]
+    label: str
+    id: str = ""
+
+
+class Kept(NamedTuple):
+    """A correction that is kept, its time in Unix seconds, and whether it had been recognised."""
+
+    position: int
+    id: str
+    at: float
+    glyph: NDArray[np.uint8]
+    label: str
+    ge_right: bool
+    right: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the agent says of itself; counts only."""
+
+    release: str
+    architecture: str
+    alphabet: str
+    personal_version: int
+    kept: int
+    corrections: int
+    recognitions: int
+    ge_accuracy: Prequential
+    accuracy: Prequential
+    learning: bool
+    learnings: int
+    learning_seconds: float
+    store_bytes: int
+    notices: tuple[str, ...]
+
+
+class Agent:
+    """Recognises one person's characters and learns from the corrections in a store.
+
+    `keep_days` limits how long a correction is kept. Raises InputError when the store holds
+    characters that the release does not know.
+    """
+
+    def __init__(self, release: Release, store: Store, keep_days: float | None = None) -> None:
+        self.release = release
+        self.release_name = release.manifest.name
+        self.recognitions = 0
+        self.learnings = 0
+        self.learning_seconds = 0.0
+        self._store = store
+        self._keep_days = keep_days
+        self._evicted: list[int] = []
+        self._personalizer = Personalizer(
+            release.expert,
+            release.sketch,
+            release.alphabet,
+            replace(Learner(), between_steps=self._breathe),
+            capacity=CAPACITY,
+        )
+        # Who needs both takes `_learning` first.
+        self._learning = threading.Lock()
+        self._changing = threading.Lock()
+        self._due = threading.Event()
+        self._stopping = threading.Event()
+        self._in_background = False
+        self._listeners: list[Callable[[], None]] = []
+        self._restore()
+        self._thread = threading.Thread(target=self._learn_when_due, name="learner", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop learning and close the store."""
+        self._stopping.set()
+        self._due.set()
+        self._thread.join()
+        with self._changing:
+            self._store.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the learner still runs."""
+        return self._thread.is_alive()
+
+    def recognize(self, glyph: NDArray[np.uint8]) -> Recognition:
+        """Recognise a glyph uint8 [28, 28]; raises InputError for one that is none."""
+        recognition = self._personalizer.predict_one(glyph)
+        self.recognitions += 1
+        return recognition
+
+    def learn(self, corrections: Sequence[Correction]) -> list[str]:
+        """Store corrections durably, all or none, and return their names.
+
+        A name that is stored already is not stored again. Raises InputError for a glyph or a label
+        that is none, for over 1,000 corrections, and StoreFullError.
+        """
+        if len(corrections) > MOST_AT_ONCE:
+            raise InputError(
+                f"corrections: {len(corrections)} are over {MOST_AT_ONCE}; send them in parts"
+            )
+        names = [self._name(correction) for correction in corrections]
+        named = dict(zip(names, corrections, strict=True))
+        with self._changing:
+            known = self._store.known(named)
+            fresh = [(name, named[name]) for name in named if name not in known]
+            now, position = time.time(), self._personalizer.replay.seen
+            rows = [
+                self._row(position + i, name, now, correction)
+                for i, (name, correction) in enumerate(fresh)
+            ]
+            self._add(rows)
+        self._changed()
+        return names
+
+    def undo(self) -> Kept | None:
+        """Take back the newest correction and what was learned from it."""
+        with self._learning, self._changing:
+            newest = self._store.newest(1)
+            if newest:
+                self._remove([newest[0].position])
+        self._changed()
+        return _kept(newest[0]) if newest else None
+
+    def forget(self, selection: Selection) -> int:
+        """Erase corrections and what was learned from them; returns how many there were."""
+        with self._learning, self._changing:
+            chosen = self._store.select(selection)
+            if chosen or selection.is_everything:
+                self._remove(chosen, selection.is_everything)
+        self._changed()
+        log.info("forgot", corrections=len(chosen))
+        return len(chosen)
+
+    def export_profile(self, passphrase: str) -> bytes:
+        """Return every correction, encrypted; raises InputError for a short passphrase."""
+        with self._changing:
+            rows = self._store.rows()
+        return Profile(rows, self.release.alphabet).seal(passphrase)
+
+    def import_profile(self, content: bytes, passphrase: str) -> int:
+        """Add the corrections of a profile, as the newest here, and return how many were new.
+
+        Raises InputError for a
+        profile that cannot be opened or holds characters that the release does not know.
+        """
+        profile = Profile.unseal(content, passphrase)
+        for row in profile.rows:
+            self._personalizer.check_label(row.label)
+        with self._changing:
+            known = self._store.known([row.id for row in profile.rows])
+            fresh = [row for row in profile.rows if row.id not in known]
+            position = self._personalizer.replay.seen
+            self._add([row._replace(position=position + i) for i, row in enumerate(fresh)])
+        self._due.set()
+        self._changed()
+        log.info("imported", corrections=len(fresh))
+        return len(fresh)
+
+    def recent(self, n: int) -> list[Kept]:
+        """Return at most n corrections, the newest first."""
+        with self._changing:
+            rows = self._store.newest(n)
+        return [_kept(row) for row in rows]
+
+    def progress(self) -> list[Window]:
+        """Return how guesses went in windows of up to 20 corrections, the oldest first."""
+        with self._changing:
+            return self._store.windows()
+
+    def status(self) -> Status:
+        """Return what the agent says of itself."""
+        person = self._personalizer
+        return Status(
+            release=self.release_name,
+            architecture=self.release.manifest.architecture,
+            alphabet=self.release.alphabet,
+            personal_version=person.version,
+            kept=len(person.replay),
+            corrections=person.replay.seen,
+            recognitions=self.recognitions,
+            ge_accuracy=replace(person.ge_accuracy),
+            accuracy=replace(person.accuracy),
+            learning=self._in_background,
+            learnings=self.learnings,
+            learning_seconds=self.learning_seconds,
+            store_bytes=self._store.size,
+            notices=tuple(self._store.notices),
+        )
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener`, from any thread, after each change; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _changed(self) -> None:
+        for listener in self._listeners.copy():
+            listener()
+
+    def _name(self, correction: Correction) -> str:
+        self._personalizer.check_label(correction.label)
+        if len(correction.id) > LONGEST_ID:
+            raise InputError(
+                f"id: {len(correction.id)} characters are over {LONGEST_ID}; give a shorter name"
+            )
+        return correction.id or uuid.uuid4().hex
+
+    def _row(self, position: int, id: str, at: float, correction: Correction) -> Row:
+        guess = self._personalizer.predict_one(correction.glyph)
+        label = correction.label
+        return Row(
+            position=position,
+            id=id,
+            at=at,
+            glyph=correction.glyph.tobytes(),
+            label=label,
+            ge_right=guess.ge_label == label,
+            right=guess.label == label,
+        )
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        self._store.append(rows, self._evicted)
+        self._evicted.clear()
+        for row in rows:
+            self._keep(row)
+            self._personalizer.ge_accuracy.update(row.ge_right)
+            self._personalizer.accuracy.update(row.right)
+        if self._personalizer.due:
+            self._due.set()
+
+    def _keep(self, row: Row) -> None:
+        replay = self._personalizer.replay
+        replay.seen = row.position
+        evicted = self._personalizer.keep(_glyph(row), row.label)
+        if evicted is not None:
+            self._evicted.append(evicted.position)
+
+    def _remove(self, positions: list[int], everything: bool = False) -> None:
+        self._store.remove(positions, everything)
+        self._personalizer.replay.remove(set(positions))
+        self._recount()
+        self._personalizer.relearn(forced=True)
+        self._persist()
+
+    def _restore(self) -> None:
+        rows = self._store.rows()
+        for label in sorted({row.label for row in rows}):
+            self._personalizer.check_label(label)
+        for row in rows:
+            self._keep(row)
+        replay = self._personalizer.replay
+        replay.seen = max(replay.seen, self._store.next_position)
+        self._recount()
+        personal = self._mixture()
+        self._personalizer.adopt(personal, self._store.personal_version)
+        if rows and personal is None:
+            self._due.set()
+
+    def _recount(self) -> None:
+        """Count guesses anew: all from the windows, the recent ones from what is kept."""
+        windows = self._store.windows()
+        guesses = sum(window.guesses for window in windows)
+        ge, mixture = Prequential(), Prequential()
+        for row in self._store.rows():
+            ge.update(row.ge_right)
+            mixture.update(row.right)
+        ge.guesses = mixture.guesses = guesses
+        ge.right = sum(window.ge_right for window in windows)
+        mixture.right = sum(window.right for window in windows)
+        self._personalizer.ge_accuracy, self._personalizer.accuracy = ge, mixture
+
+    def _mixture(self) -> PersonalMixture | None:
+        """The mixture in the store, if it is whole and fits the release."""
+        personal = self._store.personal
+        if personal is None or personal.release != self.release.manifest.digest:
+            return None
+        try:
+            tensors = safetensors.torch.load(personal.tensors)
+            local = LocalExpert(tensors["u"], tensors["v"], tensors["b"])
+            return PersonalMixture(Mixture(local, Gate(tensors["w"], tensors["c"])))
+        except (SafetensorError, KeyError):
+            return None
+
+    def _persist(self) -> None:
+        personal = self._personalizer.personal
+        content = None
+        if personal is not None:
+            tensors = personal.mixture.local._asdict() | personal.mixture.gate._asdict()
+            whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            content = stored.Personal(self.release.manifest.digest, safetensors.torch.save(whole))
+        self._store.set_personal(content, self._personalizer.version)
+
+    def _learn_when_due(self) -> None:
+        _step_back()
+        while True:
+            self._due.wait(EXPIRY_CHECK)
+            if self._stopping.is_set():
+                return
+            if self._due.is_set():
+                self._due.clear()
+                self._learn_in_background()
+            self._expire()
+
+    def _learn_in_background(self) -> None:
+        self._in_background = True
+        self._changed()
+        began = time.thread_time()
+        try:
+            with self._learning:
+                swapped = self._personalizer.relearn()
+                if swapped:
+                    with self._changing:
+                        self._persist()
+            log.info("learned", swapped=swapped, version=self._personalizer.version)
+        except InputError as error:
+            # What was learned is in use all the same, and is learned again after a restart.
+            log.warning("not stored", reason=str(error))
+        finally:
+            self._in_background = False
+            self.learnings += 1
+            self.learning_seconds += time.thread_time() - began
+            self._changed()
+
+    def _breathe(self) -> None:
+        """Leave the processor to others for as long as the last step of learning took."""
+        if threading.current_thread() is not self._thread or self._stopping.is_set():
+            return
+        now = time.thread_time()
+        worked = min(now - self._last_breath, 0.01)
+        time.sleep(worked * (1 / PROCESSOR_SHARE - 1))
+        self._last_breath = time.thread_time()
+
+    _last_breath = 0.0
+
+    def _expire(self) -> None:
+        """Forget what is older than may be kept."""
+        if self._keep_days is None:
+            return
+        expired = Selection(end=time.time() - self._keep_days * DAY)
+        with self._changing:
+            found = self._store.select(expired)
+        if found:
+            self.forget(expired)
+
+
+def _step_back() -> None:
+    """Let every other thread go before this one, where the system can."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def _glyph(row: Row) -> NDArray[np.uint8]:
+    return np.frombuffer(row.glyph, np.uint8).reshape(SIDE, SIDE)
+
+
+def _kept(row: Row) -> Kept:
+    return Kept(row.position, row.id, row.at, _glyph(row), row.label, row.ge_right, row.right)

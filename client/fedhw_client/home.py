@@ -1,0 +1,88 @@
+"""Where a device keeps what is private: one directory that only its owner may enter."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from fedhw.atomic import replacing
+from fedhw.errors import InputError
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes that Linux allows for the path of a unix socket (unix(7)); other systems allow fewer."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The files of one agent."""
+
+    directory: Path
+
+    @classmethod
+    def default(cls) -> "Home":
+        """`$FEDHW_HOME`, or the place that this system has for a user's data."""
+        chosen = os.environ.get("FEDHW_HOME")
+        return cls(Path(chosen) if chosen else platformdirs.user_data_path("fedhw"))
+
+    @property
+    def database(self) -> Path:
+        """Corrections, counters and the personal mixture."""
+        return self.directory / "device.db"
+
+    @property
+    def release(self) -> Path:
+        """The global expert in use."""
+        return self.directory / "release"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens; raises InputError when the path is too long for a socket."""
+        path = self.directory.resolve() / "agent.sock"
+        if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+            raise InputError(
+                f"home: {self.directory} is too long a path for a socket; give a shorter one, or "
+                "listen on loopback with --port"
+            )
+        return path
+
+    @property
+    def token(self) -> Path:
+        """What a caller on loopback must know, since any user of the machine can call there."""
+        return self.directory / "token"
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Make the directory, and keep every other agent out of it meanwhile.
+
+        Raises InputError when another agent is in it or nothing can be written there.
+        """
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+            lock = os.open(self.directory / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise InputError(
+                f"home: {self.directory} cannot be written ({error.strerror}); make it writable "
+                "or give another with --home"
+            ) from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"home: {self.directory} is in use by another agent; stop that one or give "
+                    "another with --home"
+                ) from None
+            yield
+        finally:
+            os.close(lock)
+
+    def install(self, release: Path) -> None:
+        """Copy a release into the home, whole or not at all, so that the device needs no other."""
+        with replacing(self.release) as unfinished:
+            shutil.copytree(release, unfinished)
