@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench proto clean
 
 # The main job on synthetic writers: train a global expert, personalise, compare, report.
 demo: .venv/demo
@@ -16,6 +16,12 @@ lint: .venv/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+# What tests/v1 proves to be current.
+proto: .venv/test
+	$(BIN)/python -m grpc_tools.protoc --proto_path=protos \
+		--python_out=. --pyi_out=. --grpc_python_out=. protos/fedhw/v1/*.proto
 
 bench: .venv/test
 	$(BIN)/python benchmarks/personalize.py
@@ -28,7 +34,7 @@ bench: .venv/test
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[dev,simulation]'
+	$(PIP) --editable '.[client,dev,simulation]'
 	touch $@ .venv/demo
 
 clean:

@@ -400,7 +400,7 @@ class Agent:
 def _step_back() -> None:
     """Let every other thread go before this one, where the system can."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _glyph(row: Row) -> NDArray[np.uint8]:

@@ -270,7 +270,16 @@ class Store:
                 "newest this program knows; update fedhw"
             )
         for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-            self._db.executescript(f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;")
+            try:
+                self._db.executescript(
+                    f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;"
+                )
+            except sqlite3.OperationalError as error:
+                self._db.close()
+                if error.sqlite_errorname == "SQLITE_ERROR":
+                    # Wrong SQL is no damage: the person's file must stay where it is.
+                    raise RuntimeError(f"migration {number} is wrong") from error
+                raise
 
     def _verify(self) -> None:
         (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()

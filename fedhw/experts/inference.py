@@ -73,21 +73,22 @@ class OneMixture(NamedTuple):
         probabilities = softmax(scores)
         second, top = np.partition(probabilities, -2)[-2:]
         depth = len(features)
-        logit = features @ self.w[:depth] + self.c
-        logit += self.w[depth:] @ np.array([top, second, top - second], np.float32)
+        confidence = np.array([top, second, top - second], np.float32)
+        logit = float(features @ self.w[:depth] + confidence @ self.w[depth:] + self.c)
         return float(logit > 0) if self.hard else 0.5 + 0.5 * math.tanh(logit / 2)
 
     def residual(self, features: Floats) -> Floats:
         """Return the local expert's correction [C] of the scores."""
-        residual: Floats = (features @ self.u) @ self.v + self.b
+        residual: Floats = features.dot(self.u).dot(self.v)
+        residual += self.b
         return residual
 
 
 def softmax(scores: Floats) -> Floats:
     """Return probabilities [C]."""
-    odds = np.exp(scores - scores.max())
-    probabilities: Floats = odds / odds.sum()
-    return probabilities
+    odds: Floats = np.exp(scores - scores.max())
+    odds /= odds.sum()
+    return odds
 
 
 def _compiled(layers: object) -> list[Layer] | None:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from fedhw_client.profile import LONGEST_ALPHABET, MOST, Profile
-from fedhw_client.row import GLYPH_BYTES, Row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
+from fedhw_client.profile import LONGEST_ALPHABET, MOST, Profile
+from fedhw_client.row import GLYPH_BYTES, Row
 
 PASSPHRASE = "correct horse"
 ALPHABET = "0123456789abcé字"

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fedhw_client.row import GLYPH_BYTES, Row
-from fedhw_client.salvage import PAGE, carve
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from fedhw_client.row import GLYPH_BYTES, Row
+from fedhw_client.salvage import PAGE, carve
 
 SCHEMA = """
 CREATE TABLE samples (

@@ -1,0 +1,340 @@
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.release.release import Release
+from fedhw_client import agent as agent_module
+from fedhw_client.agent import MOST_AT_ONCE, Agent, Correction
+from fedhw_client.store import Selection, Store
+
+CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
+BAR = np.zeros((28, 28), np.uint8)
+BAR[4:24, 13:15] = 255
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def settled(agent: Agent) -> None:
+    """Wait until nothing is left to be learned."""
+    until(lambda: not agent._due.is_set() and not agent.status().learning)
+
+
+def corrections(label: str, n: int, glyph: np.ndarray = CROSS) -> list[Correction]:
+    return [Correction(glyph, label) for _ in range(n)]
+
+
+def weights(agent: Agent) -> list[torch.Tensor]:
+    personal = agent._personalizer.personal
+    assert personal is not None
+    return [*personal.mixture.local, *personal.mixture.gate]
+
+
+def test_corrected_a_few_times_it_has_learned_in_the_background(agent):
+    before = agent.recognize(CROSS)
+    assert before.decided_by == "global"
+    assert before.le_label is None
+    truth = "Q" if before.label != "Q" else "R"
+    agent.learn(corrections(truth, 8))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    after = agent.recognize(CROSS)
+    assert after.label == truth
+    assert after.decided_by == "local"
+    assert after.ge_label == before.ge_label
+    assert after.personal_version == agent.status().personal_version
+
+
+def test_what_was_learned_survives_a_restart(release, tmp_path):
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent.learn(corrections("Q", 6) + corrections("7", 6, BAR))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    expected, status = agent.recognize(CROSS), agent.status()
+    agent.close()
+    again = Agent(release, Store(tmp_path / "device.db"))
+    assert again.recognize(CROSS) == expected
+    assert again.status().personal_version == status.personal_version
+    assert again.status().accuracy == status.accuracy
+    assert again.status().ge_accuracy == status.ge_accuracy
+    assert again.status().corrections == 12
+    again.close()
+
+
+def test_without_its_mixture_it_learns_again_at_the_start(release, tmp_path):
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent.learn(corrections("Q", 6))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    version = agent.status().personal_version
+    agent._store._db.execute("UPDATE personal SET release = 'another'")
+    agent.close()
+    again = Agent(release, Store(tmp_path / "device.db"))
+    until(lambda: again.status().personal_version > version)
+    assert again.recognize(CROSS).label == "Q"
+    again.close()
+
+
+def test_a_glyph_or_label_that_is_none_stores_nothing(agent):
+    good = Correction(CROSS, "Q")
+    for bad in (
+        Correction(CROSS, "é"),
+        Correction(CROSS, ""),
+        Correction(CROSS, "QQ"),
+        Correction(CROSS[:20], "Q"),
+        Correction(CROSS.astype(float), "Q"),
+        Correction(CROSS, "Q", "x" * 65),
+    ):
+        with pytest.raises(InputError):
+            agent.learn([good, bad])
+    with pytest.raises(InputError, match="send them in parts"):
+        agent.learn([good] * (MOST_AT_ONCE + 1))
+    assert agent.status().kept == 0
+    assert agent.progress() == []
+
+
+def test_a_repeated_call_stores_once(agent):
+    named = [Correction(CROSS, "Q", f"name-{i}") for i in range(3)]
+    assert agent.learn(named) == agent.learn(named) == ["name-0", "name-1", "name-2"]
+    assert agent.learn([named[0], Correction(BAR, "7", "new"), named[0]]) == [
+        "name-0",
+        "new",
+        "name-0",
+    ]
+    assert [kept.id for kept in agent.recent(9)] == ["new", "name-2", "name-1", "name-0"]
+    assert agent.status().corrections == 4
+
+
+def test_undo_takes_back_the_newest_and_what_it_taught(release, tmp_path):
+    undone, never = (
+        Agent(release, Store(tmp_path / name / "device.db"))
+        for name in ("undone", "never")
+        if (tmp_path / name).mkdir() is None
+    )
+    for agent in (undone, never):
+        agent.learn(corrections("7", 4, BAR))
+        settled(agent)
+    undone.learn(corrections("Q", 2))
+    assert [kept.label for kept in (undone.undo(), undone.undo()) if kept] == ["Q", "Q"]
+    never._personalizer.relearn(forced=True)
+    torch.testing.assert_close(weights(undone), weights(never))
+    assert undone.status().accuracy == never.status().accuracy
+    assert undone.progress() == never.progress()
+    for _ in range(4):
+        assert undone.undo() is not None
+    assert undone.undo() is None
+    assert undone.recognize(BAR).le_label is None
+    for agent in (undone, never):
+        agent.close()
+
+
+def test_what_is_forgotten_is_unlearned_before_the_answer(agent):
+    agent.learn(corrections("Q", 12))
+    agent.learn(corrections("7", 6, BAR))
+    until(lambda: agent.recognize(CROSS).label == "Q")
+    assert agent.forget(Selection(label="Q")) == 12
+    assert {kept.label for kept in agent.recent(99)} == {"7"}
+    # Nothing of a Q is in the mixture: it is the one of the sevens alone.
+    mixture = weights(agent)
+    agent._personalizer.relearn(forced=True)
+    torch.testing.assert_close(weights(agent), mixture)
+    assert agent.forget(Selection()) == 6
+    assert agent.recognize(CROSS).decided_by == "global"
+    assert agent.recognize(CROSS).le_label is None
+    assert agent.status().kept == 0
+    assert agent.progress() == []
+
+
+def test_forgetting_while_learning_leaves_nothing_of_it(agent):
+    agent.learn(corrections("7", 8, BAR))
+    for _ in range(10):
+        agent.learn(corrections("Q", 20))
+        time.sleep(0.02)  # somewhere in the middle of a learning
+        agent.forget(Selection(label="Q"))
+        mixture = weights(agent)
+        settled(agent)
+        torch.testing.assert_close(weights(agent), mixture)
+
+
+def test_forgetting_nobody_leaves_the_mixture_alone(agent):
+    agent.learn(corrections("7", 8, BAR))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    version = agent.status().personal_version
+    assert agent.forget(Selection(label="Q")) == 0
+    assert agent.status().personal_version == version
+
+
+def test_a_profile_moves_a_person(agent, release, tmp_path):
+    agent.learn(corrections("Q", 8) + corrections("7", 8, BAR))
+    profile = agent.export_profile("correct horse")
+    (tmp_path / "new").mkdir()
+    new = Agent(release, Store(tmp_path / "new" / "device.db"))
+    new.learn(corrections("r", 1))
+    assert new.import_profile(profile, "correct horse") == 16
+    assert new.import_profile(profile, "correct horse") == 0
+    until(lambda: new.recognize(CROSS).label == "Q")
+
+    def content(kept):
+        return kept.id, kept.at, kept.label, kept.glyph.tobytes(), kept.right
+
+    assert [content(kept) for kept in new.recent(16)] == [content(k) for k in agent.recent(16)]
+    with pytest.raises(InputError, match="passphrase"):
+        new.import_profile(profile, "wrong horse")
+    new.close()
+
+
+def test_no_more_is_kept_than_there_is_room_for(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_module, "CAPACITY", 40)
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    for _ in range(10):
+        agent.learn(corrections("Q", 7))
+    kept = {sample.position for sample in agent._personalizer.replay._kept}
+    assert len(kept) == agent.status().kept == 40
+    assert agent.status().corrections == 70
+    agent.learn(corrections("Q", 1))
+    stored = {row.position for row in agent._store.rows()}
+    assert stored - set(agent._evicted) == {s.position for s in agent._personalizer.replay._kept}
+    agent.close()
+    again = Agent(release, Store(tmp_path / "device.db"))
+    assert again.status().kept == 40
+    assert sum(window.guesses for window in again.progress()) == 71
+    again.close()
+
+
+def test_what_is_older_than_may_be_kept_is_forgotten(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_module, "EXPIRY_CHECK", 0.05)
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    monkeypatch.setattr(agent_module.time, "time", lambda: 1_000_000.0)
+    agent.learn(corrections("Q", 5))
+    monkeypatch.setattr(agent_module.time, "time", lambda: 1_000_000.0 + 3 * 86_400)
+    agent.learn(corrections("7", 5, BAR))
+    agent.close()
+    again = Agent(release, Store(tmp_path / "device.db"), keep_days=2)
+    until(lambda: again.status().kept == 5)
+    assert {kept.label for kept in again.recent(9)} == {"7"}
+    again.close()
+
+
+def test_learning_neither_stops_nor_delays_recognising(agent, unseen_writers: WriterSet):
+    stop = threading.Event()
+
+    def correct() -> None:
+        number = 0
+        while not stop.is_set():
+            glyph = unseen_writers.images[number % len(unseen_writers)]
+            label = unseen_writers.alphabet[unseen_writers.labels[number % len(unseen_writers)]]
+            agent.learn([Correction(glyph, label)])
+            number += 1
+
+    thread = threading.Thread(target=correct)
+    thread.start()
+    versions = set()
+    deadline = time.monotonic() + 60
+    while len(versions) < 4 and time.monotonic() < deadline:
+        recognition = agent.recognize(CROSS)
+        assert sum(recognition.probabilities) == pytest.approx(1, abs=1e-4)
+        versions.add(recognition.personal_version)
+        time.sleep(0.001)
+    stop.set()
+    thread.join()
+    assert len(versions) >= 4
+    assert agent.status().recognitions > 4
+
+
+def test_listeners_hear_of_changes_until_they_end(agent):
+    heard = []
+    end = agent.on_change(lambda: heard.append(agent.status().kept))
+    agent.learn(corrections("Q", 2))
+    assert 2 in heard
+    end()
+    heard.clear()
+    agent.learn(corrections("Q", 1))
+    assert heard == []
+
+
+def test_the_release_must_know_what_is_stored(agent, release, tmp_path):
+    agent.learn(corrections("Q", 2))
+    agent.close()
+    digits = Release(
+        release.manifest.__class__(
+            **{**vars(release.manifest), "alphabet": "0123456789" * 6 + "ab"}
+        ),
+        release.expert,
+        release.sketch,
+        release.generic,
+    )
+    with pytest.raises(InputError, match="alphabet"):
+        Agent(digits, Store(tmp_path / "device.db"))
+    agent._store = Store(tmp_path / "device.db")  # for the fixture to close
+
+
+@settings(max_examples=8, stateful_step_count=15)
+class AnyOrder(RuleBasedStateMachine):
+    """Whatever is asked in whatever order, memory and disk agree with a plain list."""
+
+    release: Release
+    directory: Path
+
+    @initialize()
+    def start(self) -> None:
+        place = self.directory / f"{time.monotonic_ns()}"
+        place.mkdir()
+        self.path = place / "device.db"
+        self.agent = Agent(self.release, Store(self.path))
+        self.expected: list[str] = []
+
+    @rule(labels=st.text("Q7r", min_size=1, max_size=12))
+    def learn(self, labels: str) -> None:
+        self.agent.learn([Correction(CROSS, label) for label in labels])
+        self.expected += labels
+
+    @rule()
+    def undo(self) -> None:
+        undone = self.agent.undo()
+        assert (undone and undone.label) == (self.expected.pop() if self.expected else None)
+
+    @rule(label=st.sampled_from("Q7r"))
+    def forget(self, label: str) -> None:
+        assert self.agent.forget(Selection(label=label)) == self.expected.count(label)
+        self.expected = [kept for kept in self.expected if kept != label]
+
+    @rule()
+    def restart(self) -> None:
+        self.agent.close()
+        self.agent = Agent(self.release, Store(self.path))
+
+    @invariant()
+    def agree(self) -> None:
+        newest = [kept.label for kept in self.agent.recent(10_000)]
+        assert newest[::-1] == self.expected
+        alphabet = self.release.alphabet
+        in_memory = [alphabet[s.label] for s in self.agent._personalizer.replay._kept]
+        assert in_memory == self.expected
+        status = self.agent.status()
+        assert status.kept == status.accuracy.guesses == len(self.expected)
+        assert sum(window.guesses for window in self.agent.progress()) == len(self.expected)
+
+    def teardown(self) -> None:
+        self.agent.close()
+
+
+def test_any_order_of_calls_keeps_memory_and_disk_the_same(release, tmp_path):
+    from hypothesis.stateful import run_state_machine_as_test
+
+    AnyOrder.release, AnyOrder.directory = release, tmp_path
+    run_state_machine_as_test(AnyOrder)
