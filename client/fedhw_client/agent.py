@@ -217,10 +217,10 @@ class Agent:
             rows = self._store.newest(n)
         return [_kept(row) for row in rows]
 
-    def progress(self) -> list[Window]:
-        """Return how guesses went in windows of up to 20 corrections, the oldest first."""
+    def progress(self, n: int = 250) -> list[Window]:
+        """Return how guesses went in the n newest windows of 20 corrections, the oldest first."""
         with self._changing:
-            return self._store.windows()
+            return self._store.windows(n)
 
     def status(self) -> Status:
         """Return what the agent says of itself."""
@@ -312,15 +312,12 @@ class Agent:
 
     def _recount(self) -> None:
         """Count guesses anew: all from the windows, the recent ones from what is kept."""
-        windows = self._store.windows()
-        guesses = sum(window.guesses for window in windows)
         ge, mixture = Prequential(), Prequential()
         for row in self._store.rows():
             ge.update(row.ge_right)
             mixture.update(row.right)
+        guesses, ge.right, mixture.right = self._store.totals()
         ge.guesses = mixture.guesses = guesses
-        ge.right = sum(window.ge_right for window in windows)
-        mixture.right = sum(window.right for window in windows)
         self._personalizer.ge_accuracy, self._personalizer.accuracy = ge, mixture
 
     def _mixture(self) -> PersonalMixture | None:

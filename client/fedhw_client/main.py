@@ -31,6 +31,9 @@ from fedhw_client.store import Store
 GRACE = 2.0
 """Seconds that calls have to end when the agent stops."""
 
+WATCHDOG = 30.0
+"""Seconds in which a dead learner is noticed where no service manager asks for a sign of life."""
+
 log = structlog.get_logger()
 
 
@@ -58,47 +61,62 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     sys.setswitchinterval(0.0005)
     home = settings.home
     with home.occupied():
-        if settings.release is not None:
-            _install(home, settings.release)
-        if not home.release.is_dir():
-            raise InputError(
-                f"release: there is none in {home.directory} yet; give one with --release, "
-                "`fedhw train-expert --out DIR` makes one"
-            )
-        release = Release.load(home.release)
+        release = _release(home, settings.release)
         store = Store(home.database)
         for notice in store.notices:
             say(notice)
         agent = Agent(release, store, settings.keep_days)
         try:
+            if settings.release is not None:
+                _install(home, settings.release, release)
             asyncio.run(_serve(agent, settings, say))
         finally:
             agent.close()
             log.info("stopped")
 
 
+def _release(home: Home, given: Path | None) -> Release:
+    if given is None and not home.release.is_dir():
+        raise InputError(
+            f"release: there is none in {home.directory} yet; give one with --release, "
+            "`fedhw train-expert --out DIR` makes one"
+        )
+    return Release.load(given or home.release)
+
+
+def _install(home: Home, source: Path, release: Release) -> None:
+    """Put a release that fits this person's corrections into the home, if it is not there yet."""
+    digest = release.manifest.digest
+    if not home.release.is_dir() or Manifest.load(home.release / MANIFEST).digest != digest:
+        home.install(source)
+
+
 async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Whatever cannot be bound ends the agent here, before anything is served.
     metrics = Metrics(agent)
     if settings.metrics_port is not None:
-        say(f"metrics: http://127.0.0.1:{metrics.serve(settings.metrics_port)}/metrics")
+        say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
     token = None if settings.port is None else _new_token(settings.home)
     server = device_server(agent, metrics.observe, token)
     say(f"device: {_listen(server, settings)}")
+    pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port)
+    if pad is not None:
+        say(f"pad: {pad.address}")
     await server.start()
     async with asyncio.TaskGroup() as tasks:
-        if settings.pad_port is not None:
-            pad, listener, address = _pad(agent, settings.pad_port)
-            tasks.create_task(_serve_until(stop, pad, listener))
-            say(f"pad: {address}")
+        if pad is not None:
+            tasks.create_task(pad.serve([pad.listener]))
         alive = tasks.create_task(_show_life(agent))
         notify("READY=1")
         log.info("ready", release=agent.release_name)
         await stop.wait()
         notify("STOPPING=1")
         alive.cancel()
+        if pad is not None:
+            pad.should_exit = True
         await server.stop(GRACE)
 
 
@@ -130,52 +148,54 @@ def _new_token(home: Home) -> str:
     return token
 
 
+def _expose(metrics: Metrics, port: int) -> int:
+    try:
+        return metrics.serve(port)
+    except OSError as error:
+        raise InputError(
+            f"metrics-port: {port} cannot be used ({error.strerror}); give one that is free"
+        ) from None
+
+
 class _Pad(uvicorn.Server):
-    """A web server that leaves signals to the agent."""
+    """The pad's web server; signals are the agent's affair."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, address: str) -> None:
+        super().__init__(config)
+        self.listener = listener
+        self.address = address
+
+    @classmethod
+    def bound(cls, agent: Agent, port: int) -> "_Pad":
+        try:
+            listener = socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(
+                f"pad-port: {port} cannot be used ({error.strerror}); give one that is free"
+            ) from None
+        token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
+        config = uvicorn.Config(
+            pad_app(agent, token, taken),
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            ws="none",
+        )
+        return cls(config, listener, pad_url(token, taken))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _pad(agent: Agent, port: int) -> tuple[_Pad, socket.socket, str]:
-    try:
-        listener = socket.create_server(("127.0.0.1", port))
-    except OSError as error:
-        raise InputError(
-            f"pad-port: {port} cannot be used ({error.strerror}); give one that is free"
-        ) from None
-    token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
-    config = uvicorn.Config(
-        pad_app(agent, token, taken),
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    return _Pad(config), listener, pad_url(token, taken)
-
-
-async def _serve_until(stop: asyncio.Event, pad: _Pad, listener: socket.socket) -> None:
-    serving = asyncio.create_task(pad.serve([listener]))
-    await stop.wait()
-    pad.should_exit = True
-    await serving
-
-
 async def _show_life(agent: Agent) -> None:
     """Tell the service manager, for as long as both this loop and the learner run."""
-    period = watchdog_period()
-    while period is not None and agent.is_alive:
+    period = watchdog_period() or WATCHDOG
+    while agent.is_alive:
         notify("WATCHDOG=1")
         await asyncio.sleep(period / 3)
-
-
-def _install(home: Home, release: Path) -> None:
-    """Put a release into the home unless it is there already; checks it first."""
-    wanted = Release.load(release).manifest.digest
-    if not home.release.is_dir() or Manifest.load(home.release / MANIFEST).digest != wanted:
-        home.install(release)
+    raise RuntimeError("the learner has ended, see above")
 
 
 def _log_as_json() -> None:

@@ -76,7 +76,7 @@ def replay(
     ge_right = right = 0
     with (
         tempfile.TemporaryDirectory(prefix="fedhw-") as place,
-        _agent(Path(place), release) as (
+        running_agent(Path(place), release) as (
             device,
             process,
         ),
@@ -97,7 +97,7 @@ def replay(
             ge_right += answer.global_expert.label == truth
             right += answer.label == truth
             after(number + 1)
-        memory = _resident(process.pid)
+        memory = resident_memory(process.pid)
     total = len(characters)
     return Outcome(
         writer=writer,
@@ -111,7 +111,8 @@ def replay(
 
 
 @contextmanager
-def _agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[str]"]]:
+def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[str]"]]:
+    """Run an agent in a process of its own; yields the way to it, and the process."""
     command = [sys.executable, "-m", "fedhw.cli", "client", "--home", str(home)]
     process = subprocess.Popen(
         [*command, "--release", str(release)],
@@ -143,6 +144,7 @@ def _await(device: Device, process: "subprocess.Popen[str]") -> None:
             time.sleep(0.05)
 
 
-def _resident(pid: int) -> float:
+def resident_memory(pid: int) -> float:
+    """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

@@ -161,10 +161,16 @@ class Store:
         ask = "SELECT id FROM samples WHERE id = ?"
         return {found for name in ids for (found,) in self._db.execute(ask, (name,))}
 
-    def windows(self) -> list[Window]:
-        """Return how guesses went, the oldest first."""
-        found = self._db.execute("SELECT * FROM windows ORDER BY number")
-        return [Window(*window) for window in found]
+    def windows(self, n: int) -> list[Window]:
+        """Return how guesses went in at most the n newest windows, the oldest first."""
+        found = self._db.execute("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
+        return [Window(*window) for window in found][::-1]
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return all guesses, and how many of them each was right: global expert and mixture."""
+        sums = "coalesce(sum(guesses), 0), coalesce(sum(ge_right), 0), coalesce(sum(right), 0)"
+        guesses, ge_right, right = self._db.execute(f"SELECT {sums} FROM windows").fetchone()
+        return guesses, ge_right, right
 
     @property
     def next_position(self) -> int:

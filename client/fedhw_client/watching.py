@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from fedhw_client.agent import Agent, Status
 
@@ -14,7 +15,8 @@ async def watch(agent: Agent) -> AsyncGenerator[Status, None]:
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
-        loop.call_soon_threadsafe(changed.set)
+        with suppress(RuntimeError):  # the loop may just have ended
+            loop.call_soon_threadsafe(changed.set)
 
     end = agent.on_change(tell)
     try:

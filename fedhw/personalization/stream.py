@@ -18,7 +18,7 @@ from fedhw.personalization.method import Activations, Cohort
 from fedhw.personalization.replay import HELD_BACK, Policy, PowerLaw, Replay, Sample
 from fedhw.release.sketch import Sketch
 
-REHEARSED = 256
+REHEARSED = 1024
 """Most samples to learn from at a time."""
 
 FIRST, GROWTH = 4, 0.05

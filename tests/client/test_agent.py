@@ -104,7 +104,7 @@ def test_a_glyph_or_label_that_is_none_stores_nothing(agent):
     with pytest.raises(InputError, match="send them in parts"):
         agent.learn([good] * (MOST_AT_ONCE + 1))
     assert agent.status().kept == 0
-    assert agent.progress() == []
+    assert agent.progress(99) == []
 
 
 def test_a_repeated_call_stores_once(agent):
@@ -133,7 +133,7 @@ def test_undo_takes_back_the_newest_and_what_it_taught(release, tmp_path):
     never._personalizer.relearn(forced=True)
     torch.testing.assert_close(weights(undone), weights(never))
     assert undone.status().accuracy == never.status().accuracy
-    assert undone.progress() == never.progress()
+    assert undone.progress(99) == never.progress(99)
     for _ in range(4):
         assert undone.undo() is not None
     assert undone.undo() is None
@@ -156,7 +156,7 @@ def test_what_is_forgotten_is_unlearned_before_the_answer(agent):
     assert agent.recognize(CROSS).decided_by == "global"
     assert agent.recognize(CROSS).le_label is None
     assert agent.status().kept == 0
-    assert agent.progress() == []
+    assert agent.progress(99) == []
 
 
 def test_forgetting_while_learning_leaves_nothing_of_it(agent):
@@ -212,7 +212,7 @@ def test_no_more_is_kept_than_there_is_room_for(release, tmp_path, monkeypatch):
     agent.close()
     again = Agent(release, Store(tmp_path / "device.db"))
     assert again.status().kept == 40
-    assert sum(window.guesses for window in again.progress()) == 71
+    assert sum(window.guesses for window in again.progress(99)) == 71
     again.close()
 
 
@@ -327,7 +327,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert in_memory == self.expected
         status = self.agent.status()
         assert status.kept == status.accuracy.guesses == len(self.expected)
-        assert sum(window.guesses for window in self.agent.progress()) == len(self.expected)
+        assert sum(window.guesses for window in self.agent.progress(99)) == len(self.expected)
 
     def teardown(self) -> None:
         self.agent.close()

@@ -1,0 +1,30 @@
+"""An app in thirty lines: it reads pictures of letters, and learns from being told what they are.
+
+fedhw client --release RELEASE &
+python client/examples/letters.py letter.png another.png
+"""
+
+import sys
+from pathlib import Path
+
+from fedhw.data.pictures import load_picture
+from fedhw_client import AgentMissingError, connect
+
+
+def main() -> None:
+    """Read pictures, ask, learn."""
+    try:
+        with connect() as device:
+            for path in map(Path, sys.argv[1:]):
+                glyph = load_picture(path)
+                answer = device.recognize(glyph)
+                who = "you" if answer.local_expert.label == answer.label else "everybody"
+                print(f"{path.name}: {answer.label} ({answer.confidence:.0%}, as {who} writes it)")
+                truth = input("Enter if that is right, or the character it is: ")
+                device.learn(glyph, truth or answer.label)
+    except (AgentMissingError, ValueError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
