@@ -28,7 +28,7 @@ import numpy as np
 import structlog
 
 ROUNDS, WARM_UP = 5000, 500
-CORRECTIONS = 300
+CORRECTIONS, BATCH = 2000, 500
 
 
 def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
@@ -45,15 +45,12 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
     release = Release.load(release_directory)
     with tempfile.TemporaryDirectory() as home:
         agent = Agent(release, Store(Path(home) / "device.db"))
-        known = release.generic
-        agent.learn(
-            [
-                Correction(glyph, release.alphabet[label])
-                for glyph, label in zip(
-                    known.images[:CORRECTIONS], known.labels[:CORRECTIONS], strict=True
-                )
-            ]
-        )
+        corrections = [
+            Correction(glyph, release.alphabet[label])
+            for glyph, label in zip(release.generic.images, release.generic.labels, strict=True)
+        ]
+        for start in range(0, CORRECTIONS, BATCH):
+            agent.learn(corrections[start : start + BATCH])
 
         def learn_without_end() -> None:
             while not pauses:

@@ -40,7 +40,7 @@ MOST_AT_ONCE = 1000
 
 LONGEST_ID = 64
 
-PROCESSOR_SHARE = 0.5
+PROCESSOR_SHARE = 0.25
 """Of one core, what learning takes while it lasts."""
 
 DAY = 86_400.0
@@ -110,7 +110,7 @@ class Agent:
             release.expert,
             release.sketch,
             release.alphabet,
-            replace(Learner(), between_steps=self._breathe),
+            replace(Learner(), pause=self._breathe),
             capacity=CAPACITY,
         )
         # Who needs both takes `_learning` first.

@@ -53,7 +53,7 @@ class Learner(Method):
     """Learns the mixture of every writer of a cohort; the numbers are the recipe.
 
     `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each; without
-    `gated` the gate is held open. `between_steps` is called after each step, so that a device may
+    `gated` the gate is held open. `pause` is called a few times in each step, so that a device may
     let others have the processor; it changes nothing.
     """
 
@@ -67,7 +67,7 @@ class Learner(Method):
     momentum: float = 0.8
     routing: Routing = "soft"
     gated: bool = True
-    between_steps: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
+    pause: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
 
     @torch.no_grad()
     def learn(
@@ -117,16 +117,19 @@ class Learner(Method):
             g = torch.sigmoid(z[..., -1:])
             z[..., -1] = 1
             residual = z @ v
+            self.pause()
 
             # Backward, from d loss / d scores = weight * (mixture - target).
             error = torch.addcmul(base, g, residual).softmax(-1).sub_(target).mul_(weight)
             to_gate = g * (1 - g) * residual.mul_(error).sum(-1, keepdim=True)
             to_gate += gate_weight * (g - mine)
+            self.pause()
             error.mul_(g)
             to_v = z.mT @ error
             to_z = error @ v.mT
             to_z[..., -1:] = to_gate
             to_reader = view.mT @ to_z
+            self.pause()
 
             cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             for p, velocity, gradient, rate in (
@@ -137,7 +140,7 @@ class Learner(Method):
                 velocity.lerp_(gradient, 1 - self.momentum)
                 ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
                 p.sub_(orthogonal(ahead), alpha=rate * cooling)
-            self.between_steps()
+            self.pause()
 
         return PersonalMixture(_unstandardised(u, v, w, centre, spread, self.routing))
 
