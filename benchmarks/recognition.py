@@ -6,7 +6,8 @@ The peers, in the same run: the global expert's bare forward pass of one glyph i
 gRPC echo (grpc.aio, bidirectional stream, unix socket) of the same request. Turns are taken glyph
 by glyph, so that all three meet the same machine; then each goes by itself, in a tight loop that
 keeps its caches warm. Claims: the median within 1.3 times, the 99th percentile within 4 times the
-sum of the peers' medians.
+sum of the peers' medians; the first recognition 3 seconds after the start, and what importing torch
+takes.
 """
 
 import argparse
@@ -126,6 +127,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for state in ("idle", "learning"):
         measure(arguments.release, state)
+    start(arguments.release)
     return None
 
 
@@ -163,6 +165,26 @@ def measure(release: Path, state: str) -> None:
         shown = " | ".join(f"{a:.2f}, {b:.2f} ms" for a, b in zip(p50, p99, strict=True))
         peers = p50[1] + p50[2]
         print(f"| {state} | {order} | {shown} | {p50[0] / peers:.2f} | {p99[0] / peers:.2f} |")
+
+
+def start(release: Path) -> None:
+    from fedhw_client.replay import resident_memory, running_agent
+
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    torch_alone = time.perf_counter() - began
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as home,
+        running_agent(Path(home), release) as (device, process),
+    ):
+        device.recognize(np.eye(28, dtype=np.uint8) * 255)
+        took = time.perf_counter() - began
+        memory = resident_memory(process.pid)
+    print(
+        f"\nFrom nothing to the first recognition {took:.2f} s, for a process that only imports "
+        f"torch {torch_alone:.2f} s; memory after it {memory:.0f} MiB."
+    )
 
 
 def timed(call: Callable[[int], object], i: int) -> float:

@@ -18,10 +18,10 @@ from fedhw.personalization.method import Activations, Cohort
 from fedhw.personalization.replay import HELD_BACK, Policy, PowerLaw, Replay, Sample
 from fedhw.release.sketch import Sketch
 
-REHEARSED = 1024
+REHEARSED = 512
 """Most samples to learn from at a time."""
 
-FIRST, GROWTH = 4, 0.05
+FIRST, GROWTH = 4, 0.02
 """Learning is due after that many corrections, or that share of those kept, if it is more."""
 
 DOUBT = 1.0
