@@ -15,13 +15,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
-from fedhw.data.strokes import MAX_POINTS, rasterise
+from fedhw.data.strokes import MAX_POINTS
 from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.personalization.stream import Prequential, Recognition
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.agent import MOST_AT_ONCE, Agent, Correction, Status
+from fedhw_client.drawing import draw
 from fedhw_client.profile import MOST
 from fedhw_client.store import Selection, StoreFullError
 from fedhw_client.watching import watch
@@ -36,9 +37,6 @@ MOST_CALLS = 128
 
 LONGEST_CALL = 60.0
 """Seconds to send the corrections or the profile of one call."""
-
-FEW_POINTS = 300
-"""Points that are drawn in less than a millisecond or two; more are drawn in another thread."""
 
 CANDIDATES = 5
 CHUNK = 64 * 1024
@@ -236,10 +234,7 @@ async def _glyph(glyph: pb.Glyph) -> NDArray[np.uint8]:
                 )
             return np.frombuffer(glyph.image, np.uint8).reshape(SIDE, SIDE)
         case "strokes":
-            strokes = _strokes(glyph.strokes)
-            if sum(map(len, strokes)) <= FEW_POINTS:
-                return rasterise(strokes)
-            return await asyncio.to_thread(rasterise, strokes)
+            return await draw(_strokes(glyph.strokes))
         case _:
             raise InputError("glyph: is missing; send an image or strokes")
 
@@ -282,18 +277,14 @@ def _seconds(time: Timestamp) -> float:
 
 
 def _response(recognition: Recognition, agent: Agent, top_k: int) -> pb.RecognizeResponse:
-    probabilities = recognition.probabilities
-    best = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    likeliest = recognition.likeliest(agent.release.alphabet, top_k)
     local = None
     if recognition.le_label is not None and recognition.le_probability is not None:
         local = pb.Candidate(label=recognition.le_label, probability=recognition.le_probability)
     return pb.RecognizeResponse(
         label=recognition.label,
         confidence=recognition.probability,
-        candidates=[
-            pb.Candidate(label=agent.release.alphabet[i], probability=probabilities[i])
-            for i in best
-        ],
+        candidates=[pb.Candidate(label=label, probability=p) for label, p in likeliest],
         decided_by=_DECIDERS[recognition.decided_by],
         gate=recognition.opening,
         global_expert=pb.Candidate(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,6 +51,14 @@ class Recognition(NamedTuple):
     opening: float
     decided_by: Literal["global", "local"]
     personal_version: int
+
+    def likeliest(self, alphabet: str, n: int) -> list[tuple[str, float]]:
+        """Return at most n characters of the alphabet with their probabilities, best first."""
+        ranked = sorted(zip(self.probabilities, alphabet, strict=True), key=_first, reverse=True)
+        return [(label, probability) for probability, label in ranked[:n]]
+
+
+_first = itemgetter(0)
 
 
 @dataclass

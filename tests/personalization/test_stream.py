@@ -245,3 +245,29 @@ def test_the_learner_in_hand_is_the_one_that_learns(public, writer):
     for glyph, label in written(writer, 0, FIRST):
         person.learn_one(glyph, label)
     assert person.personal.mixture.local.u.shape == (1, 84, 3)
+
+
+def test_the_likeliest_come_first_and_the_label_is_the_first_of_them(release, unseen_writers):
+    person = Personalizer(release.expert, release.sketch, release.alphabet)
+    for glyph in unseen_writers.images[:20]:
+        recognition = person.predict_one(glyph)
+        likeliest = recognition.likeliest(release.alphabet, 5)
+        assert len(likeliest) == 5
+        assert likeliest[0] == (recognition.label, recognition.probability)
+        assert [p for _, p in likeliest] == sorted((p for _, p in likeliest), reverse=True)
+        assert len(recognition.likeliest(release.alphabet, 1000)) == 62
+        assert sum(p for _, p in recognition.likeliest(release.alphabet, 62)) == pytest.approx(1)
+
+
+def test_removed_and_relearned_by_force_nothing_is_left(release, unseen_writers):
+    person = Personalizer(release.expert, release.sketch, release.alphabet)
+    for glyph in unseen_writers.images[:8]:
+        person.learn_one(glyph, "Q")
+    assert person.personal is not None
+    version = person.version
+    person.replay.remove(range(8))
+    assert not person.relearn()
+    assert person.relearn(forced=True)
+    assert person.personal is None
+    assert person.version == version + 1
+    assert person.predict_one(unseen_writers.images[0]).le_label is None

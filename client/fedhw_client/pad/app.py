@@ -22,10 +22,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fedhw.data.strokes import rasterise
 from fedhw.errors import InputError
 from fedhw.personalization.stream import Recognition
 from fedhw_client.agent import Agent, Correction, Status
+from fedhw_client.drawing import draw
 from fedhw_client.store import Selection
 from fedhw_client.watching import watch
 
@@ -52,7 +52,6 @@ HEADERS = {
 """What every answer carries, errors included."""
 
 _FILES = {"": "text/html", "pad.css": "text/css", "pad.js": "text/javascript"}
-_BRIEF = 300  # points that are drawn in less time than a thread takes to start
 
 
 def pad_url(token: str, port: int) -> str:
@@ -189,9 +188,7 @@ async def _glyph(asked: dict[str, Any]) -> NDArray[np.uint8]:
     if not isinstance(strokes, list):
         raise InputError("strokes: there is no such list; give a list of strokes of [x, y] points")
     points = [_points(number, stroke) for number, stroke in enumerate(strokes)]
-    if sum(map(len, points)) > _BRIEF:
-        return await asyncio.to_thread(rasterise, points)
-    return rasterise(points)
+    return await draw(points)
 
 
 def _points(number: int, stroke: object) -> NDArray[np.number]:
@@ -226,12 +223,12 @@ def _selection(asked: dict[str, Any]) -> Selection:
 
 
 def _recognition(recognition: Recognition, alphabet: str) -> dict[str, Any]:
-    likeliest = np.argsort(np.negative(recognition.probabilities), kind="stable")[:CANDIDATES]
     return {
         "label": recognition.label,
         "probability": recognition.probability,
         "candidates": [
-            {"label": alphabet[i], "probability": recognition.probabilities[i]} for i in likeliest
+            {"label": label, "probability": p}
+            for label, p in recognition.likeliest(alphabet, CANDIDATES)
         ],
         "ge": {"label": recognition.ge_label, "probability": recognition.ge_probability},
         "le": recognition.le_label
