@@ -173,7 +173,8 @@ class Agent:
             newest = self._store.newest(1)
             if newest:
                 self._remove([newest[0].position])
-        self._changed()
+                self._changed()
+                self._store.scrub()
         return _kept(newest[0]) if newest else None
 
     def forget(self, selection: Selection) -> int:
@@ -182,7 +183,9 @@ class Agent:
             chosen = self._store.select(selection)
             if chosen or selection.is_everything:
                 self._remove(chosen, selection.is_everything)
-        self._changed()
+            self._changed()
+            # Asked again after a failure there is nothing to remove, but this is still to be done.
+            self._store.scrub(selection.is_everything)
         log.info("forgot", corrections=len(chosen))
         return len(chosen)
 
@@ -333,13 +336,17 @@ class Agent:
             return None
 
     def _persist(self) -> None:
+        """Keep the mixture in use, so that it need not be learned again after a restart."""
         personal = self._personalizer.personal
         content = None
         if personal is not None:
             tensors = personal.mixture.local._asdict() | personal.mixture.gate._asdict()
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
             content = stored.Personal(self.release.manifest.digest, safetensors.torch.save(whole))
-        self._store.set_personal(content, self._personalizer.version)
+        try:
+            self._store.set_personal(content, self._personalizer.version)
+        except InputError as error:
+            log.warning("mixture not stored", reason=str(error))
 
     def _learn_when_due(self) -> None:
         _step_back()
@@ -363,9 +370,6 @@ class Agent:
                     with self._changing:
                         self._persist()
             log.info("learned", swapped=swapped, version=self._personalizer.version)
-        except InputError as error:
-            # What was learned is in use all the same, and is learned again after a restart.
-            log.warning("not stored", reason=str(error))
         finally:
             self._in_background = False
             self.learnings += 1
@@ -391,7 +395,10 @@ class Agent:
         with self._changing:
             found = self._store.select(expired)
         if found:
-            self.forget(expired)
+            try:
+                self.forget(expired)
+            except InputError as error:
+                log.warning("not forgotten yet", reason=str(error))
 
 
 def _step_back() -> None:

@@ -79,6 +79,8 @@ class DeviceService(pb_grpc.DeviceServicer):
     def __init__(self, agent: Agent, observe: Callable[[float], object]) -> None:
         self._agent = agent
         self._observe = observe
+        # Opening one takes 100 MB for a moment, so one at a time.
+        self._profile = asyncio.Lock()
 
     async def Recognize(  # noqa: N802
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
@@ -148,7 +150,8 @@ class DeviceService(pb_grpc.DeviceServicer):
     ) -> AsyncIterator[pb.ExportProfileResponse]:
         """Send the encrypted profile in chunks."""
         async with _Explained(context):
-            profile = await asyncio.to_thread(self._agent.export_profile, request.passphrase)
+            async with self._profile:
+                profile = await asyncio.to_thread(self._agent.export_profile, request.passphrase)
             for start in range(0, len(profile), CHUNK):
                 yield pb.ExportProfileResponse(chunk=profile[start : start + CHUNK])
 

@@ -123,21 +123,23 @@ async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object])
 def _listen(server: grpc.aio.Server, settings: Settings) -> str:
     """Bind the server to the one place it is reached at, and return that."""
     if settings.port is not None:
-        return f"127.0.0.1:{_bind(server, f'127.0.0.1:{settings.port}')}"
+        try:
+            socket.create_server(("127.0.0.1", settings.port)).close()
+        except OSError as error:
+            raise _taken("port", settings.port, error) from None
+        return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{settings.port}')}"
     socket_path = settings.home.socket
     before = os.umask(0o177)
     try:
-        _bind(server, f"unix:{socket_path}")
+        server.add_insecure_port(f"unix:{socket_path}")
     finally:
         os.umask(before)
     return f"unix:{socket_path}"
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
-    try:
-        return server.add_insecure_port(address)
-    except RuntimeError:
-        raise InputError(f"port: {address} cannot be used; give one that is free") from None
+def _taken(name: str, port: int, error: OSError) -> InputError:
+    reason = os.strerror(error.errno or 0)
+    return InputError(f"{name}: {port} cannot be used ({reason}); give one that is free")
 
 
 def _new_token(home: Home) -> str:
@@ -152,9 +154,7 @@ def _expose(metrics: Metrics, port: int) -> int:
     try:
         return metrics.serve(port)
     except OSError as error:
-        raise InputError(
-            f"metrics-port: {port} cannot be used ({error.strerror}); give one that is free"
-        ) from None
+        raise _taken("metrics-port", port, error) from None
 
 
 class _Pad(uvicorn.Server):
@@ -170,9 +170,7 @@ class _Pad(uvicorn.Server):
         try:
             listener = socket.create_server(("127.0.0.1", port))
         except OSError as error:
-            raise InputError(
-                f"pad-port: {port} cannot be used ({error.strerror}); give one that is free"
-            ) from None
+            raise _taken("pad-port", port, error) from None
         token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
         config = uvicorn.Config(
             pad_app(agent, token, taken),

@@ -26,14 +26,14 @@ SHORTEST_PASSPHRASE = 8
 LONGEST_ID, LONGEST_ALPHABET = 64, 256
 """Characters; a release knows no more than 256 classes."""
 
-MOST = 64 * 2**20
-"""Most bytes of a profile, sealed or opened; some 50,000 samples."""
+MOST = 8 * 2**20
+"""Most bytes of a profile, sealed or opened; some 6,500 samples, where a device keeps 2,000."""
 
 # Magic, version, salt, log2 n, r and p of scrypt, nonce of AES-GCM.
 _HEADER = struct.Struct(">13sB16s3B12s")
 _LOG_N, _R, _P = 15, 8, 1
-# What a file may ask for: no less than was ever sealed with, no more than 128 MiB and a second.
-_MOST_LOG_N, _MOST_P = 17, 4
+# What a file may ask for: no less than was ever sealed with, no more than 64 MiB.
+_MOST_LOG_N, _MOST_P = 16, 4
 # More than the line of any sample takes.
 _LONGEST_LINE = 4096
 
@@ -80,7 +80,7 @@ class Profile:
         lines of JSON, first the alphabet, then a sample each. Positions are not kept, the order
         is. The key is scrypt's of the passphrase in Unicode's form NFC as UTF-8.
 
-        Raises InputError for a passphrase of fewer than 8 characters, and for more than 64 MiB.
+        Raises InputError for a passphrase of fewer than 8 characters, and for more than 8 MiB.
         """
         secret = _secret(passphrase)
         content = b"".join(_lines(self))
@@ -100,7 +100,7 @@ class Profile:
 
         Raises InputError for a passphrase that is too short or wrong, and for content that is not
         a profile, of another version, too big, altered, or not valid. A file that asks for more
-        than 128 MiB of memory is refused before it gets any.
+        than 64 MiB of memory is refused before it gets any.
         """
         secret = _secret(passphrase)
         if not content.startswith(MAGIC):

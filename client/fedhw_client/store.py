@@ -8,7 +8,7 @@ overwritten (secure_delete) and the log that still held it is cut off.
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,6 +134,8 @@ class Store:
             lost = [row for row in written if row.position >= self.next_position]
             if lost:
                 self._restore(lost)
+        with suppress(InputError):  # on a full disk the log stays for now
+            self.scrub()
 
     def close(self) -> None:
         """Bring everything into the one file."""
@@ -220,10 +222,9 @@ class Store:
             )
 
     def remove(self, positions: Collection[int], everything: bool = False) -> None:
-        """Erase corrections, their guesses, and the mixture that was learned from them.
+        """Take corrections, their guesses, and the mixture that was learned from them, or all.
 
-        With `everything`, what is left of earlier corrections goes, too: every count, and
-        databases that were set aside.
+        With `everything`, every count goes, too. `scrub` must follow.
         """
         with self._transaction() as db:
             chosen = [(position,) for position in positions]
@@ -236,6 +237,12 @@ class Store:
             db.executemany("DELETE FROM samples WHERE position = ?", chosen)
             db.execute("DELETE FROM windows WHERE guesses <= 0 OR ?", (everything,))
             db.execute("DELETE FROM personal")
+
+    def scrub(self, everything: bool = False) -> None:
+        """Cut off the log, which may hold what was removed; damaged files, too, if everything.
+
+        Raises StoreFullError when there is no room to bring the log into the file first.
+        """
         with _explaining():
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if everything:

@@ -220,7 +220,8 @@ class Personalizer:
         """Raise InputError for a label outside the alphabet."""
         if len(label) != 1 or label not in self.alphabet:
             raise InputError(
-                f"label: {label!r} is not one character of the alphabet; use one of {self.alphabet}"
+                f"label: {label[:20]!r} is not one character of the alphabet; use one of "
+                f"{self.alphabet}"
             )
 
     @property

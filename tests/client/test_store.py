@@ -103,6 +103,7 @@ def test_what_is_removed_is_on_the_disk_no_more(store, path):
     store.append([row(0), secret, row(2)])
     store.set_personal(Personal("release", b"secret-weights"), 1)
     store.remove([1])
+    store.scrub()
     content = b"".join(part.read_bytes() for part in path.parent.iterdir())
     for trace in (b"secret-name", b"\xab\xcd\xab\xcd", b"secret-weights"):
         assert trace not in content
@@ -118,6 +119,7 @@ def test_everything_takes_the_counts_and_the_damaged_files_with_it(store, path):
     assert list(path.parent.glob("damaged-*"))
     store.append(rows(2), evicted=[0])
     store.remove(store.select(Selection()), everything=True)
+    store.scrub(everything=True)
     assert store.rows() == []
     assert store.windows(99) == []
     assert not list(path.parent.glob("damaged-*"))
