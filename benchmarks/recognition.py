@@ -61,7 +61,7 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
         threading.Thread(target=learn_without_end, daemon=True).start()
 
         async def run() -> None:
-            await serve(device_server(agent, lambda seconds: None), socket)
+            await serve(await device_server(agent, lambda seconds: None), socket)
 
         asyncio.run(run())
 

@@ -296,7 +296,11 @@ class _Call(TypedDict):
     metadata: tuple[tuple[str, str], ...]
 
 
-_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100))
+_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 
 
 def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:

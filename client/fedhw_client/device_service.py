@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -49,7 +50,7 @@ class TooMuchError(InputError):
     """Input beyond a limit."""
 
 
-def device_server(
+async def device_server(
     agent: Agent, observe: Callable[[float], object], token: str | None = None
 ) -> grpc.aio.Server:
     """Return a server of the agent with health and reflection, without an address yet.
@@ -67,9 +68,11 @@ def device_server(
     )
     service = DeviceService(agent, observe)
     pb_grpc.add_DeviceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-    names = (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    healthy = health.aio.HealthServicer()
+    await healthy.set(NAME, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
     return server
 
 
@@ -184,6 +187,11 @@ class _Explained:
         pass
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DecodeError):
+            await self._context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "request: its bytes are no message of this call; send what device.proto says",
+            )
         if isinstance(error, InputError):
             limit = isinstance(error, TooMuchError | StoreFullError)
             code = grpc.StatusCode.RESOURCE_EXHAUSTED if limit else grpc.StatusCode.INVALID_ARGUMENT

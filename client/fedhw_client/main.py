@@ -100,7 +100,7 @@ async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object])
     if settings.metrics_port is not None:
         say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
     token = None if settings.port is None else _new_token(settings.home)
-    server = device_server(agent, metrics.observe, token)
+    server = await device_server(agent, metrics.observe, token)
     say(f"device: {_listen(server, settings)}")
     pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port)
     if pad is not None:
