@@ -1,6 +1,7 @@
 """`fedhw ...`: one thin function a command."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -291,13 +292,15 @@ def client(
         ),
     ] = None,
     pad: Annotated[bool, typer.Option("--pad", help="Serve the pad, a page to write on.")] = False,
-    pad_port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    pad_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the pad; a free one by default.")
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on loopback; 0: a free one."),
     ] = None,
     keep_days: Annotated[
-        float | None, typer.Option(min=0, help="Forget corrections that are older.")
+        float | None, typer.Option(help="Forget corrections that are older, by this clock.")
     ] = None,
     replay: Annotated[
         Path | None,
@@ -316,12 +319,25 @@ def client(
         from fedhw_client.home import Home
 
     place = Home.default() if home is None else Home(home)
+    for_serving = {
+        "port": port,
+        "pad": pad or None,
+        "pad-port": pad_port,
+        "metrics-port": metrics_port,
+        "keep-days": keep_days,
+    }
+    for_replay = {"writer": writer, "rate": rate or None, "json": json_file}
+    for name, value in (for_serving if replay else for_replay).items():
+        if value is not None:
+            use = "not for a replay; leave it out" if replay else "for a replay; give --replay, too"
+            raise InputError(f"{name}: {value} is {use}")
     if replay is not None:
         _replay(replay, writer, rate, release or place.release, json_file)
         return
-    for name, value in (("writer", writer), ("rate", rate), ("json", json_file)):
-        if value:
-            raise InputError(f"{name}: {value} is for a replay; give --replay FILE, too")
+    if pad_port is not None and not pad:
+        raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")
+    if keep_days is not None and not 0 < keep_days < math.inf:
+        raise InputError(f"keep-days: {keep_days} is no time to keep; give a number above 0")
     with _needs("client"):
         from fedhw_client.main import Settings, run
 

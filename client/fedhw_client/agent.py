@@ -27,18 +27,15 @@ from fedhw.experts.mixture import Mixture
 from fedhw.personalization.learner import Learner, PersonalMixture
 from fedhw.personalization.stream import Personalizer, Prequential, Recognition
 from fedhw.release.release import Release
-from fedhw_client import store as stored
-from fedhw_client.profile import Profile
+from fedhw_client.profile import LONGEST_ID, Profile
 from fedhw_client.row import Row
-from fedhw_client.store import Selection, Store, Window
+from fedhw_client.store import Personal, Selection, Store, StoreError, Window
 
 CAPACITY = 2000
 """Corrections that are kept; which ones make room follows from the replay policy."""
 
 MOST_AT_ONCE = 1000
 """Corrections in one call."""
-
-LONGEST_ID = 64
 
 PROCESSOR_SHARE = 0.25
 """Of one core, what learning takes while it lasts."""
@@ -173,19 +170,22 @@ class Agent:
             newest = self._store.newest(1)
             if newest:
                 self._remove([newest[0].position])
-                self._changed()
-                self._store.scrub()
+        self._changed()
+        self._scrub()
         return _kept(newest[0]) if newest else None
 
     def forget(self, selection: Selection) -> int:
-        """Erase corrections and what was learned from them; returns how many there were."""
+        """Erase corrections and what was learned from them; returns how many there were.
+
+        Raises StoreError when traces are left on the disk; asked again, it tries again.
+        """
         with self._learning, self._changing:
             chosen = self._store.select(selection)
-            if chosen or selection.is_everything:
+            # What made room long ago may still speak in the mixture, but not in one learned now.
+            if chosen or selection.id is None:
                 self._remove(chosen, selection.is_everything)
-            self._changed()
-            # Asked again after a failure there is nothing to remove, but this is still to be done.
-            self._store.scrub(selection.is_everything)
+        self._changed()
+        self._scrub()
         log.info("forgot", corrections=len(chosen))
         return len(chosen)
 
@@ -198,12 +198,16 @@ class Agent:
     def import_profile(self, content: bytes, passphrase: str) -> int:
         """Add the corrections of a profile, as the newest here, and return how many were new.
 
-        Raises InputError for a
-        profile that cannot be opened or holds characters that the release does not know.
+        Raises InputError for a profile that cannot be opened or holds characters that the release
+        does not know.
         """
         profile = Profile.unseal(content, passphrase)
-        for row in profile.rows:
-            self._personalizer.check_label(row.label)
+        unknown = sum(row.label not in self.release.alphabet for row in profile.rows)
+        if unknown:
+            raise InputError(
+                f"profile: the characters of {unknown} corrections are not in the alphabet of "
+                f"{self.release_name}; use a release that has them"
+            )
         with self._changing:
             known = self._store.known([row.id for row in profile.rows])
             fresh = [row for row in profile.rows if row.id not in known]
@@ -301,8 +305,12 @@ class Agent:
 
     def _restore(self) -> None:
         rows = self._store.rows()
-        for label in sorted({row.label for row in rows}):
-            self._personalizer.check_label(label)
+        unknown = sum(row.label not in self.release.alphabet for row in rows)
+        if unknown:
+            raise InputError(
+                f"release: {self.release_name} does not know the characters of {unknown} stored "
+                "corrections; give a release that does, or another --home"
+            )
         for row in rows:
             self._keep(row)
         replay = self._personalizer.replay
@@ -335,6 +343,10 @@ class Agent:
         except (SafetensorError, KeyError):
             return None
 
+    def _scrub(self) -> None:
+        with self._changing:
+            self._store.scrub()
+
     def _persist(self) -> None:
         """Keep the mixture in use, so that it need not be learned again after a restart."""
         personal = self._personalizer.personal
@@ -342,10 +354,10 @@ class Agent:
         if personal is not None:
             tensors = personal.mixture.local._asdict() | personal.mixture.gate._asdict()
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            content = stored.Personal(self.release.manifest.digest, safetensors.torch.save(whole))
+            content = Personal(self.release.manifest.digest, safetensors.torch.save(whole))
         try:
             self._store.set_personal(content, self._personalizer.version)
-        except InputError as error:
+        except StoreError as error:
             log.warning("mixture not stored", reason=str(error))
 
     def _learn_when_due(self) -> None:
@@ -392,13 +404,13 @@ class Agent:
         if self._keep_days is None:
             return
         expired = Selection(end=time.time() - self._keep_days * DAY)
-        with self._changing:
-            found = self._store.select(expired)
-        if found:
-            try:
+        try:
+            with self._changing:
+                found = self._store.select(expired)
+            if found:
                 self.forget(expired)
-            except InputError as error:
-                log.warning("not forgotten yet", reason=str(error))
+        except StoreError as error:
+            log.warning("not forgotten yet", reason=str(error))
 
 
 def _step_back() -> None:

@@ -12,7 +12,7 @@ import asyncio
 import queue
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,21 +80,15 @@ class Device:
 
     def close(self) -> None:
         """Hang up."""
-        self._hang_up()
+        if self._stream is not None:
+            self._stream.hang_up()
         self._channel.close()
 
     def recognize(self, writing: Writing, top_k: int = 0) -> pb.RecognizeResponse:
         """Recognise one character; 5 candidates unless told otherwise."""
         request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
         with _translated(), self._recognizing:
-            held = self._stream is not None
-            try:
-                return self._ask(request)
-            except grpc.RpcError as error:
-                # The agent may have been restarted since the last glyph.
-                if not (held and _is_missing(error)):
-                    raise
-                return self._ask(request)
+            return _again_if_missing(lambda: self._ask(request))
 
     def learn(self, writing: Writing, label: str) -> str:
         """Correct one character; it is on disk when this returns the correction's name."""
@@ -103,8 +97,11 @@ class Device:
     def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
         """Correct up to 1,000 characters, all or none; returns the corrections' names."""
         with _translated():
-            requests = iter([_correction(*correction) for correction in corrections])
-            return list(self._stub.Learn(requests, **self._options).ids)
+            requests = [_correction(*correction) for correction in corrections]
+            # Named once, so that what is sent twice is stored once.
+            return _again_if_missing(
+                lambda: list(self._stub.Learn(iter(requests), **self._options).ids)
+            )
 
     def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
@@ -152,28 +149,24 @@ class Device:
             return int(self._stub.ImportProfile(parts, **self._options).added)
 
     def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
-        # One stream for all glyphs: opening a call takes longer than recognising.
-        stream = self._stream or self._open()
-        stream.requests.put(request)
+        # One stream for all glyphs: opening a call takes longer than recognising. While an answer
+        # is awaited it is nobody's: a stream that was left before its answer is out of step.
+        stream, self._stream = self._stream or self._open(), None
         try:
+            stream.requests.put(request)
             response: pb.RecognizeResponse = next(stream.responses)
-            return response
-        except StopIteration:
-            raise AgentMissingError(f"device: the agent has hung up; {_START}") from None
-        finally:
-            if stream.responses.done():
-                self._hang_up()
+        except BaseException as error:
+            stream.hang_up()
+            if isinstance(error, StopIteration):
+                raise AgentMissingError(_MISSING) from None
+            raise
+        self._stream = stream
+        return response
 
     def _open(self) -> "_Stream":
         requests: queue.SimpleQueue[pb.RecognizeRequest | None] = queue.SimpleQueue()
         responses = self._stub.Recognize(iter(requests.get, None), **self._options)
-        self._stream = _Stream(requests, responses)
-        return self._stream
-
-    def _hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream.requests.put(None)  # ends the thread that sends
-            self._stream = None
+        return _Stream(requests, responses)
 
 
 class AsyncDevice:
@@ -206,12 +199,9 @@ class AsyncDevice:
         request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
         with _translated():
             async with self._recognizing:
-                held = self._stream is not None
                 try:
                     return await self._ask(request)
-                except grpc.RpcError as error:
-                    if not (held and _is_missing(error)):
-                        raise
+                except AgentMissingError:
                     return await self._ask(request)
 
     async def learn(self, writing: Writing, label: str) -> str:
@@ -222,7 +212,13 @@ class AsyncDevice:
         """Correct up to 1,000 characters, all or none; returns the corrections' names."""
         with _translated():
             requests = [_correction(*correction) for correction in corrections]
-            return list((await self._stub.Learn(_each(requests), **self._options)).ids)
+            try:
+                response = await self._stub.Learn(_each(requests), **self._options)
+            except grpc.RpcError as error:
+                if not _is_missing(error):
+                    raise
+                response = await self._stub.Learn(_each(requests), **self._options)
+            return list(response.ids)
 
     async def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
@@ -271,25 +267,34 @@ class AsyncDevice:
             return int((await self._stub.ImportProfile(parts, **self._options)).added)
 
     async def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
-        # One stream for all glyphs: opening a call takes longer than recognising.
-        if self._stream is None:
-            self._stream = self._stub.Recognize(**self._options)
-        stream = self._stream
-        self._stream = None  # until the answer is here: a stream that was left is out of step
-        await stream.write(request)
-        response = await stream.read()
+        stream, self._stream = self._stream, None
+        if stream is None or stream.done():
+            stream = self._stub.Recognize(**self._options)
+        try:
+            await stream.write(request)
+            response = await stream.read()
+        except asyncio.InvalidStateError:  # so it is said that the stream has ended meanwhile
+            response = grpc.aio.EOF
+        except grpc.RpcError as error:
+            if _code(error) is not grpc.StatusCode.INTERNAL and not _is_missing(error):
+                raise
+            response = grpc.aio.EOF
         if not isinstance(response, pb.RecognizeResponse):
-            raise AgentMissingError(f"device: the agent has hung up; {_START}")
+            raise AgentMissingError(_MISSING)
         self._stream = stream
         return response
 
 
-_START = "start one with `fedhw client`"
+_MISSING = "device: no agent answers; start one with `fedhw client`"
 
 
 class _Stream(NamedTuple):
     requests: "queue.SimpleQueue[pb.RecognizeRequest | None]"
     responses: Any  # an iterator that is a call, too
+
+    def hang_up(self) -> None:
+        self.requests.put(None)  # ends the thread that sends
+        self.responses.cancel()
 
 
 class _Call(TypedDict):
@@ -297,6 +302,7 @@ class _Call(TypedDict):
 
 
 _OPTIONS = (
+    ("grpc.enable_http_proxy", 0),  # this device alone is asked
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -306,7 +312,7 @@ _OPTIONS = (
 def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:
     place = Home.default() if home is None else Home(home)
     if port is None:
-        return f"unix:{place.socket}", _Call(metadata=())
+        return place.address, _Call(metadata=())
     try:
         token = place.token.read_text(encoding="ascii")
     except OSError as error:
@@ -315,6 +321,16 @@ def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:
             "that listens on the port"
         ) from None
     return f"127.0.0.1:{port}", _Call(metadata=(("authorization", f"Bearer {token}"),))
+
+
+def _again_if_missing(call: Callable[[], T]) -> T:
+    """Call once more where no agent answered: it may have been restarted since the last time."""
+    try:
+        return call()
+    except grpc.RpcError as error:
+        if not _is_missing(error):
+            raise
+        return call()
 
 
 @contextmanager
@@ -326,12 +342,13 @@ def _translated() -> Iterator[None]:
         refused = (
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
+            grpc.StatusCode.FAILED_PRECONDITION,
             grpc.StatusCode.UNAUTHENTICATED,
         )
         if _code(error) in refused:
             raise InputError(_details(error)) from None
         if _is_missing(error):
-            raise AgentMissingError(f"device: no agent answers; {_START}") from None
+            raise AgentMissingError(_MISSING) from None
         raise
 
 
@@ -360,6 +377,8 @@ def _glyph(writing: Writing) -> pb.Glyph:
 
 
 def _image(image: NDArray[Any]) -> NDArray[Any]:
+    if image.shape != (28, 28):
+        raise InputError(f"image: shape {image.shape} is not [28, 28]; resize it")
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):

@@ -25,7 +25,7 @@ from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.agent import MOST_AT_ONCE, Agent, Correction, Status
 from fedhw_client.drawing import draw
 from fedhw_client.profile import MOST
-from fedhw_client.store import Selection, StoreFullError
+from fedhw_client.store import Selection, StoreError, StoreFullError
 from fedhw_client.watching import watch
 
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
@@ -173,7 +173,10 @@ class DeviceService(pb_grpc.DeviceServicer):
                         raise TooMuchError(
                             f"chunk: the profile is over {MOST} bytes; check the file"
                         )
-            added = await asyncio.to_thread(self._agent.import_profile, bytes(profile), passphrase)
+            async with self._profile:
+                added = await asyncio.to_thread(
+                    self._agent.import_profile, bytes(profile), passphrase
+                )
             return pb.ImportProfileResponse(added=added)
 
 
@@ -193,9 +196,15 @@ class _Explained:
                 "request: its bytes are no message of this call; send what device.proto says",
             )
         if isinstance(error, InputError):
-            limit = isinstance(error, TooMuchError | StoreFullError)
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED if limit else grpc.StatusCode.INVALID_ARGUMENT
-            await self._context.abort(code, str(error))
+            await self._context.abort(_code(error), str(error))
+
+
+def _code(error: InputError) -> grpc.StatusCode:
+    if isinstance(error, TooMuchError | StoreFullError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, StoreError):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.INVALID_ARGUMENT
 
 
 @asynccontextmanager

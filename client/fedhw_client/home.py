@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import platformdirs
 
@@ -51,6 +52,11 @@ class Home:
         return path
 
     @property
+    def address(self) -> str:
+        """The socket as gRPC writes it (RFC 3986: a path may hold % and #)."""
+        return f"unix:{quote(os.fsencode(self.socket))}"
+
+    @property
     def token(self) -> Path:
         """What a caller on loopback must know, since any user of the machine can call there."""
         return self.directory / "token"
@@ -63,7 +69,6 @@ class Home:
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.directory.chmod(0o700)
             lock = os.open(self.directory / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise InputError(

@@ -18,8 +18,7 @@ import uvicorn
 
 from fedhw.atomic import replacing
 from fedhw.errors import InputError
-from fedhw.release.manifest import Manifest
-from fedhw.release.release import MANIFEST, Release
+from fedhw.release.release import Release
 from fedhw_client.agent import Agent
 from fedhw_client.device_service import device_server
 from fedhw_client.home import Home
@@ -28,7 +27,7 @@ from fedhw_client.pad.app import pad_app, pad_url
 from fedhw_client.service_manager import notify, watchdog_period
 from fedhw_client.store import Store
 
-GRACE = 2.0
+GRACE = 0.5
 """Seconds that calls have to end when the agent stops."""
 
 WATCHDOG = 30.0
@@ -68,7 +67,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         agent = Agent(release, store, settings.keep_days)
         try:
             if settings.release is not None:
-                _install(home, settings.release, release)
+                home.install(settings.release)
             asyncio.run(_serve(agent, settings, say))
         finally:
             agent.close()
@@ -84,13 +83,6 @@ def _release(home: Home, given: Path | None) -> Release:
     return Release.load(given or home.release)
 
 
-def _install(home: Home, source: Path, release: Release) -> None:
-    """Put a release that fits this person's corrections into the home, if it is not there yet."""
-    digest = release.manifest.digest
-    if not home.release.is_dir() or Manifest.load(home.release / MANIFEST).digest != digest:
-        home.install(source)
-
-
 async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,7 +91,7 @@ async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object])
     metrics = Metrics(agent)
     if settings.metrics_port is not None:
         say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
-    token = None if settings.port is None else _new_token(settings.home)
+    token = None if settings.port is None else _token(settings.home)
     server = await device_server(agent, metrics.observe, token)
     say(f"device: {_listen(server, settings)}")
     pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port)
@@ -128,13 +120,12 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
         except OSError as error:
             raise _taken("port", settings.port, error) from None
         return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{settings.port}')}"
-    socket_path = settings.home.socket
     before = os.umask(0o177)
     try:
-        server.add_insecure_port(f"unix:{socket_path}")
+        server.add_insecure_port(settings.home.address)
     finally:
         os.umask(before)
-    return f"unix:{socket_path}"
+    return settings.home.address
 
 
 def _taken(name: str, port: int, error: OSError) -> InputError:
@@ -142,12 +133,13 @@ def _taken(name: str, port: int, error: OSError) -> InputError:
     return InputError(f"{name}: {port} cannot be used ({reason}); give one that is free")
 
 
-def _new_token(home: Home) -> str:
-    token = secrets.token_urlsafe()
-    with replacing(home.token) as unfinished:
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(token, encoding="ascii")
-    return token
+def _token(home: Home) -> str:
+    """The home's token, the same after a restart, so that apps need not be restarted, too."""
+    if not home.token.exists():
+        with replacing(home.token) as unfinished:
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(secrets.token_urlsafe(), encoding="ascii")
+    return home.token.read_text(encoding="ascii")
 
 
 def _expose(metrics: Metrics, port: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -111,25 +111,23 @@ def replay(
 
 
 @contextmanager
-def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[str]"]]:
+def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
     """Run an agent in a process of its own; yields the way to it, and the process."""
     command = [sys.executable, "-m", "fedhw.cli", "client", "--home", str(home)]
-    process = subprocess.Popen(
-        [*command, "--release", str(release)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        with connect(home) as device:
-            _await(device, process)
-            yield device, process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate()
+    with (home / "agent.log").open("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [*command, "--release", str(release)], stdout=subprocess.DEVNULL, stderr=said
+        )
+        try:
+            with connect(home) as device:
+                _await(device, process, said)
+                yield device, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
 
 
-def _await(device: Device, process: "subprocess.Popen[str]") -> None:
+def _await(device: Device, process: "subprocess.Popen[bytes]", said: TextIO) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -137,8 +135,9 @@ def _await(device: Device, process: "subprocess.Popen[str]") -> None:
             return
         except AgentMissingError:
             if process.poll() is not None:
-                _, said = process.communicate()
-                raise InputError(said.strip().removeprefix("fedhw: ")) from None
+                said.seek(0)
+                *_, last = ["", *said.read().splitlines()]
+                raise InputError(last.removeprefix("fedhw: ")) from None
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

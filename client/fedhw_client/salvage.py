@@ -36,16 +36,20 @@ def carve(database: Path) -> list[Row]:
     that overflow their page are not found; a page of 1024 bytes or more holds a row. A log whose
     header is damaged is read whole, in pages of `PAGE` bytes.
 
-    Raises OSError when a file cannot be read; a log that does not exist is an empty one.
+    Raises OSError when a file cannot be read; one that does not exist is an empty one.
     """
-    pages = _pages(database.read_bytes())
-    try:
-        frames = _frames(database.with_name(f"{database.name}-wal").read_bytes())
-    except FileNotFoundError:
-        frames = iter(())
+    pages = _pages(_content(database))
+    frames = _frames(_content(database.with_name(f"{database.name}-wal")))
     rows = {row.position: row for page in chain(pages, frames) for row in _rows(page)}
     by_id = {rows[position].id: rows[position] for position in sorted(rows)}
     return sorted(by_id.values())
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _pages(database: bytes) -> Iterator[memoryview]:
@@ -55,12 +59,17 @@ def _pages(database: bytes) -> Iterator[memoryview]:
 
 
 def _frames(wal: bytes) -> Iterator[memoryview]:
-    """The pages in a log, of its current run alone if its header can tell (section 4.1)."""
+    """The pages in a log, if its header can tell of its current run and committed (section 4.1)."""
     intact = _is_intact(wal[:_WAL_HEADER])
     size = int.from_bytes(wal[8:12]) if intact else PAGE
+    uncommitted: list[memoryview] = []
     for start in range(_WAL_HEADER, len(wal), _FRAME_HEADER + size):
-        if not intact or wal[start + 8 : start + 16] == wal[16:24]:
-            yield memoryview(wal)[start + _FRAME_HEADER :][:size]
+        if intact and wal[start + 8 : start + 16] != wal[16:24]:
+            continue
+        uncommitted.append(memoryview(wal)[start + _FRAME_HEADER :][:size])
+        if not intact or any(wal[start + 4 : start + 8]):
+            yield from uncommitted
+            uncommitted.clear()
 
 
 def _is_intact(header: bytes) -> bool:

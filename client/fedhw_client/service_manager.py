@@ -5,6 +5,7 @@ Without `NOTIFY_SOCKET` in the environment nobody listens and nothing is sent.
 
 import os
 import socket
+from contextlib import suppress
 
 
 def notify(state: str) -> None:
@@ -14,7 +15,9 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    # Whether anybody listens is not the agent's affair.
+    with socket.socket(socket.AF_UNIX, kind) as channel, suppress(OSError):
         channel.connect(address)
         channel.send(state.encode())
 

@@ -5,6 +5,7 @@ commit to disk (https://www.sqlite.org/pragma.html#pragma_synchronous). What is 
 overwritten (secure_delete) and the log that still held it is cut off.
 """
 
+import os
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedhw.errors import InputError
 from fedhw_client.row import Row
@@ -21,8 +22,8 @@ from fedhw_client.salvage import carve
 WINDOW = 20
 """Corrections that share one count of right guesses."""
 
-SET_ASIDE = "damaged-"
-"""How the directory of a damaged database begins; when it was found follows."""
+SALVAGING, SET_ASIDE = "salvaging-", "damaged-"
+"""How the directory of a damaged database begins, until and after what is whole in it is saved."""
 
 MIGRATIONS = [
     f"""
@@ -60,7 +61,11 @@ MIGRATIONS = [
 """What makes each schema version of the one before, from an empty file on; never edit one."""
 
 
-class StoreFullError(InputError):
+class StoreError(InputError):
+    """The disk or the file refuses; nothing is wrong with what was asked."""
+
+
+class StoreFullError(StoreError):
     """There is no room on the disk for one more correction."""
 
 
@@ -121,7 +126,9 @@ class Store:
         self.path = path
         self.notices: list[str] = []
         # Before SQLite sees it: what a damaged log holds beyond the damage, SQLite drops silently.
-        written = carve(path) if path.exists() else []
+        # A database that an earlier start set aside counts until its rows are in the new one.
+        found = [carve(place / path.name) for place in sorted(path.parent.glob(f"{SALVAGING}*"))]
+        written = {row.position: row for rows in (carve(path), *found) for row in rows}
         try:
             self._open()
             self._verify()
@@ -129,13 +136,16 @@ class Store:
             if _is_no_damage(error):
                 raise _explained(error) from None
             self._set_aside()
-            self._restore(written)
-        else:
-            lost = [row for row in written if row.position >= self.next_position]
-            if lost:
-                self._restore(lost)
-        with suppress(InputError):  # on a full disk the log stays for now
-            self.scrub()
+        known = self.known([row.id for row in written.values()])
+        self._restore(
+            [
+                row
+                for row in written.values()
+                if row.position >= self.next_position and row.id not in known
+            ]
+        )
+        with suppress(StoreError):  # on a full disk the log stays for now
+            self._cut_off_log()
 
     def close(self) -> None:
         """Bring everything into the one file."""
@@ -143,55 +153,56 @@ class Store:
 
     def rows(self) -> list[Row]:
         """Return every correction, the oldest first."""
-        return [_row(*found) for found in self._db.execute(f"{_SELECT} ORDER BY position")]
+        return [_row(*found) for found in self._read(f"{_SELECT} ORDER BY position")]
 
     def select(self, selection: Selection) -> list[int]:
         """Return the positions of the corrections that are meant, the oldest first."""
         condition, values = selection.condition()
-        found = self._db.execute(
+        found = self._read(
             f"SELECT position FROM samples WHERE {condition} ORDER BY position", values
         )
         return [position for (position,) in found]
 
     def newest(self, n: int) -> list[Row]:
         """Return at most n corrections, the newest first."""
-        newest = self._db.execute(f"{_SELECT} ORDER BY position DESC LIMIT ?", (n,))
+        newest = self._read(f"{_SELECT} ORDER BY position DESC LIMIT ?", (n,))
         return [_row(*found) for found in newest]
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Return those of the names that are stored."""
         ask = "SELECT id FROM samples WHERE id = ?"
-        return {found for name in ids for (found,) in self._db.execute(ask, (name,))}
+        return {found for name in ids for (found,) in self._read(ask, (name,))}
 
     def windows(self, n: int) -> list[Window]:
         """Return how guesses went in at most the n newest windows, the oldest first."""
-        found = self._db.execute("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
+        found = self._read("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
         return [Window(*window) for window in found][::-1]
 
     def totals(self) -> tuple[int, int, int]:
         """Return all guesses, and how many of them each was right: global expert and mixture."""
         sums = "coalesce(sum(guesses), 0), coalesce(sum(ge_right), 0), coalesce(sum(right), 0)"
-        guesses, ge_right, right = self._db.execute(f"SELECT {sums} FROM windows").fetchone()
+        [(guesses, ge_right, right)] = self._read(f"SELECT {sums} FROM windows")
         return guesses, ge_right, right
 
     @property
     def next_position(self) -> int:
         """The place in the stream that the next correction gets."""
-        (position,) = self._db.execute("SELECT next_position FROM counters").fetchone()
+        [(position,)] = self._read("SELECT next_position FROM counters")
         return int(position)
 
     @property
     def personal_version(self) -> int:
         """How many personal mixtures there have been."""
-        (version,) = self._db.execute("SELECT personal_version FROM counters").fetchone()
+        [(version,)] = self._read("SELECT personal_version FROM counters")
         return int(version)
 
     @property
     def personal(self) -> Personal | None:
         """The mixture in use, None if there is none or it is damaged."""
-        found = self._db.execute("SELECT release, tensors, checksum FROM personal").fetchone()
-        whole = found is not None and zlib.crc32(found[1]) == found[2]
-        return Personal(*found[:2]) if whole else None
+        for release, tensors, checksum in self._read("SELECT * FROM personal"):
+            if zlib.crc32(tensors) == checksum:
+                return Personal(release, tensors)
+        return None
 
     @property
     def size(self) -> int:
@@ -224,7 +235,7 @@ class Store:
     def remove(self, positions: Collection[int], everything: bool = False) -> None:
         """Take corrections, their guesses, and the mixture that was learned from them, or all.
 
-        With `everything`, every count goes, too. `scrub` must follow.
+        With `everything`, every count goes, too. Traces stay on the disk until `scrub`.
         """
         with self._transaction() as db:
             chosen = [(position,) for position in positions]
@@ -238,16 +249,20 @@ class Store:
             db.execute("DELETE FROM windows WHERE guesses <= 0 OR ?", (everything,))
             db.execute("DELETE FROM personal")
 
-    def scrub(self, everything: bool = False) -> None:
-        """Cut off the log, which may hold what was removed; damaged files, too, if everything.
+    def scrub(self) -> None:
+        """Erase what still holds something that was removed: the log, and damaged databases.
 
-        Raises StoreFullError when there is no room to bring the log into the file first.
+        Raises StoreError when there is no room to bring the log into the file first, or another
+        program keeps it open.
         """
-        with _explaining():
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if everything:
-            for copy in sorted(self.path.parent.glob(f"{SET_ASIDE}*")):
-                _erase(copy)
+        self._cut_off_log()
+        for copy in self.path.parent.glob(f"{SET_ASIDE}*/*"):
+            # Best effort: a disk that copies on write may keep the old blocks.
+            with copy.open("r+b") as file:
+                file.write(bytes(copy.stat().st_size))
+                file.flush()
+                os.fsync(file.fileno())
+            copy.unlink()
 
     def set_personal(self, personal: Personal | None, version: int) -> None:
         """Keep the mixture in use, in place of the one before."""
@@ -308,18 +323,30 @@ class Store:
     def _set_aside(self) -> None:
         """Move a damaged database out of the way and begin a new one."""
         self._db.close()
-        when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        aside = self.path.with_name(f"{SET_ASIDE}{when}")
+        aside = self.path.with_name(f"{SALVAGING}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         aside.mkdir(mode=0o700)
         for part in (self.path, _beside(self.path, "-wal"), _beside(self.path, "-shm")):
             if part.exists():
                 part.rename(aside / part.name)
-        self.notices.append(f"The store was damaged; the damaged file is kept in {aside}.")
         self._open()
 
     def _restore(self, rows: Sequence[Row]) -> None:
-        self.append(rows)
-        self.notices.append(f"{len(rows)} corrections were saved from a damaged store.")
+        """Take in what was saved; only then is a damaged database done with."""
+        if rows:
+            self.append(sorted(rows))
+            self.notices.append(f"{len(rows)} corrections were saved from a damaged store.")
+        for place in self.path.parent.glob(f"{SALVAGING}*"):
+            kept = place.rename(place.with_name(place.name.replace(SALVAGING, SET_ASIDE)))
+            self.notices.append(f"The store was damaged; the damaged file is kept in {kept}.")
+
+    def _cut_off_log(self) -> None:
+        [(busy, _, _)] = self._read("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise StoreError("store: another program keeps it open; close that one and try again")
+
+    def _read(self, query: str, values: object = ()) -> list[Any]:
+        with _explaining():
+            return self._db.execute(query, values).fetchall()  # type: ignore[arg-type]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -346,15 +373,6 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _erase(directory: Path) -> None:
-    for part in directory.iterdir():
-        # Best effort: a disk that copies on write may keep the old blocks.
-        with part.open("r+b") as file:
-            file.write(bytes(part.stat().st_size))
-        part.unlink()
-    directory.rmdir()
-
-
 def _is_no_damage(error: sqlite3.Error) -> bool:
     """Whether the file may be whole and only the disk or another process refuses."""
     refusals = ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "PERM", "NOMEM", "AUTH")
@@ -369,12 +387,12 @@ def _explaining() -> Iterator[None]:
         raise _explained(error) from error
 
 
-def _explained(error: sqlite3.Error) -> InputError:
+def _explained(error: sqlite3.Error) -> StoreError:
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":
         return StoreFullError("store: the disk is full; free some space, nothing stored is lost")
     if name.startswith("SQLITE_IOERR"):
-        return InputError(
-            f"store: the disk fails ({name}); free some space or check it, nothing stored is lost"
-        )
-    return InputError(f"store: cannot be written ({error}); check the home, nothing stored is lost")
+        return StoreError(f"store: the disk fails ({name}); free some space or check it")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreError("store: it is damaged; restart the agent, which saves what is whole")
+    return StoreError(f"store: it cannot be used ({error}); check the home")

@@ -175,8 +175,27 @@ def test_forgetting_nobody_leaves_the_mixture_alone(agent):
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
     version = agent.status().personal_version
-    assert agent.forget(Selection(label="Q")) == 0
+    assert agent.forget(Selection(id="nobody")) == 0
     assert agent.status().personal_version == version
+
+
+def test_what_made_room_before_it_was_forgotten_is_unlearned_too(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent_module, "CAPACITY", 16)
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent.learn(corrections("Q", 12))
+    until(lambda: agent.recognize(CROSS).label == "Q")
+    settled(agent)
+    monkeypatch.setattr(agent._personalizer, "relearn", lambda forced=False: False)
+    for _ in range(40):
+        agent.learn(corrections("7", 12, BAR))
+    settled(agent)
+    assert "Q" not in {kept.label for kept in agent.recent(99)}
+    monkeypatch.undo()
+    assert agent.forget(Selection(label="Q")) == 0
+    mixture = weights(agent)
+    agent._personalizer.relearn(forced=True)
+    torch.testing.assert_close(weights(agent), mixture)
+    agent.close()
 
 
 def test_a_profile_moves_a_person(agent, release, tmp_path):
@@ -278,7 +297,7 @@ def test_the_release_must_know_what_is_stored(agent, release, tmp_path):
         release.sketch,
         release.generic,
     )
-    with pytest.raises(InputError, match="alphabet"):
+    with pytest.raises(InputError, match="does not know the characters of 2 stored"):
         Agent(digits, Store(tmp_path / "device.db"))
     agent._store = Store(tmp_path / "device.db")  # for the fixture to close
 

@@ -1,3 +1,4 @@
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedhw.errors import InputError
 from fedhw_client.row import GLYPH_BYTES, Row
-from fedhw_client.store import MIGRATIONS, WINDOW, Personal, Selection, Store, Window
+from fedhw_client.store import MIGRATIONS, WINDOW, Personal, Selection, Store, StoreError, Window
 
 
 def row(position: int, label: str = "a", at: float = 0.0, right: bool = True) -> Row:
@@ -52,7 +53,7 @@ def test_every_commit_is_synced_and_the_file_is_private(store, path):
 
 def test_all_of_a_batch_is_stored_or_none(store):
     store.append(rows(0))
-    with pytest.raises(InputError, match="nothing stored is lost"):
+    with pytest.raises(InputError, match="UNIQUE"):
         store.append([row(1), row(0)])
     assert store.rows() == rows(0)
     assert store.windows(99) == [Window(0, 1, 0, 1)]
@@ -119,10 +120,10 @@ def test_everything_takes_the_counts_and_the_damaged_files_with_it(store, path):
     assert list(path.parent.glob("damaged-*"))
     store.append(rows(2), evicted=[0])
     store.remove(store.select(Selection()), everything=True)
-    store.scrub(everything=True)
+    store.scrub()
     assert store.rows() == []
     assert store.windows(99) == []
-    assert not list(path.parent.glob("damaged-*"))
+    assert not list(path.parent.glob("damaged-*/*"))
 
 
 def test_the_mixture_in_use_is_the_last_one(store):
@@ -232,3 +233,61 @@ def test_a_damaged_log_loses_nothing_that_is_whole_in_it(store, path, tmp_path):
     again = Store(copy)
     assert again.rows() == rows(*range(40))
     assert again.notices
+
+
+def test_damage_is_survived_even_when_saving_is_cut_off(store, path, monkeypatch):
+    store.append(rows(*range(30)))
+    store.close()
+    damage(path, 0)
+
+    def cut_off(self: Store, saved: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_restore", cut_off)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                Store(path)
+    again = Store(path)
+    assert again.rows() == rows(*range(30))
+    assert again.notices
+    assert not list(path.parent.glob("salvaging-*"))
+    assert reopened(again).notices == []
+
+
+def test_a_log_without_its_database_is_read(store, path):
+    store.append(rows(*range(5)))
+    log = path.with_name("device.db-wal").read_bytes()
+    store.close()
+    path.unlink()
+    path.with_name("device.db-wal").write_bytes(log)
+    assert Store(path).rows() == rows(*range(5))
+
+
+def test_what_was_never_committed_does_not_come_back(store, path, tmp_path):
+    store.append(rows(0))
+    store._db.execute("PRAGMA cache_size = 1")
+    store._db.execute("BEGIN")
+    many = [(*row(n), row(n).checksum) for n in range(1, 200)]
+    store._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", many)
+    crashed = tmp_path / "crashed" / "device.db"
+    crashed.parent.mkdir()
+    for part in (path, path.with_name("device.db-wal")):
+        (crashed.parent / part.name).write_bytes(part.read_bytes())
+    store._db.execute("ROLLBACK")
+    assert b"id-100" in crashed.with_name("device.db-wal").read_bytes()
+    again = Store(crashed)
+    assert again.rows() == rows(0)
+    assert again.notices == []
+
+
+def test_a_reader_that_keeps_traces_alive_is_told_of(store, path):
+    store.append(rows(0, 1))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM samples").fetchone()
+    store.remove([0])
+    with pytest.raises(StoreError, match="another program"):
+        store.scrub()
+    reader.close()
+    store.scrub()

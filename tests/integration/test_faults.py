@@ -174,6 +174,29 @@ def test_forgetting_on_a_full_disk_says_so_and_can_be_asked_again(
     assert contents(disk / "home") == pairs(kept)
 
 
+def test_undoing_on_a_full_disk_takes_back_one_or_says_that_it_took_none(
+    launch: Launch, mount: Mount, written: list[Character]
+) -> None:
+    disk = mount("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+    with launch(disk / "home") as agent, agent.connect() as device:
+        device.learn_many(written)
+        until(lambda: not device.status().learning)
+        for leaving in (100_000, 0):
+            filler = fill(disk, leaving)
+            before = device.status().kept
+            try:
+                undone = bool(device.undo().id)
+            except InputError as error:
+                assert is_one_sentence(str(error))  # noqa: PT017
+                undone = False
+            assert device.status().kept == before - undone
+            filler.unlink()
+        assert device.undo().id
+        left = device.status().kept
+        agent.kill()
+    assert contents(disk / "home") == pairs(written[:left])
+
+
 def test_expiry_on_a_full_disk_is_put_off(
     launch: Launch, mount: Mount, written: list[Character]
 ) -> None:

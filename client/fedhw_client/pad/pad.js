@@ -301,10 +301,17 @@ async function correct(label) {
     return;
   }
   const correction = { strokes: points(), label };
+  const drawn = strokes;
   const was = reading?.label;
   wipe();
   page.paper.focus({ preventScroll: true });
-  if (await trying(() => post("learn", correction))) showKept(label, was);
+  if (await trying(() => post("learn", correction))) {
+    showKept(label, was);
+  } else if (!strokes.length) {
+    strokes = drawn; // nothing that was written is lost
+    page.invitation.hidden = true;
+    drawSoon();
+  }
 }
 
 async function undo() {

@@ -269,6 +269,15 @@ def test_events_follow_changes(pad):
         assert next(kept) == 1
 
 
+def test_a_page_that_was_closed_is_told_no_more(pad, agent):
+    for _ in range(5):
+        first_event(pad)
+    deadline = time.monotonic() + 60
+    while agent._listeners:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_failure_of_the_agent_keeps_the_headers_and_tells_nothing(pad, agent, monkeypatch):
     monkeypatch.delattr(agent, "_store")
     # The server hangs up after a failure, so the connection is not to be used again.
