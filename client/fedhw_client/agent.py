@@ -171,7 +171,11 @@ class Agent:
             if newest:
                 self._remove([newest[0].position])
         self._changed()
-        self._scrub()
+        try:
+            self._scrub()
+        except StoreError as error:
+            # It is taken back all the same: whoever asked again would lose another one.
+            log.warning("traces are left", reason=str(error))
         return _kept(newest[0]) if newest else None
 
     def forget(self, selection: Selection) -> int:

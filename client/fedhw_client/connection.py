@@ -13,7 +13,7 @@ import queue
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,9 @@ Writing = NDArray[Any] | Sequence[NDArray[Any]]
 """A glyph [28, 28], uint8 with ink 255 or float with ink 1 on paper 0, or strokes, each [P, 2]."""
 
 CHUNK = 64 * 1024
+
+RESTART = 0.5
+"""Seconds to wait for an agent that was there and may have been restarted."""
 
 T = TypeVar("T")
 
@@ -88,7 +91,7 @@ class Device:
         """Recognise one character; 5 candidates unless told otherwise."""
         request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
         with _translated(), self._recognizing:
-            return _again_if_missing(lambda: self._ask(request))
+            return self._again_if_missing(lambda: self._ask(request))
 
     def learn(self, writing: Writing, label: str) -> str:
         """Correct one character; it is on disk when this returns the correction's name."""
@@ -99,7 +102,7 @@ class Device:
         with _translated():
             requests = [_correction(*correction) for correction in corrections]
             # Named once, so that what is sent twice is stored once.
-            return _again_if_missing(
+            return self._again_if_missing(
                 lambda: list(self._stub.Learn(iter(requests), **self._options).ids)
             )
 
@@ -147,6 +150,16 @@ class Device:
         with _translated():
             parts = _parts(profile, passphrase)
             return int(self._stub.ImportProfile(parts, **self._options).added)
+
+    def _again_if_missing(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if not _is_missing(error):
+                raise
+            with suppress(grpc.FutureTimeoutError):
+                grpc.channel_ready_future(self._channel).result(RESTART)
+            return call()
 
     def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
         # One stream for all glyphs: opening a call takes longer than recognising. While an answer
@@ -202,6 +215,7 @@ class AsyncDevice:
                 try:
                     return await self._ask(request)
                 except AgentMissingError:
+                    await self._restarted()
                     return await self._ask(request)
 
     async def learn(self, writing: Writing, label: str) -> str:
@@ -217,6 +231,7 @@ class AsyncDevice:
             except grpc.RpcError as error:
                 if not _is_missing(error):
                     raise
+                await self._restarted()
                 response = await self._stub.Learn(_each(requests), **self._options)
             return list(response.ids)
 
@@ -266,6 +281,10 @@ class AsyncDevice:
             parts = _each(_parts(profile, passphrase))
             return int((await self._stub.ImportProfile(parts, **self._options)).added)
 
+    async def _restarted(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._channel.channel_ready(), RESTART)
+
     async def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
         stream, self._stream = self._stream, None
         if stream is None or stream.done():
@@ -305,7 +324,7 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # this device alone is asked
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 300),
 )
 
 
@@ -321,16 +340,6 @@ def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:
             "that listens on the port"
         ) from None
     return f"127.0.0.1:{port}", _Call(metadata=(("authorization", f"Bearer {token}"),))
-
-
-def _again_if_missing(call: Callable[[], T]) -> T:
-    """Call once more where no agent answered: it may have been restarted since the last time."""
-    try:
-        return call()
-    except grpc.RpcError as error:
-        if not _is_missing(error):
-            raise
-        return call()
 
 
 @contextmanager
