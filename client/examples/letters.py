@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from fedhw.data.pictures import load_picture
+from fedhw.v1 import device_pb2
 from fedhw_client import AgentMissingError, connect
 
 
@@ -18,8 +19,9 @@ def main() -> None:
             for path in map(Path, sys.argv[1:]):
                 glyph = load_picture(path)
                 answer = device.recognize(glyph)
-                who = "you" if answer.local_expert.label == answer.label else "everybody"
-                print(f"{path.name}: {answer.label} ({answer.confidence:.0%}, as {who} writes it)")
+                mine = answer.decided_by == device_pb2.DECIDER_LOCAL_EXPERT
+                who = "you write" if mine else "everybody writes"
+                print(f"{path.name}: {answer.label} ({answer.confidence:.0%}, as {who} it)")
                 truth = input("Enter if that is right, or the character it is: ")
                 device.learn(glyph, truth or answer.label)
     except (AgentMissingError, ValueError) as error:

@@ -103,7 +103,7 @@ class Personalizer:
     """Recognises one person's characters and learns from each correction.
 
     Memory is bounded by `capacity` samples; everything random follows from `seed`. What a device
-    needs to learn in the background is `store` where answers are given and, whenever it is `due`,
+    needs to learn in the background is `keep` where answers are given and, whenever it is `due`,
     `relearn` in another thread: the new mixture replaces the old one in one step.
 
     >>> from fedhw.experts.global_expert import build

@@ -28,8 +28,8 @@ if _version_not_supported:
 class DeviceStub:
     """What the agent on a person's device offers to the apps of that device. It listens on a unix
     socket or on loopback and nowhere else. Input that cannot be used is answered by
-    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, each with one sentence that names the field, the
-    value and the mend.
+    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, a store that refuses by FAILED_PRECONDITION, each
+    with one sentence that names the field, the value and the mend.
     """
 
     def __init__(self, channel):
@@ -83,8 +83,8 @@ class DeviceStub:
 class DeviceServicer:
     """What the agent on a person's device offers to the apps of that device. It listens on a unix
     socket or on loopback and nowhere else. Input that cannot be used is answered by
-    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, each with one sentence that names the field, the
-    value and the mend.
+    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, a store that refuses by FAILED_PRECONDITION, each
+    with one sentence that names the field, the value and the mend.
     """
 
     def Recognize(self, request_iterator, context):
@@ -123,7 +123,7 @@ class DeviceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchStatus(self, request, context):
-        """Answers at once, and again whenever the status has changed.
+        """Answers at once, and again after corrections and learnings, at most five times a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,8 +197,8 @@ def add_DeviceServicer_to_server(servicer, server):
 class Device:
     """What the agent on a person's device offers to the apps of that device. It listens on a unix
     socket or on loopback and nowhere else. Input that cannot be used is answered by
-    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, each with one sentence that names the field, the
-    value and the mend.
+    INVALID_ARGUMENT, a limit by RESOURCE_EXHAUSTED, a store that refuses by FAILED_PRECONDITION, each
+    with one sentence that names the field, the value and the mend.
     """
 
     @staticmethod

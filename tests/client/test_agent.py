@@ -249,7 +249,9 @@ def test_what_is_older_than_may_be_kept_is_forgotten(release, tmp_path, monkeypa
     again.close()
 
 
-def test_learning_neither_stops_nor_delays_recognising(agent, unseen_writers: WriterSet):
+def test_it_recognises_with_one_mixture_after_another_while_it_learns(
+    agent, unseen_writers: WriterSet
+):
     stop = threading.Event()
 
     def correct() -> None:
