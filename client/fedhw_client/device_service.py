@@ -112,6 +112,8 @@ class DeviceService(pb_grpc.DeviceServicer):
                         )
                     glyph = await _glyph(request.glyph)
                     corrections.append(Correction(glyph, request.label, request.id))
+            # A stream that was cut off ends like any other; only sending fails on it.
+            await context.send_initial_metadata(())
             return pb.LearnResponse(ids=await asyncio.to_thread(self._agent.learn, corrections))
 
     async def Undo(  # noqa: N802

@@ -1,4 +1,4 @@
-"""Where a device keeps what is private: one directory that only its owner may enter."""
+"""Where a device keeps what is private: one directory, of files that only their owner may read."""
 
 import fcntl
 import os

@@ -95,8 +95,8 @@ class DeviceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Learn(self, request_iterator, context):
-        """Stores corrected glyphs and answers when all of them are durable; a call that is refused has
-        stored nothing, one that is cut off may have stored what had come. At most 1,000 a call.
+        """Stores corrected glyphs, at most 1,000, and answers when all of them are durable. A call that
+        is refused or cut off before its end has stored nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
