@@ -308,8 +308,9 @@ def client(
     ] = None,
     writer: Annotated[str | None, typer.Option(help="The writer to replay.")] = None,
     rate: Annotated[
-        float, typer.Option(min=0, help="Characters a second; 0: as fast as they are answered.")
-    ] = 0,
+        float | None,
+        typer.Option(min=0, help="Characters a second, 20 by default; 0: as fast as it answers."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the replay's figures to this file, too.")
     ] = None,
@@ -326,13 +327,13 @@ def client(
         "metrics-port": metrics_port,
         "keep-days": keep_days,
     }
-    for_replay = {"writer": writer, "rate": rate or None, "json": json_file}
+    for_replay = {"writer": writer, "rate": rate, "json": json_file}
     for name, value in (for_serving if replay else for_replay).items():
         if value is not None:
             use = "not for a replay; leave it out" if replay else "for a replay; give --replay, too"
             raise InputError(f"{name}: {value} is {use}")
     if replay is not None:
-        _replay(replay, writer, rate, release or place.release, json_file)
+        _replay(replay, writer, 20.0 if rate is None else rate, release or place.release, json_file)
         return
     if pad_port is not None and not pad:
         raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")

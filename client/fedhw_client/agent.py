@@ -38,7 +38,7 @@ MOST_AT_ONCE = 1000
 """Corrections in one call."""
 
 PROCESSOR_SHARE = 0.25
-"""Of one core, what learning takes while it lasts."""
+"""Of one core, what learning takes while it keeps up with the corrections."""
 
 DAY = 86_400.0
 EXPIRY_CHECK = 600.0
@@ -398,7 +398,8 @@ class Agent:
             return
         now = time.thread_time()
         worked = min(now - self._last_breath, 0.01)
-        time.sleep(worked * (1 / PROCESSOR_SHARE - 1))
+        behind = self._personalizer.due  # again, while it learns
+        time.sleep(0 if behind else worked * (1 / PROCESSOR_SHARE - 1))
         self._last_breath = time.thread_time()
 
     _last_breath = 0.0

@@ -25,6 +25,12 @@ REHEARSED = 512
 FIRST, GROWTH = 4, 0.02
 """Learning is due after that many corrections, or that share of those kept, if it is more."""
 
+STALE = 0.25
+"""Corrections that may come during a learning, as a share of those it learns from.
+
+One that was learned from a handful and comes late would be in use for many times as many.
+"""
+
 DOUBT = 1.0
 """Standard deviations by which a new mixture may look worse than the old one and replace it."""
 
@@ -232,9 +238,9 @@ class Personalizer:
     def relearn(self, forced: bool = False) -> bool:
         """Learn from scratch and return whether the new mixture has replaced the old one.
 
-        It does unless the samples held back tell against it; when `forced`, always, the old one
-        having learned what is to be forgotten. Works on what is stored at its start, so that
-        `store` may go on meanwhile in another thread.
+        It does unless the samples held back tell against it or too many have come meanwhile; when
+        `forced`, always, the old one having learned what is to be forgotten. Works on what is
+        stored at its start, so that `keep` may go on meanwhile in another thread.
         """
         self._tried_at = self.replay.seen
         rehearsed = self.replay.rehearsed(REHEARSED)
@@ -246,6 +252,8 @@ class Personalizer:
             learned = self.learner.learn(
                 self.expert, self._cohort(rehearsed), self.sketch, self.seed
             )
+            if self.replay.seen - self._tried_at > STALE * len(rehearsed) and not forced:
+                return False
             if held_back and _worse(learned, self.personal, self._cohort(held_back)):
                 return False
         self.adopt(learned, self.version + 1)

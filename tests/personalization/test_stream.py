@@ -190,14 +190,14 @@ def test_characters_stored_while_learning_goes_on_wait_for_the_next_learning(pub
     learning = threading.Thread(target=person.relearn)
     learning.start()
     assert pausing.begun.wait(timeout=20)
-    for glyph, label in written(writer, 40, 60):
+    for glyph, label in written(writer, 40, 48):
         assert person.store(glyph, label).decided_by == "global"
     pausing.allowed.set()
     learning.join(timeout=20)
     still.relearn()
     torch.testing.assert_close(weights(person.personal), weights(still.personal))
     assert person.due
-    assert person.replay.seen == 60
+    assert person.replay.seen == 48
 
 
 def test_recent_accuracy_forgets_and_total_does_not():
@@ -271,3 +271,24 @@ def test_removed_and_relearned_by_force_nothing_is_left(release, unseen_writers)
     assert person.personal is None
     assert person.version == version + 1
     assert person.predict_one(unseen_writers.images[0]).le_label is None
+
+
+def test_what_was_learned_from_a_few_while_many_came_is_not_used(release, unseen_writers):
+    person = Personalizer(release.expert, release.sketch, release.alphabet)
+    arrived = 0
+
+    def meanwhile() -> None:
+        nonlocal arrived
+        if arrived < late:
+            person.keep(unseen_writers.images[arrived], "Q")
+            arrived += 1
+
+    person.learner = replace(person.learner, pause=meanwhile)
+    for glyph in unseen_writers.images[:9]:
+        person.keep(glyph, "Q")
+    late = 3
+    assert not person.relearn()
+    assert person.personal is None
+    arrived, late = 0, 2
+    assert person.relearn()
+    assert person.personal is not None
