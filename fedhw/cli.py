@@ -345,7 +345,10 @@ def client(
     def say(sentence: str) -> None:
         print(sentence, flush=True)
 
-    run(Settings(place, release, port, pad_port if pad else None, metrics_port, keep_days), say)
+    run(
+        Settings(place, release, port, (pad_port or 0) if pad else None, metrics_port, keep_days),
+        say,
+    )
 
 
 def _replay(
