@@ -1,5 +1,11 @@
 """Parts that many tests share: a small real release, made once a run."""
 
+import os
+
+# Agents, their learners and the tests are many at once: torch's own threads would spin for the
+# same few cores. Before torch is imported, and for every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,8 +46,13 @@ def url(release_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     command = [fedhw, "client", "--home", home, "--release", release_directory, "--pad"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
         try:
+            impatience = threading.Timer(PATIENCE / 1000, agent.kill)
+            impatience.start()
             said = (line.partition("pad: ") for line in agent.stdout)
-            yield next(address.strip() for _, found, address in said if found)
+            address = next((address.strip() for _, found, address in said if found), None)
+            impatience.cancel()
+            assert address, "the agent does not say where its pad is"
+            yield address
         finally:
             agent.terminate()
             agent.wait(30)
