@@ -26,7 +26,7 @@ FIRST, GROWTH = 4, 0.02
 """Learning is due after that many corrections, or that share of those kept, if it is more."""
 
 STALE = 0.25
-"""Corrections that may come during a learning, as a share of those it learns from.
+"""Corrections that may come during a learning, as a share of all there were before.
 
 One that was learned from a handful and comes late would be in use for many times as many.
 """
@@ -252,7 +252,7 @@ class Personalizer:
             learned = self.learner.learn(
                 self.expert, self._cohort(rehearsed), self.sketch, self.seed
             )
-            if self.replay.seen - self._tried_at > STALE * len(rehearsed) and not forced:
+            if self.replay.seen > (1 + STALE) * self._tried_at and not forced:
                 return False
             if held_back and _worse(learned, self.personal, self._cohort(held_back)):
                 return False

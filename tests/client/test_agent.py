@@ -261,6 +261,7 @@ def test_it_recognises_with_one_mixture_after_another_while_it_learns(
             label = unseen_writers.alphabet[unseen_writers.labels[number % len(unseen_writers)]]
             agent.learn([Correction(glyph, label)])
             number += 1
+            time.sleep(0.005)
 
     thread = threading.Thread(target=correct)
     thread.start()
