@@ -225,7 +225,10 @@ def test_the_keyboard_alone(open_pad):
     expect(page.locator("#picker")).to_be_visible()
     press(page, "Escape")
     expect(page.locator("#picker")).to_be_hidden()
-    press(page, "Enter", "q")
+    page.locator("#other").focus()
+    press(page, "Enter")
+    expect(page.locator("#picker")).to_be_visible()
+    press(page, "q")
     has_been_kept(page, "q")
     kept(page, 2)
 
