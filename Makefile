@@ -34,7 +34,7 @@ bench: .venv/test
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[client,dev,simulation]'
+	$(PIP) --editable '.[client,server,dev,simulation]'
 	touch $@ .venv/demo
 
 clean:

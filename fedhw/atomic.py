@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all: written beside their place, then renamed into it."""
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -8,15 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_REPLACED = "replaced"
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`.
 
     The caller writes a file or makes a directory at the temporary path. If the block raises,
     whatever was written is removed and `path` is as it was. A file is
     replaced in one step (`rename(2)`); a directory in two, so a crash between them leaves the old
-    one under its temporary name, never a mixture of both. Raises IsADirectoryError where a file
+    one under its temporary name, never a mixture of both, and `recover` puts it back. When
+    `durable`, it survives a power cut, too (`fsync(2)`). Raises IsADirectoryError where a file
     would replace a directory.
 
     >>> target = Path(tempfile.mkdtemp()) / "answer.txt"
@@ -30,7 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         unfinished = workplace / path.name
         yield unfinished
-        replaced = workplace / "replaced"
+        if durable:
+            _sync(unfinished)
+        replaced = workplace / _REPLACED
         if path.is_dir():
             if unfinished.is_file():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -41,5 +47,32 @@ def replacing(path: Path) -> Iterator[Path]:
             if replaced.exists():
                 replaced.rename(path)
             raise
+        if durable:
+            _sync_entry(path.parent)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Put back what a crash has left of `replacing` a directory, and remove what was unfinished.
+
+    Nobody may be replacing `path` meanwhile.
+    """
+    for workplace in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        if (workplace / _REPLACED).is_dir() and not path.exists():
+            (workplace / _REPLACED).rename(path)
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    for part in path.iterdir() if path.is_dir() else ():
+        _sync(part)
+    _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,29 +1,19 @@
 """`fedhw ...`: one thin function a command."""
 
 import json
-import math
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from fedhw import __version__
-from fedhw.atomic import replacing
+from fedhw.commands.client import app as client
+from fedhw.commands.console import err, needs, out, progress, write_json
+from fedhw.commands.server import app as server
 from fedhw.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Personalise a handwriting recogniser to each writer, on the writer's own device.",
 )
-out = Console()
-err = Console(stderr=True)
+app.add_typer(client, name="client")
+app.add_typer(server, name="server")
 
 DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
 DEVICE_HELP = "Ask the agent of this device."
@@ -58,10 +48,7 @@ def main() -> None:
     """Run the command line; input that cannot be used ends it with one sentence and exit code 2."""
     try:
         app()
-    except InputError as error:
-        err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except ConnectionError as error:
+    except (InputError, ConnectionError) as error:
         err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except OSError as error:
@@ -163,13 +150,13 @@ def simulate(
     known = Release.load(release)
     unseen = load_source(data, seed, range(UNSEEN, UNSEEN + (writers or 60)))
     splits = draw_writers(known, unseen, writers, wanted, seed)
-    with _progress() as progress:
-        bars = {name: progress.add_task(name, total=len(splits), start=False) for name in chosen}
+    with progress() as shown:
+        bars = {name: shown.add_task(name, total=len(splits), start=False) for name in chosen}
 
         def after(stage: str, count: int) -> None:
             if stage in bars:
-                progress.start_task(bars[stage])
-                progress.advance(bars[stage], count)
+                shown.start_task(bars[stage])
+                shown.advance(bars[stage], count)
 
         experiment = run_experiment(
             known, unseen, splits, {name: METHODS[name] for name in chosen}, wanted, seed, after
@@ -177,7 +164,7 @@ def simulate(
     out.print(table(experiment))
     write_report(experiment, out_dir)
     if json_file is not None:
-        _write_json(json_file, summary(experiment))
+        write_json(json_file, summary(experiment))
     out.print(f"Report: {out_dir / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -278,118 +265,6 @@ def learn(
     out.print(f"stored as {name}", highlight=False)
 
 
-@app.command()
-def client(
-    home: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
-    release: Annotated[
-        Path | None,
-        typer.Option(help="Release directory to install in the home; needed the first time."),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=65535, help="Listen on loopback TCP, not on the unix socket; 0: a free one."
-        ),
-    ] = None,
-    pad: Annotated[bool, typer.Option("--pad", help="Serve the pad, a page to write on.")] = False,
-    pad_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the pad; a free one by default.")
-    ] = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Serve Prometheus metrics on loopback; 0: a free one."),
-    ] = None,
-    keep_days: Annotated[
-        float | None, typer.Option(help="Forget corrections that are older, by this clock.")
-    ] = None,
-    replay: Annotated[
-        Path | None,
-        typer.Option(help="Do not serve: replay a writer of this npz file through a new agent."),
-    ] = None,
-    writer: Annotated[str | None, typer.Option(help="The writer to replay.")] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0, help="Characters a second, 20 by default; 0: as fast as it answers."),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the replay's figures to this file, too.")
-    ] = None,
-) -> None:
-    """Run the agent of this device: it recognises, is corrected, and learns."""
-    with _needs("client"):
-        from fedhw_client.home import Home
-
-    place = Home.default() if home is None else Home(home)
-    for_serving = {
-        "port": port,
-        "pad": pad or None,
-        "pad-port": pad_port,
-        "metrics-port": metrics_port,
-        "keep-days": keep_days,
-    }
-    for_replay = {"writer": writer, "rate": rate, "json": json_file}
-    for name, value in (for_serving if replay else for_replay).items():
-        if value is not None:
-            use = "not for a replay; leave it out" if replay else "for a replay; give --replay, too"
-            raise InputError(f"{name}: {value} is {use}")
-    if replay is not None:
-        _replay(replay, writer, 20.0 if rate is None else rate, release or place.release, json_file)
-        return
-    if pad_port is not None and not pad:
-        raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")
-    if keep_days is not None and not 0 < keep_days < math.inf:
-        raise InputError(f"keep-days: {keep_days} is no time to keep; give a number above 0")
-    with _needs("client"):
-        from fedhw_client.main import Settings, run
-
-    def say(sentence: str) -> None:
-        print(sentence, flush=True)
-
-    run(
-        Settings(place, release, port, (pad_port or 0) if pad else None, metrics_port, keep_days),
-        say,
-    )
-
-
-def _replay(
-    file: Path, writer: str | None, rate: float, release: Path, json_file: Path | None
-) -> None:
-    with _needs("client"):
-        from fedhw_client.replay import characters_of, replay
-
-    from fedhw.data.npz import load_npz
-    from fedhw.release.release import Release
-
-    if writer is None:
-        raise InputError("writer: is missing; name a writer of the file with --writer")
-    characters = characters_of(load_npz(file), writer)
-    known = Release.load(release)
-    known.check_fits(characters)
-    if writer in known.trained_on:
-        err.print(
-            f"note: the release was trained on {writer}; its accuracy alone is better than for "
-            "anybody new",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    with _progress() as progress:
-        bar = progress.add_task("replaying", total=len(characters))
-        outcome = replay(
-            characters, writer, rate, release, lambda n: progress.update(bar, completed=n)
-        )
-    shown = Table("figure", writer)
-    shown.add_row("characters", f"{outcome.samples}")
-    shown.add_row("global expert alone", f"{outcome.ge_accuracy:.1%}")
-    shown.add_row("with local expert and gate", f"{outcome.moe_accuracy:.1%}")
-    for name, took in (("recognise", outcome.recognize_ms), ("correct", outcome.learn_ack_ms)):
-        shown.add_row(f"to {name}, median and p99", f"{took.p50:.2f} and {took.p99:.2f} ms")
-    shown.add_row("agent's memory", f"{outcome.rss_mb:.0f} MiB")
-    out.print(shown)
-    if json_file is not None:
-        _write_json(json_file, outcome.as_dict())
-
-
 def _ranked_by_release(glyphs: "list[NDArray[np.uint8]]", release: Path) -> Ranked:
     import numpy as np
 
@@ -413,20 +288,10 @@ def _ranked_by_agent(
 
 
 def _connected(home: Path | None, port: int | None) -> "Device":
-    with _needs("client"):
+    with needs("client"):
         from fedhw_client.connection import connect
 
     return connect(home, port)
-
-
-@contextmanager
-def _needs(extra: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{error.name}: is not installed; pip install 'fedhw[{extra}]' brings it"
-        ) from None
 
 
 def _make_release(
@@ -438,24 +303,13 @@ def _make_release(
 ) -> float:
     from fedhw.release.making import make_release
 
-    with _progress() as progress:
-        bar = progress.add_task("training", total=training.epochs)
+    with progress() as shown:
+        bar = shown.add_task("training", total=training.epochs)
 
         def after_epoch(epoch: int) -> None:
-            progress.update(bar, completed=epoch)
+            shown.update(bar, completed=epoch)
 
         return make_release(directory, writers, architecture, training, hold_out, after_epoch)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=err,
-    )
 
 
 def _shots(text: str) -> Any:
@@ -482,11 +336,6 @@ def _check_json(path: Path, report: Path) -> None:
         raise InputError(
             f"json: {path} is in the report, which has summary.json; give another place"
         )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

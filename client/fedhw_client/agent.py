@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,11 +26,19 @@ from fedhw.experts.gate import Gate
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
 from fedhw.personalization.learner import Learner, PersonalMixture
-from fedhw.personalization.stream import Personalizer, Prequential, Recognition
+from fedhw.personalization.stream import Personalizer, Prequential, Recognition, looks_worse
+from fedhw.privacy.statistics import Tally
 from fedhw.release.release import Release
 from fedhw_client.profile import LONGEST_ID, Profile
 from fedhw_client.row import Row
-from fedhw_client.store import Personal, Selection, Store, StoreError, Window
+from fedhw_client.store import (
+    Opinion,
+    Personal,
+    Selection,
+    Store,
+    StoreError,
+    Window,
+)
 
 CAPACITY = 2000
 """Corrections that are kept; which ones make room follows from the replay policy."""
@@ -87,6 +96,13 @@ class Status:
     notices: tuple[str, ...]
 
 
+class _InUse(NamedTuple):
+    """A release and what was learned for it: replaced in one step, so that they fit each other."""
+
+    release: Release
+    personalizer: Personalizer
+
+
 class Agent:
     """Recognises one person's characters and learns from the corrections in a store.
 
@@ -95,27 +111,28 @@ class Agent:
     """
 
     def __init__(self, release: Release, store: Store, keep_days: float | None = None) -> None:
-        self.release = release
-        self.release_name = release.manifest.name
         self.recognitions = 0
         self.learnings = 0
         self.learning_seconds = 0.0
         self._store = store
         self._keep_days = keep_days
         self._evicted: list[int] = []
-        self._personalizer = Personalizer(
+        person = Personalizer(
             release.expert,
             release.sketch,
             release.alphabet,
             replace(Learner(), pause=self._breathe),
             capacity=CAPACITY,
+            release=release.manifest.name,
         )
+        self._in_use = _InUse(release, person)
         # Who needs both takes `_learning` first.
         self._learning = threading.Lock()
         self._changing = threading.Lock()
         self._due = threading.Event()
         self._stopping = threading.Event()
-        self._in_background = False
+        self._in_background = self._adopting = False
+        self._is_awaited = False
         self._listeners: list[Callable[[], None]] = []
         self._restore()
         self._thread = threading.Thread(target=self._learn_when_due, name="learner", daemon=True)
@@ -126,8 +143,22 @@ class Agent:
         self._stopping.set()
         self._due.set()
         self._thread.join()
-        with self._changing:
+        with self._learning, self._changing:
             self._store.close()
+
+    @property
+    def release(self) -> Release:
+        """The release in use."""
+        return self._in_use.release
+
+    @property
+    def release_name(self) -> str:
+        """The name of the release in use."""
+        return self._personalizer.release
+
+    @property
+    def _personalizer(self) -> Personalizer:
+        return self._in_use.personalizer
 
     @property
     def is_alive(self) -> bool:
@@ -156,11 +187,11 @@ class Agent:
             known = self._store.known(named)
             fresh = [(name, named[name]) for name in named if name not in known]
             now, position = time.time(), self._personalizer.replay.seen
-            rows = [
-                self._row(position + i, name, now, correction)
+            judged = [
+                self._judged(position + i, name, now, correction)
                 for i, (name, correction) in enumerate(fresh)
             ]
-            self._add(rows)
+            self._add([row for row, _ in judged], [opinion for _, opinion in judged])
         self._changed()
         return names
 
@@ -192,6 +223,58 @@ class Agent:
         self._scrub()
         log.info("forgot", corrections=len(chosen))
         return len(chosen)
+
+    def adopt(self, release: Release, install: Callable[[], object] = lambda: None) -> bool:
+        """Use another release unless it is worse for this person; returns whether it is in use.
+
+        What was learned is learned anew for it, and both judge the corrections that neither has
+        learned from. `install` must put the release where the next start looks for it. Raises
+        InputError for another alphabet, StoreError when the agent is closed, and whatever `install`
+        raises; nothing has changed then.
+        """
+        if release.alphabet != self.release.alphabet:
+            raise InputError(
+                f"release: the alphabet of {release.manifest.name} is not that of "
+                f"{self.release_name}; give a release of the same alphabet"
+            )
+        self._adopting = True
+        self._changed()
+        try:
+            with self._learning:
+                if self._stopping.is_set():
+                    raise StoreError("release: the agent is stopping; offer it again later")
+                return self._adopt(release, install)
+        finally:
+            self._adopting = False
+            self._changed()
+
+    def _adopt(self, release: Release, install: Callable[[], object]) -> bool:
+        began = time.thread_time()
+        old, name = self._personalizer, release.manifest.name
+        new = replace(old, expert=release.expert, sketch=release.sketch, release=name)
+        new.follow(old)
+        new.adopt(None, old.version)
+        if not new.relearn() and old.personal is not None:
+            new.adopt(None, old.version + 1)
+        self.learnings += 1
+        self.learning_seconds += time.thread_time() - began
+        judges = new.replay.held_back(CAPACITY)
+        if looks_worse(new.right_on(judges), old.right_on(judges)):
+            log.info("held back", release=name)
+            return False
+        new.follow(old)  # all but the very last, so that no correction waits for long
+        with self._changing:
+            new.follow(old)
+            # A crash before the second step leaves a mixture that the release does not fit; the
+            # next start learns it anew.
+            install()
+            in_use = _InUse(release, new)
+            self._persist(in_use)
+            self._in_use = in_use
+        if new.due:
+            self._due.set()
+        log.info("adopted", release=name, version=new.version)
+        return True
 
     def export_profile(self, passphrase: str) -> bytes:
         """Return every correction, encrypted; raises InputError for a short passphrase."""
@@ -233,20 +316,40 @@ class Agent:
         with self._changing:
             return self._store.windows(n)
 
+    def tally(self, start: float, end: float, latencies: tuple[int, ...]) -> Tally:
+        """Count what happened from `start` up to `end`, Unix seconds.
+
+        Of corrections only those that are still kept count; `latencies` counts recognitions by the
+        bounds in `fedhw.privacy.statistics.LATENCIES`.
+        """
+        with self._changing:
+            judged = self._store.judged(start, end)
+        wrong = Counter(one.label for one in judged if not one.right)
+        return Tally(
+            corrections=len(judged),
+            ge_right=sum(one.ge_right for one in judged),
+            le_right=sum(one.le_right for one in judged),
+            right=sum(one.right for one in judged),
+            opened=sum(one.opened for one in judged),
+            recognitions=sum(latencies),
+            errors=tuple(wrong[label] for label in self.release.alphabet),
+            latencies=latencies,
+        )
+
     def status(self) -> Status:
         """Return what the agent says of itself."""
-        person = self._personalizer
+        release, person = self._in_use
         return Status(
-            release=self.release_name,
-            architecture=self.release.manifest.architecture,
-            alphabet=self.release.alphabet,
+            release=person.release,
+            architecture=release.manifest.architecture,
+            alphabet=release.alphabet,
             personal_version=person.version,
             kept=len(person.replay),
             corrections=person.replay.seen,
             recognitions=self.recognitions,
             ge_accuracy=replace(person.ge_accuracy),
             accuracy=replace(person.accuracy),
-            learning=self._in_background,
+            learning=self._in_background or self._adopting,
             learnings=self.learnings,
             learning_seconds=self.learning_seconds,
             store_bytes=self._store.size,
@@ -270,10 +373,12 @@ class Agent:
             )
         return correction.id or uuid.uuid4().hex
 
-    def _row(self, position: int, id: str, at: float, correction: Correction) -> Row:
+    def _judged(
+        self, position: int, id: str, at: float, correction: Correction
+    ) -> tuple[Row, Opinion]:
         guess = self._personalizer.predict_one(correction.glyph)
         label = correction.label
-        return Row(
+        row = Row(
             position=position,
             id=id,
             at=at,
@@ -282,9 +387,11 @@ class Agent:
             ge_right=guess.ge_label == label,
             right=guess.label == label,
         )
+        le_label = guess.ge_label if guess.le_label is None else guess.le_label
+        return row, Opinion(position, le_label == label, guess.opening > 0.5)
 
-    def _add(self, rows: Sequence[Row]) -> None:
-        self._store.append(rows, self._evicted)
+    def _add(self, rows: Sequence[Row], opinions: Sequence[Opinion] = ()) -> None:
+        self._store.append(rows, self._evicted, opinions)
         self._evicted.clear()
         for row in rows:
             self._keep(row)
@@ -304,8 +411,12 @@ class Agent:
         self._store.remove(positions, everything)
         self._personalizer.replay.remove(set(positions))
         self._recount()
-        self._personalizer.relearn(forced=True)
-        self._persist()
+        self._is_awaited = True
+        try:
+            self._personalizer.relearn(forced=True)
+        finally:
+            self._is_awaited = False
+        self._persist(self._in_use)
 
     def _restore(self) -> None:
         rows = self._store.rows()
@@ -351,21 +462,22 @@ class Agent:
         with self._changing:
             self._store.scrub()
 
-    def _persist(self) -> None:
+    def _persist(self, in_use: _InUse) -> None:
         """Keep the mixture in use, so that it need not be learned again after a restart."""
-        personal = self._personalizer.personal
+        release, person = in_use
+        personal = person.personal
         content = None
         if personal is not None:
             tensors = personal.mixture.local._asdict() | personal.mixture.gate._asdict()
             whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            content = Personal(self.release.manifest.digest, safetensors.torch.save(whole))
+            content = Personal(release.manifest.digest, safetensors.torch.save(whole))
         try:
-            self._store.set_personal(content, self._personalizer.version)
+            self._store.set_personal(content, person.version)
         except StoreError as error:
             log.warning("mixture not stored", reason=str(error))
 
     def _learn_when_due(self) -> None:
-        _step_back()
+        step_back()
         while True:
             self._due.wait(EXPIRY_CHECK)
             if self._stopping.is_set():
@@ -384,7 +496,7 @@ class Agent:
                 swapped = self._personalizer.relearn()
                 if swapped:
                     with self._changing:
-                        self._persist()
+                        self._persist(self._in_use)
             log.info("learned", swapped=swapped, version=self._personalizer.version)
         finally:
             self._in_background = False
@@ -393,11 +505,11 @@ class Agent:
             self._changed()
 
     def _breathe(self) -> None:
-        """Leave the processor to others for as long as the last step of learning took."""
-        if threading.current_thread() is not self._thread or self._stopping.is_set():
+        """Leave the processor to others for a while, if nobody waits for what is being learned."""
+        if self._is_awaited or self._stopping.is_set():
             return
         now = time.thread_time()
-        worked = min(now - self._last_breath, 0.01)
+        worked = min(max(now - self._last_breath, 0.0), 0.01)  # the last may be another thread's
         behind = self._personalizer.due  # again, while it learns
         time.sleep(0 if behind else worked * (1 / PROCESSOR_SHARE - 1))
         self._last_breath = time.thread_time()
@@ -418,7 +530,7 @@ class Agent:
             log.warning("not forgotten yet", reason=str(error))
 
 
-def _step_back() -> None:
+def step_back() -> None:
     """Let every other thread go before this one, where the system can."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

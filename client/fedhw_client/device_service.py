@@ -313,7 +313,7 @@ def _response(recognition: Recognition, agent: Agent, top_k: int) -> pb.Recogniz
             label=recognition.ge_label, probability=recognition.ge_probability
         ),
         local_expert=local,
-        release=agent.release_name,
+        release=recognition.release,
         personal_version=recognition.personal_version,
     )
 

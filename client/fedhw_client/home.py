@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import platformdirs
 
-from fedhw.atomic import replacing
+from fedhw.atomic import recover, replacing
 from fedhw.errors import InputError
 
 SOCKET_PATH_LIMIT = 107
@@ -41,6 +41,26 @@ class Home:
         return self.directory / "release"
 
     @property
+    def incoming(self) -> Path:
+        """A release that has come and is not in use yet."""
+        return self.directory / "incoming"
+
+    @property
+    def held_back(self) -> Path:
+        """A file for each newer release that was worse for this person, named by its digest."""
+        return self.directory / "held-back"
+
+    @property
+    def enrolment(self) -> Path:
+        """What makes the device one of a fleet: the invitation and its own keys."""
+        return self.directory / "enrolment"
+
+    @property
+    def ledger(self) -> Path:
+        """What was told to the coordinator, and what that cost."""
+        return self.directory / "ledger.db"
+
+    @property
     def socket(self) -> Path:
         """Where the agent listens; raises InputError when the path is too long for a socket."""
         path = self.directory.resolve() / "agent.sock"
@@ -65,7 +85,8 @@ class Home:
     def occupied(self) -> Iterator[None]:
         """Make the directory, and keep every other agent out of it meanwhile.
 
-        Raises InputError when another agent is in it or nothing can be written there.
+        What a crash has left unfinished is put right. Raises InputError when another agent is in it
+        or nothing can be written there.
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,11 +104,16 @@ class Home:
                     f"home: {self.directory} is in use by another agent; stop that one or give "
                     "another with --home"
                 ) from None
+            recover(self.release)
+            recover(self.incoming)
             yield
         finally:
             os.close(lock)
 
     def install(self, release: Path) -> None:
-        """Copy a release into the home, whole or not at all, so that the device needs no other."""
-        with replacing(self.release) as unfinished:
+        """Copy a release into the home, whole or not at all, so that the device needs no other.
+
+        After a crash the next `occupied` finds the one before or this one, never none.
+        """
+        with replacing(self.release, durable=True) as unfinished:
             shutil.copytree(release, unfinished)

@@ -7,8 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -18,14 +18,23 @@ import uvicorn
 
 from fedhw.atomic import replacing
 from fedhw.errors import InputError
+from fedhw.invitation import Invitation
+from fedhw.logs import log_as_json
+from fedhw.privacy.ledger import Ledger, Limits
 from fedhw.release.release import Release
+from fedhw.service_manager import notify, watchdog_period
+from fedhw_client.adoption import Adoption, await_release
 from fedhw_client.agent import Agent
+from fedhw_client.app import client_app
 from fedhw_client.device_service import device_server
+from fedhw_client.enrolment import Enrolment, enrol
 from fedhw_client.home import Home
 from fedhw_client.metrics import Metrics
 from fedhw_client.pad.app import pad_app, pad_url
-from fedhw_client.service_manager import notify, watchdog_period
+from fedhw_client.reporter import Reporter
 from fedhw_client.store import Store
+from fedhw_client.supernode import SuperNode
+from fedhw_client.usage import Usage
 
 GRACE = 0.5
 """Seconds that calls have to end when the agent stops."""
@@ -33,15 +42,23 @@ GRACE = 0.5
 WATCHDOG = 30.0
 """Seconds in which a dead learner is noticed where no service manager asks for a sign of life."""
 
+DEFAULT_LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
+"""What reports may cost a person who has not chosen."""
+
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run an agent; ports of 0 are free ones, None does without."""
+    """How to run an agent; ports of 0 are free ones, None does without.
+
+    With an `invitation` the device joins a fleet; its reports cost at most `limits`.
+    """
 
     home: Home
     release: Path | None = None
+    invitation: Path | None = None
+    limits: Limits | None = None
     port: int | None = None
     pad_port: int | None = None
     metrics_port: int | None = None
@@ -53,13 +70,17 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
 
     Raises InputError for a home or a release that cannot be used and a port that is taken.
     """
-    _log_as_json()
+    log_as_json()
     # Learning runs beside recognition: one thread for each is what keeps it out of the way, and
     # whoever waits for the interpreter gets it soon.
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
     home = settings.home
     with home.occupied():
+        enrolment = _enrolment(settings, say)
+        if enrolment is not None and settings.release is None and not home.release.is_dir():
+            say(f"waiting for the first release from {enrolment.invitation.flower}")
+            await_release(enrolment, home)
         release = _release(home, settings.release)
         store = Store(home.database)
         for notice in store.notices:
@@ -68,10 +89,56 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         try:
             if settings.release is not None:
                 home.install(settings.release)
-            asyncio.run(_serve(agent, settings, say))
+            with _membership(enrolment, agent, home) as observe:
+                asyncio.run(_serve(agent, settings, enrolment, observe, say))
         finally:
             agent.close()
             log.info("stopped")
+
+
+def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | None:
+    """How the device belongs to a fleet, None when it does not."""
+    home = settings.home
+    if settings.invitation is None:
+        return Enrolment.load(home.enrolment) if home.enrolment.is_dir() else None
+    invitation = Invitation.load(settings.invitation)
+    if home.enrolment.is_dir():
+        enrolment = Enrolment.load(home.enrolment)
+        if replace(invitation, token="") != enrolment.invitation:
+            raise InputError(
+                f"enroll: this home is {enrolment.invitation.device} already; leave --enroll out, "
+                "or give another --home"
+            )
+        return enrolment
+    if not home.ledger.exists():
+        Ledger.create(home.ledger, settings.limits or DEFAULT_LIMITS)
+    enrolment = enrol(invitation, home.enrolment)
+    say(f"enrolled: {invitation.device}")
+    return enrolment
+
+
+@contextmanager
+def _membership(
+    enrolment: Enrolment | None, agent: Agent, home: Home
+) -> Iterator[Callable[[float], object]]:
+    """Take part in the fleet meanwhile; yields what is told how long a recognition took."""
+    if enrolment is None:
+        yield lambda seconds: None
+        return
+    usage = Usage(enrolment.invitation.window)
+    with ExitStack() as parts:
+        try:
+            ledger = Ledger.open(home.ledger)
+        except InputError as error:
+            # Without it nothing may be sent; the device goes on all the same.
+            log.error("nothing is reported", reason=str(error))
+        else:
+            reporter = Reporter(agent, enrolment, ledger, usage)
+            parts.callback(reporter.close)
+        adoption = Adoption(agent, home, enrolment.invitation.release_key)
+        node = SuperNode(enrolment, client_app(adoption))
+        parts.callback(node.close)
+        yield usage.observe
 
 
 def _release(home: Home, given: Path | None) -> Release:
@@ -83,7 +150,13 @@ def _release(home: Home, given: Path | None) -> Release:
     return Release.load(given or home.release)
 
 
-async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object]) -> None:
+async def _serve(
+    agent: Agent,
+    settings: Settings,
+    enrolment: Enrolment | None,
+    observe: Callable[[float], object],
+    say: Callable[[str], object],
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -92,9 +165,14 @@ async def _serve(agent: Agent, settings: Settings, say: Callable[[str], object])
     if settings.metrics_port is not None:
         say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
     token = None if settings.port is None else _token(settings.home)
-    server = await device_server(agent, metrics.observe, token)
+
+    def observe_all(seconds: float) -> None:
+        metrics.observe(seconds)
+        observe(seconds)
+
+    server = await device_server(agent, observe_all, token)
     say(f"device: {_listen(server, settings)}")
-    pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port)
+    pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port, enrolment)
     if pad is not None:
         say(f"pad: {pad.address}")
     await server.start()
@@ -158,14 +236,15 @@ class _Pad(uvicorn.Server):
         self.address = address
 
     @classmethod
-    def bound(cls, agent: Agent, port: int) -> "_Pad":
+    def bound(cls, agent: Agent, port: int, enrolment: Enrolment | None) -> "_Pad":
         try:
             listener = socket.create_server(("127.0.0.1", port))
         except OSError as error:
             raise _taken("pad-port", port, error) from None
         token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
+        coordinator = None if enrolment is None else enrolment.invitation.statistics
         config = uvicorn.Config(
-            pad_app(agent, token, taken),
+            pad_app(agent, token, taken, coordinator),
             access_log=False,
             log_config=None,
             lifespan="off",
@@ -186,15 +265,3 @@ async def _show_life(agent: Agent) -> None:
         notify("WATCHDOG=1")
         await asyncio.sleep(period / 3)
     raise RuntimeError("the learner has ended, see above")
-
-
-def _log_as_json() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

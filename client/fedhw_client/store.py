@@ -57,6 +57,14 @@ MIGRATIONS = [
       checksum INTEGER NOT NULL
     ) STRICT;
     """,
+    """
+    -- What else is known of the guess before a correction; older and salvaged ones have none.
+    CREATE TABLE opinions (
+      position INTEGER PRIMARY KEY,
+      le_right INTEGER NOT NULL,
+      opened INTEGER NOT NULL
+    ) STRICT;
+    """,
 ]
 """What makes each schema version of the one before, from an empty file on; never edit one."""
 
@@ -76,6 +84,27 @@ class Window(NamedTuple):
     guesses: int
     ge_right: int
     right: int
+
+
+class Opinion(NamedTuple):
+    """Whether the local expert alone was right of a sample, and whether the gate was open to it.
+
+    Before anything was learned the local expert says what the global one does.
+    """
+
+    position: int
+    le_right: bool
+    opened: bool
+
+
+class Judged(NamedTuple):
+    """A correction that is kept, and who had been right of it."""
+
+    label: str
+    ge_right: bool
+    le_right: bool
+    right: bool
+    opened: bool
 
 
 class Personal(NamedTuple):
@@ -173,6 +202,20 @@ class Store:
         ask = "SELECT id FROM samples WHERE id = ?"
         return {found for name in ids for (found,) in self._read(ask, (name,))}
 
+    def judged(self, start: float, end: float) -> list[Judged]:
+        """Return how guesses went on what is kept of a time, `end` not included, the oldest first.
+
+        Of a sample without an opinion the local expert is taken to have said what the global one
+        did, and the gate to have been closed.
+        """
+        found = self._read(
+            "SELECT label, ge_right, coalesce(le_right, ge_right), right, coalesce(opened, 0) "
+            "FROM samples LEFT JOIN opinions USING (position) WHERE at >= ? AND at < ? "
+            "ORDER BY position",
+            (start, end),
+        )
+        return [Judged(label, *map(bool, judgements)) for label, *judgements in found]
+
     def windows(self, n: int) -> list[Window]:
         """Return how guesses went in at most the n newest windows, the oldest first."""
         found = self._read("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
@@ -210,17 +253,23 @@ class Store:
         parts = (self.path, _beside(self.path, "-wal"))
         return sum(part.stat().st_size for part in parts if part.exists())
 
-    def append(self, rows: Sequence[Row], evicted: Collection[int] = ()) -> None:
+    def append(
+        self,
+        rows: Sequence[Row],
+        evicted: Collection[int] = (),
+        opinions: Sequence[Opinion] = (),
+    ) -> None:
         """Store corrections and drop the evicted ones; all of it is durable, or none.
 
         Raises StoreFullError, and InputError when the disk refuses for another reason.
         """
         with self._transaction() as db:
-            db.executemany("DELETE FROM samples WHERE position = ?", [(p,) for p in evicted])
+            _delete(db, evicted)
             db.executemany(
                 "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*row, row.checksum) for row in rows],
             )
+            db.executemany("REPLACE INTO opinions VALUES (?, ?, ?)", opinions)
             db.executemany(
                 "INSERT INTO windows VALUES (?, 1, ?, ?) ON CONFLICT (number) DO UPDATE SET "
                 "guesses = guesses + 1, ge_right = ge_right + excluded.ge_right, "
@@ -238,14 +287,13 @@ class Store:
         With `everything`, every count goes, too. Traces stay on the disk until `scrub`.
         """
         with self._transaction() as db:
-            chosen = [(position,) for position in positions]
             db.executemany(
                 "UPDATE windows SET guesses = guesses - 1, ge_right = windows.ge_right - "
                 "samples.ge_right, right = windows.right - samples.right FROM samples "
                 f"WHERE samples.position = ? AND number = samples.position / {WINDOW}",
-                chosen,
+                [(position,) for position in positions],
             )
-            db.executemany("DELETE FROM samples WHERE position = ?", chosen)
+            _delete(db, positions)
             db.execute("DELETE FROM windows WHERE guesses <= 0 OR ?", (everything,))
             db.execute("DELETE FROM personal")
 
@@ -367,6 +415,11 @@ def _row(
     position: int, id: str, at: float, glyph: bytes, label: str, ge_right: int, right: int
 ) -> Row:
     return Row(position, id, at, glyph, label, bool(ge_right), bool(right))
+
+
+def _delete(db: sqlite3.Connection, positions: Collection[int]) -> None:
+    for table in ("samples", "opinions"):
+        db.executemany(f"DELETE FROM {table} WHERE position = ?", [(p,) for p in positions])
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -140,6 +140,10 @@ class Replay:
         """Forget the samples at these places in the stream."""
         self._kept = [sample for sample in self._kept if sample.position not in positions]
 
+    def samples(self) -> list[Sample]:
+        """Return everything that is kept, the oldest first."""
+        return self._kept.copy()  # at once, because another thread may be adding
+
     def rehearsed(self, n: int) -> list[Sample]:
         """Return at most n samples to learn from now, the oldest first."""
         return self._highest(n, held_back=False)
@@ -149,7 +153,7 @@ class Replay:
         return self._highest(n, held_back=True)
 
     def _highest(self, n: int, held_back: bool) -> list[Sample]:
-        kept = self._kept.copy()  # at once, because another thread may be adding
+        kept = self.samples()
         if not kept:
             return []
         ranks = self._ranks(kept, kept[-1].position)

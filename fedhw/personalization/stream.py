@@ -1,8 +1,9 @@
 """One person, one character at a time: recognise, be corrected, learn."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import eq, itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -44,7 +45,8 @@ class Recognition(NamedTuple):
     `probability` is that of `label`, `probabilities` [C] those of the whole alphabet; `ge_label`
     and `le_label` are what each expert says by itself, the local one nothing before anything was
     learned. The local expert decides where the gate's `opening` is above 0.5 or where it changes
-    what the global expert says. `personal_version` counts the mixtures, 0 before the first.
+    what the global expert says. `personal_version` counts the mixtures, 0 before the first;
+    `release` names the release whose global expert it was.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Recognition(NamedTuple):
     opening: float
     decided_by: Literal["global", "local"]
     personal_version: int
+    release: str
 
     def likeliest(self, alphabet: str, n: int) -> list[tuple[str, float]]:
         """Return at most n characters of the alphabet with their probabilities, best first."""
@@ -110,7 +113,8 @@ class Personalizer:
 
     Memory is bounded by `capacity` samples; everything random follows from `seed`. What a device
     needs to learn in the background is `keep` where answers are given and, whenever it is `due`,
-    `relearn` in another thread: the new mixture replaces the old one in one step.
+    `relearn` in another thread: the new mixture replaces the old one in one step. `release` is the
+    name of the release that the expert and the sketch are from, if any.
 
     >>> from fedhw.experts.global_expert import build
     >>> _ = torch.manual_seed(0)
@@ -133,6 +137,7 @@ class Personalizer:
     policy: Policy = field(default_factory=PowerLaw)
     capacity: int = 2000
     seed: int = 0
+    release: str = ""
     ge_accuracy: Prequential = field(default_factory=Prequential, init=False)
     accuracy: Prequential = field(default_factory=Prequential, init=False)
 
@@ -195,6 +200,7 @@ class Personalizer:
             opening=opening,
             decided_by="local" if opening > 0.5 or best != ge_best else "global",
             personal_version=version,
+            release=self.release,
         )
 
     def learn_one(self, glyph: NDArray[np.uint8], label: str) -> "Personalizer":
@@ -221,6 +227,29 @@ class Personalizer:
         self.check_label(label)
         features, _ = self._look(glyph)
         return self.replay.add(glyph, features, self.alphabet.index(label))
+
+    def follow(self, other: "Personalizer") -> None:
+        """Keep what the other one keeps, by this one's features, and count as it counts.
+
+        The other one may go on keeping in another thread; followed again, only the difference is
+        new. Both must have the same alphabet, capacity and seed.
+        """
+        theirs = other.replay.samples()
+        kept = {sample.position for sample in self.replay.samples()}
+        self.replay.remove(kept - {sample.position for sample in theirs})
+        for sample in theirs:
+            if sample.position not in kept:
+                self.replay.seen = sample.position
+                self.keep(sample.glyph, self.alphabet[sample.label])
+                self.learner.pause()
+        self.replay.seen = max(self.replay.seen, other.replay.seen)
+        self.ge_accuracy, self.accuracy = other.ge_accuracy, other.accuracy
+
+    def right_on(self, samples: Sequence[Sample]) -> NDArray[np.bool_]:
+        """Tell which of these samples [N] it recognises."""
+        labels = [self.alphabet[sample.label] for sample in samples]
+        guesses = [self.predict_one(sample.glyph).label for sample in samples]
+        return np.array([*map(eq, guesses, labels)], dtype=bool)
 
     def check_label(self, label: str) -> None:
         """Raise InputError for a label outside the alphabet."""
@@ -254,10 +283,22 @@ class Personalizer:
             )
             if self.replay.seen > (1 + STALE) * self._tried_at and not forced:
                 return False
-            if held_back and _worse(learned, self.personal, self._cohort(held_back)):
+            if held_back and self._is_worse(learned, self._cohort(held_back)):
                 return False
         self.adopt(learned, self.version + 1)
         return True
+
+    def _is_worse(self, new: PersonalMixture, cohort: Cohort) -> bool:
+        """Whether a new mixture looks worse than the one in use."""
+        old = self.personal
+        new_right, old_right = (
+            (scores.argmax(-1) == cohort.labels).numpy()
+            for scores in (
+                new.scores(cohort.seen),
+                cohort.seen.scores if old is None else old.scores(cohort.seen),
+            )
+        )
+        return looks_worse(new_right, old_right)
 
     @torch.no_grad()
     def _cohort(self, samples: list[Sample]) -> Cohort:
@@ -269,30 +310,28 @@ class Personalizer:
         return Cohort(seen, labels, torch.ones_like(labels, dtype=torch.bool))
 
 
+def looks_worse(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> bool:
+    """Whether what is new did worse on the same samples beyond what chance explains.
+
+    Takes which of the samples each had right. McNemar's test on those that only one of both has
+    right (McNemar 1947, Psychometrika 12:153). Without the allowance for chance up to a quarter of
+    the gain is lost on real writers: the old mixture was itself chosen by these samples and looks
+    better on them than it is.
+
+    >>> new, old = np.zeros(9, bool), np.arange(9) < 1
+    >>> looks_worse(new, old), looks_worse(new, ~new)
+    (False, True)
+    """
+    lost, won = int((old & ~new).sum()), int((new & ~old).sum())
+    return lost - won > DOUBT * math.sqrt(lost + won)
+
+
 class _Deciding(NamedTuple):
     """The mixture in use, the same for one glyph at a time, and its version."""
 
     personal: PersonalMixture | None
     one: OneMixture | None
     version: int
-
-
-def _worse(new: PersonalMixture, old: PersonalMixture | None, cohort: Cohort) -> bool:
-    """Whether one writer's samples tell against the new mixture beyond what chance explains.
-
-    McNemar's test on the samples that only one of both has right (McNemar 1947, Psychometrika
-    12:153). Without the allowance for chance up to a quarter of the gain is lost on real writers:
-    the old mixture was itself chosen by these samples and looks better on them than it is.
-    """
-    new_right, old_right = (
-        (scores.argmax(-1) == cohort.labels)
-        for scores in (
-            new.scores(cohort.seen),
-            cohort.seen.scores if old is None else old.scores(cohort.seen),
-        )
-    )
-    lost, won = int((old_right & ~new_right).sum()), int((new_right & ~old_right).sum())
-    return lost - won > DOUBT * math.sqrt(lost + won)
 
 
 def _check(glyph: NDArray[np.uint8]) -> None:

@@ -2,88 +2,131 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from fedhw.atomic import replacing
 from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert, build
-from fedhw.release.manifest import Manifest
+from fedhw.release.manifest import (
+    FOR_DEVICES,
+    GENERIC,
+    MANIFEST,
+    SKETCH,
+    TRAINING,
+    WEIGHTS,
+    Manifest,
+)
 from fedhw.release.sketch import Sketch
-
-MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
-SKETCH = "sketch.safetensors"
-GENERIC = "generic.npz"
-TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
 class Release:
-    """A global expert with what a device and a researcher need beside it.
+    """A global expert and the sketch that devices rehearse on, read from `directory`.
 
-    `sketch` is for rehearsal on devices; `generic` are public test characters that nobody trained
-    on; `trained_on` names the writers the expert has seen, so that no simulation tests on them.
+    What only a researcher needs is read from there when it is asked for.
     """
 
     manifest: Manifest
     expert: GlobalExpert
     sketch: Sketch
-    generic: WriterSet
-    trained_on: frozenset[str] = field(default_factory=frozenset)
+    directory: Path
+
+    @classmethod
+    def load(cls, directory: Path) -> "Release":
+        """Read a release and check what devices need of it against the manifest.
+
+        Raises InputError for a missing or altered file, an unknown architecture, and a file that
+        does not fit the architecture and the alphabet.
+        """
+        manifest = Manifest.load(directory / MANIFEST)
+        return cls(manifest, *open_files(manifest, read_files(directory, manifest)), directory)
 
     @property
     def alphabet(self) -> str:
         """The characters that the labels stand for."""
         return self.manifest.alphabet
 
-    @classmethod
-    def load(cls, directory: Path) -> "Release":
-        """Read a release and check every file against the manifest.
+    @property
+    def travelled(self) -> bool:
+        """Whether it came over the network, without what only a researcher needs."""
+        return not all((self.directory / name).is_file() for name in (GENERIC, TRAINING))
 
-        Raises InputError for a missing or altered file, an unknown architecture, or weights or a
-        sketch that do not fit the architecture and the alphabet.
+    @cached_property
+    def generic(self) -> WriterSet:
+        """Public test characters that nobody trained on; raises InputError if it travelled."""
+        self._check_for_research(GENERIC)
+        generic = load_npz(self.directory / GENERIC)
+        _check_alphabet(generic.alphabet, self.alphabet)
+        return generic
+
+    @cached_property
+    def trained_on(self) -> frozenset[str]:
+        """The names of the writers that the expert has seen, so that no simulation tests on them.
+
+        Raises InputError if it travelled.
         """
-        manifest = Manifest.load(directory / MANIFEST)
-        for name in (WEIGHTS, SKETCH, GENERIC, TRAINING):
-            path = directory / name
-            if not path.is_file():
-                raise InputError(f"release: {path} is missing; fetch the release again")
-            if manifest.files.get(name) != _sha256(path):
-                raise InputError(
-                    f"release: {path} is not the file in the manifest; fetch the release again"
-                )
-        expert = build(manifest.architecture, len(manifest.alphabet))
-        try:
-            safetensors.torch.load_model(expert, directory / WEIGHTS)
-            tensors = safetensors.torch.load_file(directory / SKETCH)
-            sketch = Sketch(tensors["steps"], tensors["scale"])
-        except (RuntimeError, KeyError, safetensors.SafetensorError):
-            raise InputError(
-                f"release: {directory} does not hold a {manifest.architecture} for "
-                f"{len(manifest.alphabet)} classes; fetch a release made for this alphabet"
-            ) from None
-        if sketch.steps.shape[1:] != (expert.head.in_features,):
-            raise InputError(
-                f"release: the sketch in {directory} has {sketch.steps.shape[-1]} features, the "
-                f"expert {expert.head.in_features}; fetch the release again"
-            )
-        trained_on = _names(directory / TRAINING)
-        generic = load_npz(directory / GENERIC)
-        _check_alphabet(generic.alphabet, manifest.alphabet)
-        return cls(manifest, expert.eval(), sketch, generic, trained_on)
+        self._check_for_research(TRAINING)
+        return _names(self.directory / TRAINING)
 
     def check_fits(self, writers: WriterSet) -> None:
         """Raise InputError when these writers use another alphabet than the release."""
         _check_alphabet(writers.alphabet, self.alphabet)
+
+    def _check_for_research(self, name: str) -> None:
+        if self.travelled:
+            raise InputError(
+                f"release: {self.manifest.name} in {self.directory} has travelled without its test "
+                "characters; give the directory that train-expert made"
+            )
+        _read(self.directory, self.manifest, name)
+
+
+def read_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
+    """Return what devices need, by name; raises InputError for a missing or altered file."""
+    return {name: _read(directory, manifest, name) for name in FOR_DEVICES}
+
+
+def open_files(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[GlobalExpert, Sketch]:
+    """Make the expert and the sketch of what devices get.
+
+    Raises InputError for an unknown architecture and for files that do not hold the right tensors
+    with finite numbers.
+    """
+    expert = build(manifest.architecture, len(manifest.alphabet))
+    wanted = expert.state_dict()
+    try:
+        weights = safetensors.torch.load(files[WEIGHTS])
+        tensors = safetensors.torch.load(files[SKETCH])
+        sketch = Sketch(tensors.pop("steps"), tensors.pop("scale"))
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError):
+        raise _misfit(manifest) from None
+    samples = sketch.steps.shape[:1].numel()
+    of_sketch = Sketch(
+        torch.empty(max(samples, 2), expert.head.in_features, dtype=torch.int8),
+        torch.empty(expert.head.in_features),
+    )
+    if tensors or not (
+        _are_alike(weights, wanted) and _are_alike(sketch._asdict(), of_sketch._asdict())
+    ):
+        raise _misfit(manifest)
+    if not all(part.isfinite().all() for part in (*weights.values(), sketch.scale)):
+        raise InputError(
+            f"release: {manifest.name} holds numbers that are not finite; fetch another release"
+        )
+    expert.load_state_dict(weights)
+    return expert.eval(), sketch
 
 
 def publish(
@@ -95,9 +138,10 @@ def publish(
     trained_on: list[str],
     validation: dict[str, float],
 ) -> None:
-    """Write version 1 of a release to `directory`, whole or not at all.
+    """Write a release to `directory`, whole or not at all; a registry gives it its version.
 
-    Raises InputError when `directory` exists.
+    `generic` are public characters that nobody trained on. Raises InputError when `directory`
+    exists.
     """
     check_new(directory)
     training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
@@ -119,13 +163,15 @@ def publish(
         for name, write in contents.items():
             write(unfinished / name)
         manifest = Manifest(
-            version=1,
+            version=0,
             parent=None,
+            restores=None,
             architecture=architecture,
             alphabet=generic.alphabet,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files={name: _sha256(unfinished / name) for name in contents},
+            files={name: sha256((unfinished / name).read_bytes()) for name in contents},
             validation=validation,
+            privacy={"epsilon": 0.0, "delta": 0.0},  # public data costs nobody anything
         )
         (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -136,15 +182,48 @@ def check_new(directory: Path) -> None:
         raise InputError(f"out: {directory} exists and releases never change; give a new directory")
 
 
+def sha256(content: bytes) -> str:
+    """Return the digest of a file's content as manifests have it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(directory: Path, manifest: Manifest, name: str) -> bytes:
+    path = directory / name
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"release: {path} is missing; fetch the release again") from None
+    except OSError as error:
+        raise InputError(
+            f"release: {path} cannot be read ({error.strerror}); fetch the release again"
+        ) from None
+    if manifest.files.get(name) != sha256(content):
+        raise InputError(
+            f"release: {path} is not the file in the manifest; fetch the release again"
+        )
+    return content
+
+
+def _are_alike(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether both have the same names, each with the same shape and type."""
+    return given.keys() == wanted.keys() and all(
+        (given[name].shape, given[name].dtype) == (wanted[name].shape, wanted[name].dtype)
+        for name in wanted
+    )
+
+
+def _misfit(manifest: Manifest) -> InputError:
+    return InputError(
+        f"release: {manifest.name} does not hold a {manifest.architecture} for "
+        f"{len(manifest.alphabet)} classes; fetch a release made for this alphabet"
+    )
+
+
 def _names(path: Path) -> frozenset[str]:
     try:
         return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["trained_on"]))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"release: {path} cannot be read; fetch the release again") from None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_alphabet(given: str, wanted: str) -> None:

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.personalization.stream import Personalizer
+from fedhw.privacy.statistics import Tally
 from fedhw.release.release import Release
 from fedhw_client import agent as agent_module
 from fedhw_client.agent import MOST_AT_ONCE, Agent, Correction
 from fedhw_client.store import Selection, Store
+from tests.client.releases import changed, shuffled, spoiling
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
 BAR = np.zeros((28, 28), np.uint8)
@@ -292,17 +296,279 @@ def test_listeners_hear_of_changes_until_they_end(agent):
 def test_the_release_must_know_what_is_stored(agent, release, tmp_path):
     agent.learn(corrections("Q", 2))
     agent.close()
-    digits = Release(
-        release.manifest.__class__(
-            **{**vars(release.manifest), "alphabet": "0123456789" * 6 + "ab"}
-        ),
-        release.expert,
-        release.sketch,
-        release.generic,
-    )
+    manifest = replace(release.manifest, alphabet="0123456789" * 6 + "ab")
+    digits = replace(release, manifest=manifest)
     with pytest.raises(InputError, match="does not know the characters of 2 stored"):
         Agent(digits, Store(tmp_path / "device.db"))
     agent._store = Store(tmp_path / "device.db")  # for the fixture to close
+
+
+def better(release: Release, version: int = 1) -> Release:
+    return changed(release, shuffled(version), version)
+
+
+def handwriting(writers: WriterSet, n: int, writer: int = 0) -> list[Correction]:
+    own = writers.take(writers.rows_of(writer)[:n])
+    return [
+        Correction(glyph, own.alphabet[label])
+        for glyph, label in zip(own.images, own.labels, strict=True)
+    ]
+
+
+def test_with_nothing_learned_a_release_is_adopted_at_once(agent, release):
+    assert agent.adopt(better(release))
+    recognition = agent.recognize(CROSS)
+    assert agent.release_name == recognition.release == better(release).manifest.name
+    assert agent.release_name == agent.status().release != release.manifest.name
+    assert (recognition.le_label, recognition.personal_version) == (None, 0)
+
+
+def test_what_was_learned_is_learned_anew_for_the_new_release(release, unseen_writers, tmp_path):
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    written = handwriting(unseen_writers, 120)
+    for start in range(0, 120, 20):
+        agent.learn(written[start : start + 20])
+    settled(agent)
+    before, kept = agent.status(), agent.recent(999)
+    new = better(release)
+    assert agent.adopt(new)
+    settled(agent)
+    after = agent.status()
+    assert after.personal_version > before.personal_version > 0
+    assert (after.accuracy, after.ge_accuracy) == (before.accuracy, before.ge_accuracy)
+    assert (after.kept, after.corrections) == (before.kept, before.corrections)
+    assert [k.id for k in agent.recent(999)] == [k.id for k in kept]
+    # It is the mixture that the new release's own features give.
+    alone = Personalizer(new.expert, new.sketch, new.alphabet, capacity=agent_module.CAPACITY)
+    for correction in written:
+        alone.keep(correction.glyph, correction.label)
+    alone.relearn(forced=True)
+    torch.testing.assert_close(weights(agent), [*sum(alone.personal.mixture[:2], ())])
+    expected = agent.recognize(CROSS)
+    agent.close()
+    again = Agent(new, Store(tmp_path / "device.db"))
+    assert again.recognize(CROSS) == expected
+    again.close()
+
+
+def test_a_worse_release_is_held_back_and_nothing_has_changed(agent, release, unseen_writers):
+    agent.learn(handwriting(unseen_writers, 150))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    before, status = agent.recognize(CROSS), agent.status()
+    installed = []
+    assert not agent.adopt(changed(release, spoiling), lambda: installed.append(1))
+    assert installed == []
+    assert agent.recognize(CROSS) == before
+    assert replace(agent.status(), learnings=0, learning_seconds=0, recognitions=0) == replace(
+        status, learnings=0, learning_seconds=0, recognitions=0
+    )
+    assert agent.adopt(better(release))  # another one is not held against it
+
+
+def test_what_cannot_be_installed_is_not_used(agent, release, unseen_writers):
+    agent.learn(handwriting(unseen_writers, 40))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    before = agent.recognize(CROSS)
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        agent.adopt(better(release), full)
+    assert agent.recognize(CROSS) == before
+    assert not agent.status().learning
+    agent.learn(corrections("Q", 1))
+    assert agent.adopt(better(release))
+
+
+def test_a_release_of_another_alphabet_is_not_adopted(agent, release):
+    manifest = replace(release.manifest, alphabet=release.alphabet[::-1])
+    with pytest.raises(InputError, match="give a release of the same alphabet"):
+        agent.adopt(replace(release, manifest=manifest))
+    assert agent.release is release
+
+
+def test_an_agent_that_has_ended_adopts_nothing(release, tmp_path):
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent.close()
+    with pytest.raises(InputError, match="stopping"):
+        agent.adopt(better(release))
+    assert agent.release is release
+
+
+class Pausing:
+    """Lets an adoption begin, and go on only when it is told to."""
+
+    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.allowed = threading.Event(), threading.Event()
+        breathe = agent._breathe
+
+        def breathing() -> None:
+            if threading.current_thread() is self.thread:
+                self.begun.set()
+                assert self.allowed.wait(60)
+            breathe()
+
+        monkeypatch.setattr(
+            agent._personalizer, "learner", replace(agent._personalizer.learner, pause=breathing)
+        )
+        self.agent = agent
+
+    def adopt(self, release: Release) -> None:
+        self.outcome: list[bool] = []
+        self.thread = threading.Thread(
+            target=lambda: self.outcome.append(self.agent.adopt(release))
+        )
+        self.thread.start()
+        assert self.begun.wait(60)
+        assert self.agent.status().learning
+
+    def finish(self) -> None:
+        self.allowed.set()
+        self.thread.join(60)
+        assert self.outcome == [True]
+
+
+def in_memory(agent: Agent) -> list[tuple[int, str]]:
+    return [
+        (s.position, agent.release.alphabet[s.label]) for s in agent._personalizer.replay.samples()
+    ]
+
+
+def on_disk(agent: Agent) -> list[tuple[int, str]]:
+    return [(row.position, row.label) for row in agent._store.rows()]
+
+
+def test_corrections_and_recognitions_go_on_during_an_adoption(
+    agent, release, unseen_writers, monkeypatch
+):
+    agent.learn(handwriting(unseen_writers, 60))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    pausing = Pausing(agent, monkeypatch)
+    pausing.adopt(better(release))
+    old = agent.recognize(CROSS)
+    assert old.release == release.manifest.name
+    for correction in handwriting(unseen_writers, 30, writer=1):
+        agent.learn([correction])
+        assert agent.recognize(CROSS) == old
+    pausing.finish()
+    assert agent.recognize(CROSS).release == better(release).manifest.name
+    settled(agent)
+    assert len(in_memory(agent)) == 90
+    assert in_memory(agent) == on_disk(agent)
+    assert agent.status().accuracy.guesses == 90
+    # Their features are those of the new expert.
+    look = agent._personalizer._look
+    for sample in agent._personalizer.replay.samples():
+        np.testing.assert_array_equal(sample.features, look(sample.glyph)[0])
+
+
+def test_what_made_room_during_an_adoption_is_gone_afterwards(
+    release, unseen_writers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(agent_module, "CAPACITY", 64)
+    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent.learn(handwriting(unseen_writers, 64))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    pausing = Pausing(agent, monkeypatch)
+    pausing.adopt(better(release))
+    for correction in handwriting(unseen_writers, 30, writer=1):
+        agent.learn([correction])
+    pausing.finish()
+    settled(agent)
+    agent.learn(corrections("Q", 1))
+    assert len(in_memory(agent)) == 64
+    last = set(agent._evicted)
+    assert in_memory(agent) == [kept for kept in on_disk(agent) if kept[0] not in last]
+    agent.close()
+
+
+@pytest.mark.parametrize("taken_back", ["undo", "forget"])
+def test_what_is_taken_back_during_an_adoption_stays_taken_back(
+    agent, release, unseen_writers, monkeypatch, taken_back
+):
+    stays = [one for one in handwriting(unseen_writers, 50) if one.label != "Q"]
+    agent.learn([*stays, Correction(CROSS, "Q")])
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    pausing = Pausing(agent, monkeypatch)
+    pausing.adopt(better(release))
+    act = agent.undo if taken_back == "undo" else lambda: agent.forget(Selection(label="Q"))
+    taking = threading.Thread(target=act)
+    taking.start()
+    pausing.finish()
+    taking.join(60)
+    settled(agent)
+    assert [label for _, label in in_memory(agent)] == [one.label for one in stays]
+    assert in_memory(agent) == on_disk(agent)
+    mixture = weights(agent)
+    agent._personalizer.relearn(forced=True)
+    torch.testing.assert_close(weights(agent), mixture)
+
+
+def test_a_recognition_is_of_one_release_and_its_own_mixture(agent, release, unseen_writers):
+    agent.learn(handwriting(unseen_writers, 60))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    stop = threading.Event()
+    seen: dict[tuple[str, int], set[tuple[float, ...]]] = {}
+
+    def recognise() -> None:
+        while not stop.is_set():
+            found = agent.recognize(CROSS)
+            key = (found.release, found.personal_version)
+            seen.setdefault(key, set()).add(found.probabilities)
+
+    thread = threading.Thread(target=recognise)
+    thread.start()
+    for version in range(1, 5):
+        assert agent.adopt(better(release, version))
+        count = agent.recognitions
+        until(lambda before=count: agent.recognitions > before + 20)
+    stop.set()
+    thread.join()
+    assert len({name for name, _ in seen}) == 5
+    # Had one part been another's, a name and a version would have stood for two answers.
+    assert all(len(answers) == 1 for answers in seen.values())
+
+
+def test_a_window_is_tallied_from_what_is_still_kept(agent, release, unseen_writers, monkeypatch):
+    latencies = (0, 3, 0, 0, 0, 0, 0, 0, 0, 1)
+    assert agent.tally(0, 2e9, latencies) == replace(
+        Tally.empty(62), recognitions=4, latencies=latencies
+    )
+    now = 1_000_000.0
+    monkeypatch.setattr(agent_module.time, "time", lambda: now)
+    first, second = handwriting(unseen_writers, 60), handwriting(unseen_writers, 60, writer=1)
+    agent.learn(first)
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    guesses = [agent.recognize(correction.glyph) for correction in second]
+    now += 100
+    agent.learn(second)
+    tally = agent.tally(now, now + 1, latencies)
+    labels = [correction.label for correction in second]
+    pairs = list(zip(guesses, labels, strict=True))
+    assert tally.corrections == 60
+    assert tally.ge_right == sum(guess.ge_label == label for guess, label in pairs)
+    assert tally.le_right == sum(guess.le_label == label for guess, label in pairs)
+    assert tally.right == sum(guess.label == label for guess, label in pairs)
+    assert tally.opened == sum(guess.opening > 0.5 for guess in guesses)
+    assert 0 < tally.le_right != tally.ge_right
+    wrong = [label for guess, label in pairs if guess.label != label]
+    assert tally.errors == tuple(wrong.count(label) for label in release.alphabet)
+    # Before anything was learned the local expert said what the global one did.
+    earlier = agent.tally(now - 100, now, latencies)
+    assert earlier.corrections == 60
+    assert (earlier.le_right, earlier.opened) == (earlier.ge_right, 0)
+    agent.forget(Selection(label=labels[0]))
+    assert agent.tally(now, now + 1, latencies).corrections == 60 - labels.count(labels[0])
+    agent.forget(Selection())
+    assert agent.tally(0, 2e9, latencies).corrections == 0
 
 
 @settings(max_examples=8, stateful_step_count=15)
@@ -317,6 +583,7 @@ class AnyOrder(RuleBasedStateMachine):
         place = self.directory / f"{time.monotonic_ns()}"
         place.mkdir()
         self.path = place / "device.db"
+        self.running = self.release
         self.agent = Agent(self.release, Store(self.path))
         self.expected: list[str] = []
 
@@ -335,10 +602,16 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.agent.forget(Selection(label=label)) == self.expected.count(label)
         self.expected = [kept for kept in self.expected if kept != label]
 
+    @rule(version=st.integers(1, 3))
+    def adopt(self, version: int) -> None:
+        if self.agent.adopt(better(AnyOrder.release, version)):
+            self.running = better(AnyOrder.release, version)
+        assert self.agent.release_name == self.running.manifest.name
+
     @rule()
     def restart(self) -> None:
         self.agent.close()
-        self.agent = Agent(self.release, Store(self.path))
+        self.agent = Agent(self.running, Store(self.path))
 
     @invariant()
     def agree(self) -> None:

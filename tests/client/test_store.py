@@ -168,7 +168,7 @@ def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
     store.append(rows(0, 1))
     broken = "DELETE FROM samples; SELECT nonsense FROM nowhere;"
     monkeypatch.setattr("fedhw_client.store.MIGRATIONS", [*MIGRATIONS, broken])
-    with pytest.raises(RuntimeError, match="migration 2 is wrong"):
+    with pytest.raises(RuntimeError, match=f"migration {len(MIGRATIONS) + 1} is wrong"):
         reopened(store)
     monkeypatch.undo()
     assert Store(store.path).rows() == rows(0, 1)

@@ -1,4 +1,3 @@
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,10 @@ from fedhw.errors import InputError
 from fedhw.experts.global_expert import build
 from fedhw.experts.training import Training, accuracy
 from fedhw.release.making import make_release
+from fedhw.release.manifest import FOR_DEVICES, MANIFEST
 from fedhw.release.release import Release
 from fedhw.release.sketch import Sketch
+from tests.release.conftest import rewrite
 
 
 def test_a_release_holds_what_it_says(release: Release) -> None:
@@ -58,20 +59,16 @@ def test_too_many_held_out_is_one_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def rewrite_manifest(directory: Path, **changes: object) -> None:
-    path = directory / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def swap_weights(directory: Path) -> None:
+def other_architecture(directory: Path) -> None:
     """Weights of another architecture, honestly hashed."""
-    from hashlib import sha256
-
     path = directory / "weights.safetensors"
     safetensors.torch.save_model(build("leaf-cnn", 62), str(path))
-    files = json.loads((directory / "manifest.json").read_text())["files"]
-    files[path.name] = sha256(path.read_bytes()).hexdigest()
-    rewrite_manifest(directory, files=files)
+    rewrite(directory)
+
+
+def other_format(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +82,11 @@ def swap_weights(directory: Path) -> None:
         ),
         (lambda d: (d / "manifest.json").write_text("{"), r"manifest.json cannot be read"),
         (lambda d: (d / "manifest.json").write_text("[]"), r"is not a manifest"),
-        (lambda d: rewrite_manifest(d, version="two"), r"version in .* is 'two'"),
-        (lambda d: rewrite_manifest(d, format=2), r"format 2 of .* is not 1; update fedhw"),
-        (lambda d: rewrite_manifest(d, architecture="vgg"), r"architecture: 'vgg' is not known"),
-        (lambda d: rewrite_manifest(d, alphabet="ab"), r"does not hold a lenet5 for 2 classes"),
-        (swap_weights, r"does not hold a lenet5 for 62 classes"),
+        (lambda d: rewrite(d, version="two"), r"version in .* is 'two'"),
+        (other_format, r"format 3 of .* is not 2; update fedhw"),
+        (lambda d: rewrite(d, architecture="vgg"), r"architecture: 'vgg' is not known"),
+        (lambda d: rewrite(d, alphabet="ab"), r"does not hold a lenet5 for 2 classes"),
+        (other_architecture, r"does not hold a lenet5 for 62 classes"),
     ],
 )
 def test_a_bad_release_is_one_sentence(
@@ -101,6 +98,45 @@ def test_a_bad_release_is_one_sentence(
     with pytest.raises(InputError, match=sentence) as caught:
         Release.load(broken)
     assert "\n" not in str(caught.value)
+
+
+def test_a_release_that_no_registry_has_published_is_version_0(release: Release) -> None:
+    assert (release.manifest.version, release.manifest.parent) == (0, None)
+    assert release.manifest.privacy == {"epsilon": 0.0, "delta": 0.0}
+
+
+def test_what_travelled_recognises_and_says_what_it_lacks(
+    release_directory: Path, release: Release, tmp_path: Path
+) -> None:
+    for name in (MANIFEST, *FOR_DEVICES):
+        shutil.copy(release_directory / name, tmp_path)
+    travelled = Release.load(tmp_path)
+    assert travelled.travelled
+    assert not release.travelled
+    assert travelled.manifest == release.manifest
+    for name, weights in travelled.expert.state_dict().items():
+        assert torch.equal(weights, release.expert.state_dict()[name])
+    for ask in (lambda: travelled.generic, lambda: travelled.trained_on):
+        with pytest.raises(InputError, match="travelled without its test characters; give the"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("generic.npz", lambda release: release.generic),
+        ("training.json", lambda release: release.trained_on),
+    ],
+)
+def test_what_a_researcher_reads_is_the_file_in_the_manifest(
+    release_directory: Path, tmp_path: Path, name: str, ask: Callable[[Release], object]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(release_directory, copy)
+    (copy / name).write_bytes(b"{}")
+    release = Release.load(copy)
+    with pytest.raises(InputError, match=f"{name} is not the file in the manifest"):
+        ask(release)
 
 
 def test_data_of_another_alphabet_is_refused(release: Release) -> None:

@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +9,8 @@ import pytest
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.personalization.baselines import METHODS
-from fedhw.release.release import Release
+from fedhw.release.manifest import FOR_DEVICES, MANIFEST, TRAINING
+from fedhw.release.release import Release, sha256
 from fedhw.simulation.experiment import Experiment, draw_writers, run_experiment
 
 CHOSEN = {name: METHODS[name] for name in ("ge", "moe", "prior")}
@@ -70,10 +74,28 @@ def test_fewer_shots_test_on_the_same_characters(
     assert all(not set(s.learn) & set(s.test) for s in half)
 
 
-def test_writers_trained_on_are_never_drawn(release: Release, unseen_writers: WriterSet) -> None:
-    seen = dataclasses.replace(release, trained_on=frozenset(unseen_writers.names[:5]))
+def test_writers_trained_on_are_never_drawn(
+    release: Release, unseen_writers: WriterSet, tmp_path: Path
+) -> None:
+    copy = tmp_path / "release"
+    shutil.copytree(release.directory, copy)
+    names = json.dumps({"trained_on": unseen_writers.names[:5]}).encode()
+    (copy / TRAINING).write_bytes(names)
+    files = release.manifest.files | {TRAINING: sha256(names)}
+    manifest = dataclasses.replace(release.manifest, files=files)
+    (copy / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    seen = Release.load(copy)
     assert [s.name for s in draw_writers(seen, unseen_writers, None, "half", 0)] == [
         unseen_writers.names[5]
     ]
     with pytest.raises(InputError, match="writers: 2 cannot be drawn from the 1"):
         draw_writers(seen, unseen_writers, 2, "half", 0)
+
+
+def test_a_release_that_travelled_is_no_ground_for_an_experiment(
+    release: Release, unseen_writers: WriterSet, tmp_path: Path
+) -> None:
+    for name in (MANIFEST, *FOR_DEVICES):
+        shutil.copy(release.directory / name, tmp_path)
+    with pytest.raises(InputError, match="give the directory that train-expert made"):
+        draw_writers(Release.load(tmp_path), unseen_writers, None, "half", 0)

@@ -59,10 +59,11 @@ def pad_url(token: str, port: int) -> str:
     return f"http://127.0.0.1:{port}/{token}/"
 
 
-def pad_app(agent: Agent, token: str, port: int) -> Starlette:
+def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None) -> Starlette:
     """The pad of this agent, for a server that listens on loopback at `port`.
 
-    Whoever serves it must switch the access log off: the path holds the token.
+    It says what leaves the device: nothing, or reports to a `coordinator`. Whoever serves it must
+    switch the access log off: the path holds the token.
     """
 
     async def recognize(request: Request) -> Response:
@@ -84,7 +85,7 @@ def pad_app(agent: Agent, token: str, port: int) -> Starlette:
         return JSONResponse({"forgotten": await asyncio.to_thread(agent.forget, selection)})
 
     async def events(_: Request) -> Response:
-        return StreamingResponse(_events(agent), media_type="text/event-stream")
+        return StreamingResponse(_events(agent, coordinator), media_type="text/event-stream")
 
     return Starlette(
         routes=[
@@ -238,10 +239,10 @@ def _recognition(recognition: Recognition, alphabet: str) -> dict[str, Any]:
     }
 
 
-async def _events(agent: Agent) -> AsyncIterator[str]:
+async def _events(agent: Agent, coordinator: str | None) -> AsyncIterator[str]:
     """The whole state as a server-sent event, at once and after each change."""
     async for status in watch(agent):
-        state = await asyncio.to_thread(_state, agent, status)
+        state = await asyncio.to_thread(_state, agent, status) | {"coordinator": coordinator}
         yield f"data: {json.dumps(state)}\n\n"
 
 

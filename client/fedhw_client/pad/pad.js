@@ -501,6 +501,9 @@ function showState(state) {
     ...state.notices,
   ].join(" ");
   page.status.classList.toggle("learning", state.learning);
+  page.leaves.textContent = state.coordinator
+    ? `Counts of how often you were understood, blurred by noise, to ${state.coordinator}, and which release this device runs; nothing else. “fedhw client privacy” shows every report.`
+    : "Nothing.";
   page.store.textContent = `The store holds ${plural(state.kept, "character")} in ${size(state.store_bytes)}.`;
   showRecent(state.recent);
   showCourse(state);

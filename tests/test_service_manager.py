@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from fedhw_client.service_manager import notify, watchdog_period
+from fedhw.service_manager import notify, watchdog_period
 
 
 @pytest.mark.parametrize("abstract", [False, True])

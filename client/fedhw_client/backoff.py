@@ -1,0 +1,31 @@
+"""How long to wait before trying again."""
+
+import random
+
+
+class Backoff:
+    """Pauses that double up to a longest one, each cut at random so that devices do not march.
+
+    That is 'full jitter' with a floor of half the pause.
+
+    >>> pauses = Backoff(longest=4.0)
+    >>> [0.25 <= pauses.next() <= 0.5, 0.5 <= pauses.next() <= 1.0]
+    [True, True]
+    >>> pauses.reset()
+    >>> pauses.next() <= 0.5
+    True
+    """
+
+    def __init__(self, longest: float, first: float = 0.5) -> None:
+        self._first = first
+        self._longest = longest
+        self._pause = first
+
+    def next(self) -> float:
+        """Return the seconds to wait now."""
+        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
+        return pause * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Begin with short pauses again."""
+        self._pause = self._first

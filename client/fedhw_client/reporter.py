@@ -1,0 +1,149 @@
+"""Tells the coordinator how it goes: once a window, after clipping and noise, within the budget.
+
+when a window has ended:
+    tally := what happened in it, counted from what is still kept
+    the ledger pays for its report and keeps the bytes, in one step
+until it has arrived:
+    send these very bytes
+"""
+
+import threading
+import time
+
+import grpc
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhw.errors import InputError
+from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Report, make_report
+from fedhw.v1 import statistics_pb2 as pb
+from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_client.agent import Agent
+from fedhw_client.backoff import Backoff
+from fedhw_client.enrolment import Enrolment, secure_channel
+from fedhw_client.usage import Usage
+
+SIGNED = b"fedhw report 1:"
+
+PATIENCE = 10.0
+"""Seconds that the coordinator has to answer."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries at most."""
+
+SPREAD = 0.1
+"""Share of a window over which the devices of a fleet spread their reports after its end."""
+
+FINAL = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+"""Answers that another try would not change."""
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """Makes and sends the reports of one device, in a thread of its own."""
+
+    def __init__(self, agent: Agent, enrolment: Enrolment, ledger: Ledger, usage: Usage) -> None:
+        invitation = enrolment.invitation
+        self._agent = agent
+        self._invitation = invitation
+        self._key = enrolment.report_key
+        self._since = enrolment.since
+        self._ledger = ledger
+        self._usage = usage
+        self._mechanism = GaussianMechanism(invitation.epsilon, invitation.delta)
+        self._backoff = Backoff(LONGEST_PAUSE)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what is not sent yet is sent after the next start."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        done = -1
+        # Each device has its own moment, the same after every window.
+        delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
+        delay *= SPREAD * self._invitation.window
+        while not self._stopping.is_set():
+            window = int((time.time() - delay) // self._invitation.window) - 1
+            if window != done and (window + 1) * self._invitation.window > self._since:
+                self._pay(window)
+            done = window
+            sent = self._send_all()
+            next_end = (done + 2) * self._invitation.window + delay
+            pause = max(next_end - time.time(), 0.1)
+            if sent:
+                self._backoff.reset()
+            else:
+                pause = min(pause, self._backoff.next())
+            self._stopping.wait(pause)
+
+    def _pay(self, window: int) -> None:
+        try:
+            self._ledger.charge(window, self._mechanism, time.time(), lambda: self._message(window))
+        except BudgetSpentError:
+            log.info("not reported", window=window, reason="the budget is spent")
+        except InputError as error:
+            log.warning("not reported", window=window, reason=str(error))
+
+    def _message(self, window: int) -> bytes:
+        """The bytes to send about a window."""
+        start, end = (number * self._invitation.window for number in (window, window + 1))
+        tally = self._agent.tally(start, end, self._usage.latencies(window))
+        release = self._agent.release_name
+        report = make_report(tally, self._invitation.device, window, release, self._mechanism)
+        return signed(report, self._key)
+
+    def _send_all(self) -> bool:
+        """Send what has not arrived; whether nothing is left to send."""
+        try:
+            unsent = self._ledger.unsent()
+            if not unsent:
+                return True
+            with secure_channel(self._invitation) as channel:
+                stub = pb_grpc.StatisticsStub(channel)  # type: ignore[no-untyped-call]
+                for charge in unsent:
+                    self._send(stub, charge.window, charge.message)
+        except grpc.RpcError as error:
+            log.info("not sent yet", code=error.code().name)
+            return False
+        except InputError as error:
+            log.warning("not sent", reason=str(error))
+            return False
+        return True
+
+    def _send(self, stub: pb_grpc.StatisticsStub, window: int, message: bytes) -> None:
+        try:
+            stub.SendReport(pb.SendReportRequest.FromString(message), timeout=PATIENCE)
+        except grpc.RpcError as error:
+            if error.code() not in FINAL:
+                raise
+            log.warning("refused", window=window, reason=str(error.details()))
+            self._ledger.mark_refused(window, str(error.details()))
+        else:
+            self._ledger.mark_sent(window, time.time())
+
+
+def signed(report: Report, key: Ed25519PrivateKey) -> bytes:
+    """Return the message that carries a report, signed by the device."""
+    content = pb.Report(
+        device=report.device,
+        schema=report.schema,
+        window=report.window,
+        release=report.release,
+        epsilon=report.epsilon,
+        delta=report.delta,
+        steps=report.steps.tolist(),
+    ).SerializeToString()
+    request = pb.SendReportRequest(report=content, signature=key.sign(SIGNED + content))
+    return request.SerializeToString()

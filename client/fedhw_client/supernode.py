@@ -1,0 +1,223 @@
+"""A Flower SuperNode inside the agent, and everything of Flower that the agent touches.
+
+Flower's own `flower-supernode` is a second process of 130 MB, hands messages to a third over a
+local port that any user of the machine can reach, asks every three seconds, and imports whatever
+code the server ships (Flower 1.41). This one speaks the same Fleet API over TLS, proves itself with
+the same kind of key, and calls the ClientApp that is installed: no code from the network is even
+fetched. A run of any other app than that of the invitation is refused, and of an error only the
+type leaves the device.
+
+`tests/client/test_supernode.py` is the contract that fails when Flower changes.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import httpx
+import structlog
+from flwr.app import Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.app.message import remove_content_from_message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    pull_and_inflate_object_from_tree,
+    push_objects,
+)
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedhw_client.backoff import Backoff
+from fedhw_client.enrolment import Enrolment
+
+HEARTBEAT = 10.0
+"""Seconds in which the SuperLink hears of the node; after twice that it counts as offline."""
+
+IDLE, BUSY = 3.0, 0.2
+"""Seconds between two questions for messages: usually, and in the `LIVELY` seconds after one."""
+
+LIVELY = 5.0
+
+log = structlog.get_logger()
+
+
+class SuperNode:
+    """Hands the coordinator's messages to a ClientApp, one at a time, in a thread of its own.
+
+    It connects again, with growing pauses, for as long as it is open.
+    """
+
+    def __init__(self, enrolment: Enrolment, app: ClientApp) -> None:
+        self.is_online = False
+        self._enrolment = enrolment
+        self._app = app
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="supernode", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Leave the coordinator."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        backoff = Backoff(longest=60.0)
+        while not self._stopping.is_set():
+            try:
+                with _connected(self._enrolment) as link:
+                    self.is_online = True
+                    log.info("connected to the coordinator")
+                    backoff.reset()
+                    self._serve(link)
+            except Exception as error:  # whatever Flower raises, the device goes on
+                log.warning("no coordinator", error=type(error).__name__)
+            self.is_online = False
+            self._stopping.wait(backoff.next())
+
+    def _serve(self, link: "_Link") -> None:
+        beaten = lively = time.monotonic()
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now - beaten > HEARTBEAT * 0.7:
+                link.beat()
+                beaten = now
+            if self._answer_one(link):
+                lively = time.monotonic()
+                continue
+            self._stopping.wait(BUSY if time.monotonic() - lively < LIVELY else IDLE)
+
+    def _answer_one(self, link: "_Link") -> bool:
+        received = link.receive()
+        if received is None:
+            return False
+        message, tree = received
+        if link.app_of(message.metadata.run_id) != self._enrolment.invitation.app:
+            reply = Message(Error(ErrorCode.INVALID_FAB, "another app"), reply_to=message)
+        else:
+            reply = self._reply(link.content(message, tree), link.node.node_id)
+        link.send(reply)
+        return True
+
+    def _reply(self, message: Message, node: int) -> Message:
+        run = message.metadata.run_id
+        context = Context(run, node, node_config={}, state=RecordDict(), run_config={})
+        try:
+            return self._app(message, context)
+        except Exception as error:
+            log.warning("message failed", error=type(error).__name__)
+            reason = type(error).__name__
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+class _Link:
+    """The Fleet API as an activated node uses it."""
+
+    def __init__(self, client: FleetHttpClient, node: Node) -> None:
+        self.node = node
+        self._client = client
+        self._apps: dict[int, str] = {}
+
+    def beat(self) -> None:
+        response = self._client.SendNodeHeartbeat(
+            SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
+        )
+        if not response.success:
+            raise ConnectionError("the SuperLink does not know this node")
+
+    def receive(self) -> tuple[Message, ObjectTree] | None:
+        response = self._client.PullMessages(PullMessagesRequest(node=self.node))
+        if not response.messages_list:
+            return None
+        return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
+
+    def app_of(self, run: int) -> str:
+        """The digest of the app that a run is of."""
+        if run not in self._apps:
+            response = self._client.GetRun(GetRunRequest(node=self.node, run_id=run))
+            self._apps = {run: response.run.fab_hash}
+        return self._apps[run]
+
+    def content(self, message: Message, tree: ObjectTree) -> Message:
+        run = message.metadata.run_id
+        whole = pull_and_inflate_object_from_tree(
+            tree,
+            make_pull_object_fn_protobuf(self._client.PullObject, self.node, run),
+            make_confirm_message_received_fn_protobuf(
+                self._client.ConfirmMessageReceived, self.node, run
+            ),
+            return_type=Message,
+        )
+        whole.metadata.__dict__["_message_id"] = tree.object_id
+        return whole
+
+    def send(self, reply: Message) -> None:
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        with no_object_id_recompute():
+            response = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self.node,
+                    messages_list=[message_to_proto(remove_content_from_message(reply))],
+                    message_object_trees=[get_object_tree(reply)],
+                    clientapp_runtime_list=[0.0],
+                )
+            )
+            push_objects(
+                get_all_nested_objects(reply),
+                make_push_object_fn_protobuf(
+                    self._client.PushObject,
+                    self.node,
+                    reply.metadata.run_id,
+                    response.session_id,
+                ),
+                object_ids_to_push=set(response.objects_to_push),
+            )
+
+
+@contextmanager
+def _connected(enrolment: Enrolment) -> Iterator[_Link]:
+    key = enrolment.node_key
+    with FleetHttpClient.from_server_address(
+        enrolment.invitation.flower,
+        False,
+        enrolment.invitation.certificate_authority.encode(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor("SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    ) as client:
+        activated = client.ActivateNode(
+            ActivateNodeRequest(
+                public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT
+            )
+        )
+        node = Node(node_id=activated.node_id)
+        try:
+            yield _Link(client, node)
+        finally:
+            with suppress(httpx.HTTPError):
+                client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))

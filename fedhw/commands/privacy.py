@@ -1,0 +1,139 @@
+"""`fedhw client privacy`: what a device has told, in plain words and byte for byte."""
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from fedhw.commands.console import needs, out, say
+from fedhw.errors import InputError
+
+if TYPE_CHECKING:
+    from fedhw.privacy.ledger import Charge, Ledger
+    from fedhw_client.enrolment import Enrolment
+
+
+def privacy(
+    context: typer.Context,
+    home: Annotated[Path | None, typer.Option(help="The agent's home.")] = None,
+    report: Annotated[
+        int | None, typer.Option(help="Print the report of this window, byte for byte.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what this device has told its coordinator, when, and how much more it may tell."""
+    with needs("client"):
+        from fedhw.privacy.ledger import Ledger
+        from fedhw_client.enrolment import Enrolment
+        from fedhw_client.home import Home
+
+    chosen = home or context.obj  # it may stand before the command, too
+    place = Home.default() if chosen is None else Home(chosen)
+    if not place.enrolment.is_dir():
+        say("This device belongs to no fleet. Nothing leaves it.")
+        return
+    enrolment, ledger = Enrolment.load(place.enrolment), Ledger.open(place.ledger)
+    if report is not None:
+        _print_report(ledger, report)
+    elif as_json:
+        out.print_json(json.dumps(_told(enrolment, ledger)))
+    else:
+        _tell(enrolment, ledger)
+
+
+def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
+    invitation, limits = enrolment.invitation, ledger.limits
+    spent, history = ledger.spent(time.time()), ledger.history()
+    hours = invitation.window / 3600
+    say(f"This device is {invitation.device} of the fleet at {invitation.statistics}.")
+    say(
+        f"Every {hours:g} hours it sends one report: how many characters were corrected, how often "
+        "each expert was right, at which characters errors were made, how long recognising took. "
+        "All of it is clipped and covered with random noise first, so that any one report says "
+        "little about you. Your handwriting, your corrections and what was learned from them are "
+        "never sent. The fleet's operator also learns which release this device runs, and when it "
+        "is online."
+    )
+    say("")
+    shown = Table("privacy budget", "spent", "limit")
+    shown.add_row("epsilon in the last 24 hours", f"{spent.day:.2f}", f"{limits.per_day:g}")
+    shown.add_row("epsilon in all", f"{spent.in_all:.2f}", f"{limits.in_all:g}")
+    shown.caption = f"at delta {limits.delta:g}; when it is spent, nothing more is sent"
+    out.print(shown)
+    shown = Table("window", "from", "to", "epsilon", "bytes", "what became of it")
+    for charge in history[-20:]:
+        start, end = (
+            datetime.fromtimestamp(number * invitation.window).strftime("%Y-%m-%d %H:%M:%S")
+            for number in (charge.window, charge.window + 1)
+        )
+        shown.add_row(
+            str(charge.window),
+            start,
+            end,
+            f"{charge.epsilon:g}",
+            str(len(charge.message)),
+            _fate(charge),
+        )
+    shown.caption = f"{len(history)} reports in all; --report WINDOW prints one byte for byte"
+    out.print(shown)
+
+
+def _fate(charge: "Charge") -> str:
+    if charge.refused is not None:
+        return f"refused: {charge.refused}"
+    if charge.sent_at is None:
+        return "not sent yet"
+    return f"sent {datetime.fromtimestamp(charge.sent_at):%Y-%m-%d %H:%M:%S}"
+
+
+def _told(enrolment: "Enrolment", ledger: "Ledger") -> dict[str, Any]:
+    return {
+        "device": enrolment.invitation.device,
+        "coordinator": enrolment.invitation.statistics,
+        "spent": ledger.spent(time.time())._asdict(),
+        "limits": vars(ledger.limits),
+        "reports": [
+            {
+                "window": charge.window,
+                "at": charge.at,
+                "epsilon": charge.epsilon,
+                "delta": charge.delta,
+                "bytes": charge.message.hex(),
+                "sent_at": charge.sent_at,
+                "refused": charge.refused,
+            }
+            for charge in ledger.history()
+        ],
+    }
+
+
+def _print_report(ledger: "Ledger", window: int) -> None:
+    """The bytes as they were sent, and what they say."""
+    from fedhw.privacy.mechanism import GRID
+    from fedhw.privacy.statistics import layout, length
+    from fedhw.v1 import statistics_pb2 as pb
+
+    found = [charge for charge in ledger.history() if charge.window == window]
+    if not found:
+        raise InputError(
+            f"report: none was made of window {window}; `fedhw client privacy` lists them all"
+        )
+    [charge] = found
+    request = pb.SendReportRequest.FromString(charge.message)
+    content = pb.Report.FromString(request.report)
+    for start in range(0, len(charge.message), 16):
+        part = charge.message[start : start + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        say(f"{start:06x}  {part.hex(' '):<47}  {text}")
+    say("")
+    for name in ("device", "schema", "window", "release", "epsilon", "delta"):
+        say(f"{name}: {getattr(content, name)}")
+    classes = len(content.steps) - length(0)
+    for name, place in layout(classes).items():
+        entries = " ".join(f"{step * GRID:.3f}" for step in content.steps[place])
+        say(f"{name}, with noise of {charge.sigma:.2f}: {entries}")
+    say(f"signature: {request.signature.hex()}")

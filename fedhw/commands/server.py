@@ -1,0 +1,385 @@
+"""`fedhw server ...`: what an operator does."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.table import Table
+
+from fedhw.commands.console import needs, out, say
+from fedhw.errors import InputError
+
+if TYPE_CHECKING:
+    from fedhw.privacy.estimate import Estimate
+    from fedhw.release.registry import Registry
+    from fedhw_server.fleet import Device, Fleet
+    from fedhw_server.home import Home
+
+app = typer.Typer(invoke_without_command=True, help="Run and steer a coordinator.")
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(help="The coordinator's home; $FEDHW_SERVER_HOME or this user's own by default."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def server(
+    context: typer.Context,
+    home: HomeOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on for devices.")] = "127.0.0.1",
+    advertise: Annotated[
+        str | None, typer.Option(help="Name or address by which devices reach this coordinator.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of statistics and enrolment; 0: a free one.")
+    ] = 9470,
+    flower_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of Flower; 0: a free one.")
+    ] = 9471,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address to listen on for Prometheus.")
+    ] = "127.0.0.1",
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for Prometheus; 0: a free one.")
+    ] = 9472,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Seconds that a report covers; a day by default.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What a report costs a device; 2 by default.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="The same; 1e-6 by default.")] = None,
+    minimum_cohort: Annotated[
+        int | None, typer.Option(min=2, help="Nothing is shown of fewer devices; 10 by default.")
+    ] = None,
+) -> None:
+    """Start a coordinator, or steer it with one of the commands below.
+
+    What reports cover and cost is agreed at the first start and stays.
+    """
+    context.obj = home
+    if context.invoked_subcommand is not None:
+        return
+    with needs("server"):
+        from fedhw_server.main import Settings, run
+
+    run(
+        Settings(
+            _home(home),
+            host,
+            advertise,
+            port,
+            flower_port,
+            metrics_host,
+            metrics_port,
+            window,
+            epsilon,
+            delta,
+            minimum_cohort,
+        ),
+        say,
+    )
+
+
+@app.command()
+def enroll(
+    name: Annotated[str, typer.Argument(help="What the device shall be called.")],
+    home: HomeOption = None,
+) -> None:
+    """Print an invitation for one device: fedhw server enroll NAME > NAME.enroll."""
+    with _fleet(home) as (place, fleet):
+        from fedhw.invitation import Invitation
+        from fedhw.release.signing import ReleaseKey
+
+        policy = fleet.policy
+        invitation = Invitation(
+            device=name,
+            token=fleet.invite(name),
+            certificate_authority=(place.certificates / "ca.crt").read_text(encoding="ascii"),
+            statistics=fleet.setting("statistics"),
+            flower=fleet.setting("flower"),
+            release_key=ReleaseKey.load(place.release_key).public,
+            app=fleet.setting("app"),
+            window=policy.window,
+            epsilon=policy.epsilon,
+            delta=policy.delta,
+        )
+    print(invitation.to_json(), end="")
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The device to send away for good.")],
+    home: HomeOption = None,
+) -> None:
+    """End a device's part at once: no release, no report."""
+    with _fleet(home) as (_, fleet):
+        fleet.revoke(name)
+    say(f"{name} is revoked")
+
+
+@app.command()
+def publish(
+    release: Annotated[Path, typer.Argument(help="Release directory, as train-expert makes it.")],
+    home: HomeOption = None,
+) -> None:
+    """Sign a release and offer it to every device."""
+    with _fleet(home) as (place, _):
+        manifest = _registry(place).publish(release)
+    say(f"published {manifest.name}")
+
+
+@app.command()
+def rollback(
+    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    home: HomeOption = None,
+) -> None:
+    """Publish an older release again, as the newest version."""
+    with _fleet(home) as (place, _):
+        manifest = _registry(place).rollback(version)
+    say(f"published {manifest.name}, which restores version {version}")
+
+
+@app.command()
+def pause(home: HomeOption = None) -> None:
+    """Offer no release until `resume`; reports are still taken."""
+    with _fleet(home) as (_, fleet):
+        fleet.pause(True)
+    say("no release is offered from now on")
+
+
+@app.command()
+def resume(home: HomeOption = None) -> None:
+    """Offer releases again."""
+    with _fleet(home) as (_, fleet):
+        fleet.pause(False)
+    say("releases are offered again")
+
+
+@app.command()
+def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show how the fleet is."""
+    with _fleet(home) as (place, fleet):
+        devices, policy = fleet.devices(), fleet.policy
+        latest = _registry(place).latest
+        enrolled = [device for device in devices if device.state == "enrolled"]
+        rounds = [each for each in fleet.rounds() if each.seconds is not None]
+        newest = next(iter(fleet.windows()), None)
+        known: dict[str, Any] = {
+            "running": place.is_occupied(),
+            "paused": fleet.is_paused,
+            "statistics": fleet.setting("statistics"),
+            "flower": fleet.setting("flower"),
+            "release": latest.name if latest else None,
+            "devices": {
+                "invited": sum(device.state == "invited" for device in devices),
+                "enrolled": len(enrolled),
+                "online": sum(device.is_online for device in enrolled),
+                "on_release": sum(
+                    latest is not None and d.running == latest.name for d in enrolled
+                ),
+                "held_back": sum(device.adoption == "held back" for device in enrolled),
+                "refused": sum(device.adoption == "refused" for device in enrolled),
+                "revoked": sum(device.state == "revoked" for device in devices),
+            },
+            "last_round": rounds[-1]._asdict() if rounds else None,
+            "newest_window": newest and {"window": newest[0], "reports": newest[1]},
+            "policy": vars(policy),
+        }
+    if as_json:
+        out.print_json(json.dumps(known))
+        return
+    shown = Table("coordinator", place.directory.name)
+    shown.add_row("runs", "yes" if known["running"] else "no")
+    shown.add_row("offers releases", "no, paused" if known["paused"] else "yes")
+    shown.add_row("newest release", known["release"] or "none published yet")
+    for name, value in known["devices"].items():
+        shown.add_row(f"devices {name.replace('_', ' ')}", str(value))
+    if known["last_round"]:
+        last = known["last_round"]
+        shown.add_row("last round", f"{last['answered']} of {last['asked']}, {_ago(last['began'])}")
+    if newest:
+        shown.add_row("newest window", f"{_window(newest[0], policy.window)}: {newest[1]} reports")
+    shown.add_row(
+        "a report", f"covers {policy.window} s, costs ({policy.epsilon:g}, {policy.delta:g})"
+    )
+    out.print(shown)
+
+
+@app.command()
+def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the devices: who they are, what they run, when they were seen."""
+    with _fleet(home) as (_, fleet):
+        known = fleet.devices()
+    if as_json:
+        out.print_json(json.dumps([_device(device) for device in known]))
+        return
+    shown = Table("device", "state", "online", "runs", "newest offer", "seen")
+    for device in known:
+        offer = device.adoption or ""
+        shown.add_row(
+            device.name,
+            device.state,
+            "yes" if device.is_online else "no",
+            device.running or "",
+            f"{offer}: {device.refusal}" if device.refusal else offer,
+            _ago(device.seen_at),
+        )
+    out.print(shown)
+
+
+@app.command()
+def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List what was published, and how many devices run it."""
+    with _fleet(home) as (place, fleet):
+        manifests = _registry(place).versions()
+        running = [device.running for device in fleet.devices() if device.state == "enrolled"]
+    if as_json:
+        found = [json.loads(manifest.to_json()) | {"name": manifest.name} for manifest in manifests]
+        out.print_json(json.dumps(found))
+        return
+    shown = Table("release", "architecture", "generic accuracy", "restores", "made", "devices")
+    for manifest in manifests:
+        reached = manifest.validation.get("generic_accuracy")
+        shown.add_row(
+            manifest.name,
+            manifest.architecture,
+            "" if reached is None else f"{reached:.1%}",
+            "" if manifest.restores is None else f"version {manifest.restores}",
+            manifest.created,
+            str(running.count(manifest.name)),
+        )
+    out.print(shown)
+
+
+@app.command()
+def statistics(
+    home: HomeOption = None,
+    window: Annotated[
+        int | None, typer.Option(help="The window to show; the newest that may be shown.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the devices' reports say: means, standard errors, cohort sizes."""
+    with _fleet(home) as (place, fleet):
+        from fedhw_server.figures import figures
+
+        latest, policy = _registry(place).latest, fleet.policy
+        found = figures(fleet, len(latest.alphabet), window) if latest else None
+    if latest is None or found is None:
+        raise InputError(
+            f"statistics: no window has reports of {policy.minimum_cohort} devices, and nothing is "
+            "shown of fewer; wait for more"
+        )
+    if as_json:
+        content = {
+            "window": found.window,
+            "ended": found.ended,
+            "cohort": found.cohort,
+            "estimates": [_estimate(each) for each in found.estimates],
+            "by_release": {
+                release: [_estimate(each) for each in estimates]
+                for release, estimates in found.by_release.items()
+            },
+        }
+        out.print_json(json.dumps(content))
+        return
+    out.print(f"window {_window(found.window, policy.window)}, {found.cohort} devices")
+    shown = Table("statistic", "mean", "standard error", "99 % interval", "unit")
+    for each in found.estimates:
+        if each.entry is None:
+            low, high = each.interval()
+            shown.add_row(
+                each.name,
+                f"{each.mean:.3f}",
+                f"{each.standard_error:.3f}",
+                f"{low:.3f} to {high:.3f}",
+                each.unit,
+            )
+    out.print(shown)
+    errors = [each for each in found.estimates if each.name == "error_share"]
+    worst = sorted(errors, key=lambda each: each.mean, reverse=True)[:10]
+    shown = Table("most errors at", "share of corrections", "standard error")
+    for each in worst:
+        character = latest.alphabet[each.entry or 0]
+        shown.add_row(character, f"{each.mean:.3f}", f"{each.standard_error:.3f}")
+    out.print(shown)
+
+
+@contextmanager
+def _fleet(home: Path | None) -> "Iterator[tuple[Home, Fleet]]":
+    """The coordinator's home and database, whether it runs or not."""
+    place = _home(home)
+    with needs("server"):
+        from fedhw_server.fleet import Fleet
+    if not place.exists():
+        raise InputError(
+            f"home: no coordinator was ever started in {place.directory}; run `fedhw server` "
+            "first, or give its --home"
+        )
+    fleet = Fleet(place.database)
+    try:
+        yield place, fleet
+    finally:
+        fleet.close()
+
+
+def _home(given: Path | None) -> "Home":
+    with needs("server"):
+        from fedhw_server.home import Home
+    # It may stand before the command, too.
+    chosen = given or click.get_current_context().obj
+    return Home.default() if chosen is None else Home(chosen)
+
+
+def _registry(home: "Home") -> "Registry":
+    from fedhw.release.registry import Registry
+    from fedhw.release.signing import ReleaseKey
+
+    return Registry(home.releases, ReleaseKey.load(home.release_key))
+
+
+def _device(device: "Device") -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "state": device.state,
+        "online": device.is_online,
+        "running": device.running,
+        "offered": device.offered,
+        "adoption": device.adoption,
+        "refusal": device.refusal,
+        "invited_at": device.invited_at,
+        "enrolled_at": device.enrolled_at,
+        "revoked_at": device.revoked_at,
+        "seen_at": device.seen_at,
+    }
+
+
+def _estimate(estimate: "Estimate") -> dict[str, Any]:
+    low, high = estimate.interval()
+    return estimate._asdict() | {"low": low, "high": high}
+
+
+def _window(number: int, length: int) -> str:
+    """A window as people read it."""
+    start, end = (datetime.fromtimestamp(n * length, UTC) for n in (number, number + 1))
+    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _ago(moment: float | None) -> str:
+    """How long ago that was, as people say it."""
+    if moment is None:
+        return "never"
+    seconds = time.time() - moment
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} seconds ago"

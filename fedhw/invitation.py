@@ -1,0 +1,85 @@
+"""What an operator hands to a person so that a device may join: one file."""
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fedhw.errors import InputError
+
+FORMAT = 1
+LARGEST = 64 * 1024
+"""Bytes; an invitation has about two thousand."""
+
+_KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
+
+DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """All that a device must know of a coordinator, and the token that it is let in with.
+
+    `certificate_authority` is PEM, `statistics` and `flower` are HOST:PORT, `release_key` is an
+    Ed25519 public key and `app` the SHA-256 of the Flower app, both in hexadecimal. A report covers
+    `window` seconds and costs (`epsilon`, `delta`).
+    """
+
+    device: str
+    token: str
+    certificate_authority: str
+    statistics: str
+    flower: str
+    release_key: str
+    app: str
+    window: int
+    epsilon: float
+    delta: float
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> "Invitation":
+        """Read an invitation; raises InputError when it is missing or is not one."""
+        try:
+            with path.open(encoding="utf-8") as file:
+                content = json.loads(file.read(LARGEST))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is no JSON"
+            raise InputError(
+                f"enroll: {path} cannot be read ({reason}); give the file that "
+                "`fedhw server enroll NAME` has printed"
+            ) from None
+        if not isinstance(content, dict) or set(content) != {field.name for field in fields(cls)}:
+            raise InputError(
+                f"enroll: {path} is no invitation; give the file that `fedhw server enroll NAME` "
+                "has printed"
+            )
+        for field in fields(cls):
+            value = content[field.name]
+            if isinstance(value, bool) or not isinstance(value, _KINDS[field.type]):
+                raise InputError(f"enroll: {field.name} in {path} is {value!r}; ask for a new one")
+        invitation = cls(**content)
+        invitation._check(path)
+        return invitation
+
+    def _check(self, path: Path) -> None:
+        good = {
+            "format": self.format == FORMAT,
+            "device": DEVICE_NAME.fullmatch(self.device) is not None,
+            "release_key": re.fullmatch(r"[0-9a-f]{64}", self.release_key) is not None,
+            "app": re.fullmatch(r"[0-9a-f]{64}", self.app) is not None,
+            "window": self.window > 0,
+            "epsilon": 0 < self.epsilon < math.inf,
+            "delta": 0 < self.delta < 1,
+        }
+        for name, is_good in good.items():
+            if not is_good:
+                raise InputError(
+                    f"enroll: {name} in {path} is {getattr(self, name)!r}; ask for a new one"
+                )

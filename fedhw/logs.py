@@ -1,0 +1,18 @@
+"""One line of JSON on stderr for each thing that happened."""
+
+import sys
+
+import structlog
+
+
+def log_as_json() -> None:
+    """Set up the log of this process."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

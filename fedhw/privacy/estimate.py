@@ -1,0 +1,188 @@
+"""What a fleet's reports say together: means, and how far they can be trusted.
+
+A server keeps sums alone. It subtracts nothing that it does not know, so a mean may lie outside the
+range of what was sent by as much as the noise reaches.
+"""
+
+import json
+import math
+from dataclasses import astuple, dataclass
+from operator import add
+from typing import NamedTuple
+
+from fedhw.errors import InputError
+from fedhw.privacy.mechanism import GRID, GaussianMechanism
+from fedhw.privacy.statistics import STATISTICS, Report, layout, length
+
+LEAST_ACTIVE = 0.1
+"""The smallest share of active devices that is divided by."""
+
+ROWS = {row.name: row for row in STATISTICS}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over reports, exact: Python integers do not overflow.
+
+    `count` reports, `noise` the sum of their noise's variance in steps squared, rounded up;
+    `totals` and `squares` [D] sum each entry's steps and their squares.
+    """
+
+    count: int
+    noise: int
+    totals: tuple[int, ...]
+    squares: tuple[int, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> "Sums":
+        """Return the sums of one report."""
+        steps = report.steps.tolist()
+        sigma = GaussianMechanism(report.epsilon, report.delta).sigma
+        noise = math.ceil((sigma / GRID) ** 2)
+        return cls(1, noise, tuple(steps), tuple(step * step for step in steps))
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """Sum both; raises ValueError where their alphabets differ."""
+        if len(self.totals) != len(other.totals):
+            raise ValueError(f"{len(self.totals)} entries and {len(other.totals)} do not add")
+        return Sums(
+            self.count + other.count,
+            self.noise + other.noise,
+            tuple(map(add, self.totals, other.totals)),
+            tuple(map(add, self.squares, other.squares)),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the sums as JSON."""
+        return json.dumps(astuple(self), separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Sums":
+        """Read what `to_bytes` wrote; raises InputError where it is something else."""
+        try:
+            count, noise, totals, squares = json.loads(content)
+            if any(type(value) is not int for value in (count, noise, *totals, *squares)):
+                raise TypeError
+        except (ValueError, TypeError):
+            raise InputError("sums: they are damaged; restore the coordinator's home") from None
+        return cls(count, noise, tuple(totals), tuple(squares))
+
+
+class Estimate(NamedTuple):
+    """The mean of a figure over devices, in `unit`.
+
+    `entry` is the class or the latency bucket where the statistic has many, else None; `cohort`
+    counts the reports behind it.
+    """
+
+    name: str
+    entry: int | None
+    mean: float
+    standard_error: float
+    cohort: int
+    unit: str
+
+    def interval(self, confidence: float = 0.99) -> tuple[float, float]:
+        """Return an interval that covers the fleet's true mean with the given confidence.
+
+        By Student's t with cohort - 1 degrees of freedom: noise is normal and known, but what
+        people add to it is estimated from the same reports.
+        """
+        from scipy.stats import t
+
+        reach = float(t.ppf((1 + confidence) / 2, self.cohort - 1)) * self.standard_error
+        return self.mean - reach, self.mean + reach
+
+
+def estimate(sums: Sums, classes: int, minimum_cohort: int) -> list[Estimate] | None:
+    """Return the estimate of every statistic, and of `moe_accuracy`; None under the minimum cohort.
+
+    A standard error comes from the sample variance over reports, which holds noise and people, and
+    is never less than the noise alone explains: a tiny cohort that happens to agree is not trusted
+    for it. Where a figure exists only for devices with corrections, the mean is over those: the sum
+    of what they sent, divided by the estimated share of active devices (delta method; that share is
+    taken to be between 0.1 and 1). The reports are taken to be of different devices, so of one
+    window. Raises InputError where the minimum is below 2 or the sums are
+    of another alphabet.
+    """
+    if minimum_cohort < 2:
+        raise InputError(f"minimum_cohort: {minimum_cohort} would show one device; give 2 or more")
+    if len(sums.totals) != length(classes):
+        raise InputError(
+            f"sums: their {len(sums.totals)} entries are not of {classes} classes; "
+            "give those of one alphabet"
+        )
+    if sums.count < minimum_cohort:
+        return None
+    moments = {name: _moments(sums, name, place) for name, place in layout(classes).items()}
+    [active] = moments["active"]
+    estimates = []
+    for name, entries in moments.items():
+        row = ROWS[name]
+        for entry, one in enumerate(entries):
+            mean, error = one.among(active, sums.count) if row.of_active else one.over(sums.count)
+            index = None if row.size == 1 else entry
+            estimates.append(Estimate(name, index, row.centre + mean, error, sums.count, row.unit))
+    ge, [mixed] = ROWS["ge_accuracy"], map(_both, moments["ge_accuracy"], moments["gain"])
+    mean, error = mixed.among(active, sums.count)
+    estimates.append(Estimate("moe_accuracy", None, ge.centre + mean, error, sums.count, ge.unit))
+    return estimates
+
+
+def noise_error(name: str, mechanism: GaussianMechanism, devices: int) -> float:
+    """Return the standard error that noise alone gives a statistic, in its unit.
+
+    With all devices active, and for what is sent as 0.
+
+    >>> round(noise_error("gain", GaussianMechanism(2, 1e-6), 10_000), 3)
+    0.029
+    """
+    return mechanism.sigma * ROWS[name].scale / math.sqrt(devices)
+
+
+class _Moments(NamedTuple):
+    """Of one entry over reports, in its unit and from its centre: mean, and variance of each report
+    that is noise, and that is people.
+    """
+
+    mean: float
+    noise: float
+    people: float
+
+    def over(self, count: int) -> tuple[float, float]:
+        """Mean over all devices, and its standard error."""
+        return self.mean, math.sqrt((self.noise + self.people) / count)
+
+    def among(self, active: "_Moments", count: int) -> tuple[float, float]:
+        """Mean over the devices with corrections, and its standard error.
+
+        The others send 0, so the covariance with being active is known: mean * (1 - share).
+        """
+        share = min(1.0, max(LEAST_ACTIVE, ROWS["active"].centre + active.mean))
+        mean = self.mean / share
+        noise = self.noise + mean**2 * active.noise
+        people = max(0.0, self.people - mean**2 * share * (1 - share))
+        return mean, math.sqrt((noise + people) / count) / share
+
+
+def _moments(sums: Sums, name: str, place: slice) -> list[_Moments]:
+    count, step = sums.count, GRID * ROWS[name].scale
+    noise = sums.noise / count * step**2
+    entries = zip(sums.totals[place], sums.squares[place], strict=True)
+    return [
+        _Moments(
+            total / count * step,
+            noise,
+            # In whole numbers until the one division: nothing cancels.
+            max(0.0, (count * square - total**2) / (count * (count - 1)) * step**2 - noise),
+        )
+        for total, square in entries
+    ]
+
+
+def _both(one: _Moments, other: _Moments) -> _Moments:
+    """Moments of a sum. Noise is independent; people may go together as far as Cauchy and Schwarz
+    let them, which errs on the side of doubt.
+    """
+    people = (math.sqrt(one.people) + math.sqrt(other.people)) ** 2
+    return _Moments(one.mean + other.mean, one.noise + other.noise, people)

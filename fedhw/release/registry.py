@@ -1,0 +1,174 @@
+"""What a coordinator has published: signed releases in one directory, each under its name."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fedhw.atomic import replacing
+from fedhw.errors import InputError
+from fedhw.release.manifest import FOR_DEVICES, FORMAT, LARGEST, MANIFEST, Manifest
+from fedhw.release.release import open_files, read_files
+from fedhw.release.signing import ReleaseKey, SignatureError, verify
+
+SIGNATURE = "manifest.sig"
+_NAME = re.compile(r"v([1-9][0-9]{0,9})-[0-9a-f]{8}")
+
+
+class Parcel(NamedTuple):
+    """What travels of a release: the manifest's bytes, their signature, and files by name."""
+
+    manifest: bytes
+    signature: bytes
+    files: dict[str, bytes]
+
+
+class Registry:
+    """The releases that were published with one key; several processes may use it at once.
+
+    Versions only grow, so a device has one rule: take what is above the one in hand. A release is
+    never changed or removed. Every method raises InputError when what it has to read is damaged or
+    was signed with another key, or when the disk refuses.
+    """
+
+    def __init__(self, directory: Path, key: ReleaseKey) -> None:
+        self._directory = directory
+        self._key = key
+
+    def versions(self) -> list[Manifest]:
+        """Return what was published, the oldest first."""
+        return [self._manifest(place) for _, place in sorted(self._places().items())]
+
+    @property
+    def latest(self) -> Manifest | None:
+        """What devices should run, None before anything was published."""
+        places = self._places()
+        return self._manifest(places[max(places)]) if places else None
+
+    def parcel(self, version: int) -> Parcel:
+        """Return what a device gets of a version; raises InputError for one that is not there."""
+        place = self._place(version)
+        manifest = self._manifest(place)
+        return Parcel(
+            _content(place / MANIFEST),
+            _content(place / SIGNATURE),
+            read_files(place, manifest),
+        )
+
+    def publish(self, directory: Path) -> Manifest:
+        """Publish the release in a directory as the newest version.
+
+        Raises InputError for one that cannot be loaded, that has another alphabet than the fleet's
+        corrections, or that has the same files as the newest version.
+        """
+        manifest = Manifest.load(directory / MANIFEST)
+        files = read_files(directory, manifest)
+        open_files(manifest, files)
+        return self._publish(replace(manifest, restores=None), files)
+
+    def rollback(self, version: int) -> Manifest:
+        """Publish an older version's files again, as the newest version.
+
+        Raises InputError for a version that is not there or whose files are those of the newest.
+        """
+        place = self._place(version)
+        manifest = self._manifest(place)
+        return self._publish(replace(manifest, restores=version), read_files(place, manifest))
+
+    def _publish(self, manifest: Manifest, files: dict[str, bytes]) -> Manifest:
+        with self._locked():
+            newest = self.latest
+            if newest is not None:
+                _check_follows(newest, manifest)
+            published = replace(
+                manifest,
+                version=1 if newest is None else newest.version + 1,
+                parent=None if newest is None else newest.version,
+                format=FORMAT,
+            )
+            content = published.to_json().encode()
+            signed = {MANIFEST: content, SIGNATURE: self._key.sign(content)}
+            with replacing(self._directory / published.name, durable=True) as unfinished:
+                unfinished.mkdir()
+                for name, part in (signed | files).items():
+                    (unfinished / name).write_bytes(part)
+            return published
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep everybody else from publishing, and remove what a crash of theirs has left."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._directory / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for unfinished in self._directory.glob(".v*-*.????????"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                yield
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise InputError(
+                f"registry: {self._directory} cannot be written ({error.strerror}); free some "
+                "space or make it writable"
+            ) from None
+
+    def _places(self) -> dict[int, Path]:
+        try:
+            found = [(_NAME.fullmatch(place.name), place) for place in self._directory.iterdir()]
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise InputError(
+                f"registry: {self._directory} cannot be read ({error.strerror}); give the "
+                "directory that was published to"
+            ) from None
+        return {int(match[1]): place for match, place in found if match is not None}
+
+    def _place(self, version: int) -> Path:
+        places = self._places()
+        if version not in places:
+            known = ", ".join(map(str, sorted(places))) or "none yet"
+            raise InputError(f"version: {version} was never published; give one of these: {known}")
+        return places[version]
+
+    def _manifest(self, place: Path) -> Manifest:
+        content = _content(place / MANIFEST)
+        try:
+            verify(content, _content(place / SIGNATURE), self._key.public)
+        except SignatureError:
+            raise InputError(
+                f"registry: {place} is damaged or was signed with another key; restore it, or give "
+                "the key that it was published with"
+            ) from None
+        manifest = Manifest.parse(content, place / MANIFEST)
+        if manifest.name != place.name:
+            raise InputError(f"registry: {place} holds {manifest.name}; give it its name back")
+        return manifest
+
+
+def _check_follows(newest: Manifest, manifest: Manifest) -> None:
+    if manifest.alphabet != newest.alphabet:
+        raise InputError(
+            f"alphabet: {manifest.alphabet!r} is not the fleet's {newest.alphabet!r}; publish a "
+            "release of the same alphabet, since people's corrections are in it"
+        )
+    if all(manifest.files[name] == newest.files[name] for name in FOR_DEVICES):
+        raise InputError(
+            f"release: its files are those of {newest.name}, the newest; publish another one"
+        )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except OSError as error:
+        raise InputError(
+            f"registry: {path} cannot be read ({error.strerror}); restore it from a copy"
+        ) from None

@@ -1,0 +1,94 @@
+"""Who may publish: whoever holds the release key (Ed25519, RFC 8032)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from fedhw.errors import InputError
+
+DOMAIN = b"fedhw release 1:"
+"""Stands before the manifest, so that a signature of anything else is none of a release."""
+
+
+class SignatureError(InputError):
+    """A signature that the release key did not make."""
+
+
+@dataclass(frozen=True)
+class ReleaseKey:
+    """The private key that releases are signed with."""
+
+    _private: Ed25519PrivateKey
+
+    @classmethod
+    def create(cls, path: Path) -> "ReleaseKey":
+        """Make a key and keep it in a file, PEM of PKCS #8, that only its owner may read.
+
+        Raises InputError when there is something at `path` or it cannot be written.
+        """
+        key = Ed25519PrivateKey.generate()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            raise InputError(
+                f"release key: {path} exists and devices trust it; give a new path"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"release key: {path} cannot be written ({error.strerror}); give another path"
+            ) from None
+        return cls(key)
+
+    @classmethod
+    def load(cls, path: Path) -> "ReleaseKey":
+        """Read a key; raises InputError when there is none or it is of another kind."""
+        try:
+            key = load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise InputError(
+                f"release key: {path} cannot be read ({error.strerror}); give the key's file"
+            ) from None
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InputError(f"release key: {path} is no Ed25519 key; restore it from a copy")
+        return cls(key)
+
+    @property
+    def public(self) -> str:
+        """The public key in hexadecimal, 64 characters: what devices verify with."""
+        return self._private.public_key().public_bytes_raw().hex()
+
+    def sign(self, manifest: bytes) -> bytes:
+        """Return the signature, 64 bytes, of a manifest's bytes."""
+        return self._private.sign(DOMAIN + manifest)
+
+
+def verify(manifest: bytes, signature: bytes, public: str) -> None:
+    """Raise SignatureError unless the key whose public half is given has signed these bytes."""
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    except ValueError:
+        raise InputError(
+            f"release key: {public[:80]!r} is no Ed25519 public key; give its 64 hexadecimal digits"
+        ) from None
+    try:
+        key.verify(signature, DOMAIN + manifest)
+    except InvalidSignature:
+        raise SignatureError(
+            f"signature: is not that of the release key {public}; fetch the release from who holds "
+            "that key"
+        ) from None

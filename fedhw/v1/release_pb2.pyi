@@ -1,0 +1,67 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Adoption(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ADOPTION_UNSPECIFIED: _ClassVar[Adoption]
+    ADOPTION_WANTED: _ClassVar[Adoption]
+    ADOPTION_LEARNING: _ClassVar[Adoption]
+    ADOPTION_RUNNING: _ClassVar[Adoption]
+    ADOPTION_HELD_BACK: _ClassVar[Adoption]
+    ADOPTION_REFUSED: _ClassVar[Adoption]
+
+class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFUSAL_UNSPECIFIED: _ClassVar[Refusal]
+    REFUSAL_SIGNATURE: _ClassVar[Refusal]
+    REFUSAL_VERSION: _ClassVar[Refusal]
+    REFUSAL_ALPHABET: _ClassVar[Refusal]
+    REFUSAL_ARCHITECTURE: _ClassVar[Refusal]
+    REFUSAL_FILES: _ClassVar[Refusal]
+    REFUSAL_STORE: _ClassVar[Refusal]
+ADOPTION_UNSPECIFIED: Adoption
+ADOPTION_WANTED: Adoption
+ADOPTION_LEARNING: Adoption
+ADOPTION_RUNNING: Adoption
+ADOPTION_HELD_BACK: Adoption
+ADOPTION_REFUSED: Adoption
+REFUSAL_UNSPECIFIED: Refusal
+REFUSAL_SIGNATURE: Refusal
+REFUSAL_VERSION: Refusal
+REFUSAL_ALPHABET: Refusal
+REFUSAL_ARCHITECTURE: Refusal
+REFUSAL_FILES: Refusal
+REFUSAL_STORE: Refusal
+
+class Offer(_message.Message):
+    __slots__ = ("manifest", "signature", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    manifest: bytes
+    signature: bytes
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, manifest: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class Answer(_message.Message):
+    __slots__ = ("adoption", "running", "refusal")
+    ADOPTION_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    adoption: Adoption
+    running: str
+    refusal: Refusal
+    def __init__(self, adoption: _Optional[_Union[Adoption, str]] = ..., running: _Optional[str] = ..., refusal: _Optional[_Union[Refusal, str]] = ...) -> None: ...

@@ -1,0 +1,116 @@
+"""The coordinator's loop: whoever is online and does not run the newest release is offered it.
+
+    while the run lasts:
+        release := the newest that was published
+        asked := the devices that are online and have not settled about it
+        offer each of them the manifest; send the files to those that want them
+        note what each has answered; who has not by the deadline is asked again in the next round
+
+Whatever a round learns is in the fleet's database when it ends, so a coordinator that is killed
+loses no more than the round in flight.
+"""
+
+import time
+from collections.abc import Iterable
+
+import structlog
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
+
+from fedhw.release.registry import Parcel, Registry
+from fedhw.v1 import release_pb2 as pb
+from fedhw_server.fleet import Device, Fleet
+
+ASK = "query.release"
+"""The type of the messages, as the devices' ClientApp knows it."""
+
+DEADLINE = 30.0
+"""Seconds that devices have to answer in a round."""
+
+BETWEEN = 1.0
+"""Seconds between two rounds."""
+
+POLL = 0.1
+"""Seconds between two looks for answers."""
+
+LONGEST_NAME = 40
+"""Characters of a release's name that are kept of an answer."""
+
+log = structlog.get_logger()
+
+
+def coordinate(grid: Grid, fleet: Fleet, registry: Registry) -> None:
+    """Offer releases for as long as the process lives."""
+    while True:
+        if not fleet.is_paused and registry.latest is not None:
+            offer(grid, fleet, registry.parcel(registry.latest.version), registry.latest.version)
+        time.sleep(BETWEEN)
+
+
+def offer(grid: Grid, fleet: Fleet, parcel: Parcel, version: int) -> None:
+    """Ask everybody who has not settled about a release, in one round."""
+    online, now = set(grid.get_node_ids()), time.time()
+    devices = {
+        node: device
+        for node, device in fleet.by_node().items()
+        if node in online and device.wants(version, now)
+    }
+    if not devices:
+        return
+    number = fleet.begin_round(version, len(devices))
+    began, answered = time.monotonic(), 0
+    asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
+    whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
+    flying = _send(grid, list(devices), asked)
+    while flying and time.monotonic() - began < DEADLINE:
+        wanting = []
+        for message in grid.pull_messages(flying):
+            flying.discard(message.metadata.reply_to_message_id)
+            answer, node = _answer(message), message.metadata.src_node_id
+            if answer is None:
+                continue
+            if answer.adoption == pb.ADOPTION_WANTED:
+                wanting.append(node)
+            else:
+                _note(fleet, devices[node], version, answer)
+                answered += 1
+        if wanting:
+            flying |= _send(grid, wanting, whole)
+        time.sleep(POLL)
+    fleet.end_round(number, answered, time.monotonic() - began)
+    log.info("offered", version=version, asked=len(devices), answered=answered)
+
+
+def _send(grid: Grid, nodes: Iterable[int], offer: pb.Offer) -> set[str]:
+    content = RecordDict({"fedhw": ConfigRecord({"offer": offer.SerializeToString()})})
+    messages = [Message(content, node, ASK, ttl=DEADLINE) for node in nodes]
+    return set(grid.push_messages(messages)) - {""}
+
+
+def _answer(message: Message) -> pb.Answer | None:
+    """What a device said, None if it could not say anything that can be used."""
+    if message.has_error():
+        log.warning("no answer", code=message.error.code)
+        return None
+    try:
+        content = message.content["fedhw"]["answer"]
+        if isinstance(content, bytes):
+            return pb.Answer.FromString(content)
+    except (KeyError, TypeError, DecodeError):
+        pass
+    log.warning("no answer that can be read")
+    return None
+
+
+def _note(fleet: Fleet, device: Device, version: int, answer: pb.Answer) -> None:
+    """Keep what a device says; words, since people read them in tables and metrics."""
+    refusal = None
+    if answer.adoption == pb.ADOPTION_REFUSED:
+        refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")
+    adoption = _word(pb.Adoption.Name(answer.adoption), "ADOPTION_")
+    fleet.note_answer(device.name, version, answer.running[:LONGEST_NAME], adoption, refusal)
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", " ")

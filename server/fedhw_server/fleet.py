@@ -1,0 +1,477 @@
+"""What the coordinator knows of its fleet, in one SQLite file that all its processes share.
+
+The statistics service, the ServerApp and the operator's commands meet here and nowhere else. Of the
+reports only their sums are kept, and a digest of each so that none counts twice.
+"""
+
+import hashlib
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedhw.errors import InputError
+from fedhw.invitation import DEVICE_NAME
+from fedhw.privacy.estimate import Sums
+
+SETTLED = ("running", "held back")
+"""What a device may say of an offered release so that it need not be asked again."""
+
+REMINDER = 60.0
+"""Seconds after which a device that refused a release is asked again."""
+
+ONLINE = 15.0
+"""Seconds for which a device that was seen counts as online."""
+
+SKEW = 60.0
+"""Seconds by which a device's clock may be ahead."""
+
+LATE_WINDOWS, LATE_SECONDS = 7, 3600.0
+"""How late a report may be: so many windows, or so long where windows are short."""
+
+REMEMBERED = 30
+"""Windows for which it is known who reported, beyond those for which reports may still come."""
+
+MIGRATIONS = [
+    """
+    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE devices (
+      name TEXT PRIMARY KEY,
+      token BLOB NOT NULL, -- its SHA-256
+      invited_at REAL NOT NULL,
+      report_key BLOB,
+      node_key TEXT,
+      node INTEGER UNIQUE, -- as Flower knows it, signed
+      enrolled_at REAL,
+      revoked_at REAL,
+      running TEXT, -- what the device says it runs
+      offered INTEGER, -- the version that `adoption` speaks of
+      adoption TEXT,
+      refusal TEXT,
+      answered_at REAL,
+      seen_at REAL
+    ) STRICT;
+    CREATE TABLE rounds (
+      number INTEGER PRIMARY KEY,
+      version INTEGER NOT NULL,
+      began REAL NOT NULL,
+      seconds REAL, -- NULL while it runs, and for one that was abandoned
+      asked INTEGER NOT NULL,
+      answered INTEGER
+    ) STRICT;
+    CREATE TABLE reports (
+      device TEXT NOT NULL,
+      window INTEGER NOT NULL,
+      digest BLOB NOT NULL,
+      PRIMARY KEY (window, device)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE sums (
+      window INTEGER NOT NULL,
+      release TEXT NOT NULL,
+      content BLOB NOT NULL,
+      PRIMARY KEY (window, release)
+    ) STRICT, WITHOUT ROWID;
+    """,
+]
+"""What makes each schema version of the one before, from an empty file on; never edit one."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What every report of the fleet is like; it never changes, for devices have agreed to it.
+
+    A report covers `window` seconds and costs (`epsilon`, `delta`); nothing is shown of fewer than
+    `minimum_cohort` devices.
+    """
+
+    window: int = 86_400
+    epsilon: float = 2.0
+    delta: float = 1e-6
+    minimum_cohort: int = 10
+
+    def is_open(self, window: int, now: float) -> bool:
+        """Whether a report of this window may come now: the window is over, and not for long."""
+        late = max(LATE_WINDOWS * self.window, LATE_SECONDS)
+        ended = (window + 1) * self.window
+        return now - late <= ended <= now + SKEW
+
+
+class Device(NamedTuple):
+    """One that was invited; times in Unix seconds."""
+
+    name: str
+    invited_at: float
+    report_key: bytes | None
+    node_key: str | None
+    node: int | None
+    enrolled_at: float | None
+    revoked_at: float | None
+    running: str | None
+    offered: int | None
+    adoption: str | None
+    refusal: str | None
+    answered_at: float | None
+    seen_at: float | None
+
+    @property
+    def is_online(self) -> bool:
+        """Whether Flower heard of it just now."""
+        return self.revoked_at is None and time.time() - (self.seen_at or 0) < ONLINE
+
+    @property
+    def state(self) -> str:
+        """Invited, enrolled or revoked."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "invited" if self.enrolled_at is None else "enrolled"
+
+    def wants(self, version: int, now: float) -> bool:
+        """Whether it should be asked about this version."""
+        if self.offered != version:
+            return True
+        if self.adoption == "refused":
+            return now - (self.answered_at or 0) > REMINDER
+        return self.adoption not in SETTLED
+
+
+class Round(NamedTuple):
+    """One asking of all devices that are online and not settled; times in seconds."""
+
+    number: int
+    version: int
+    began: float
+    seconds: float | None
+    asked: int
+    answered: int | None
+
+
+class Accepted(NamedTuple):
+    """A report that was checked and may be counted."""
+
+    device: str
+    window: int
+    release: str
+    digest: bytes
+    sums: Sums
+
+
+class EnrolmentError(InputError):
+    """A token that is unknown, used up or revoked."""
+
+
+class Fleet:
+    """The database of one coordinator; threads and processes may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._turn = threading.Lock()
+        path.touch(mode=0o600)
+        self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self._db.execute(f"PRAGMA {pragma}").fetchall()
+        self._migrate(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._turn:
+            self._db.close()
+
+    # What was agreed
+
+    def agree(self, **given: float | None) -> Policy:
+        """Return the policy, made of what is given where the fleet has none yet.
+
+        Raises InputError for a value that differs from what devices have agreed to.
+        """
+        with self._transaction() as db:
+            for name, default in vars(Policy()).items():
+                known = self._setting(name)
+                wanted = given.get(name)
+                if known is None:
+                    value = default if wanted is None else wanted
+                    db.execute("INSERT INTO settings VALUES (?, ?)", (name, repr(value)))
+                elif wanted is not None and float(known) != wanted:
+                    raise InputError(
+                        f"{name.replace('_', '-')}: {wanted:g} is not the {float(known):g} that "
+                        "the fleet's devices have agreed to; leave it out"
+                    )
+        return self.policy
+
+    @property
+    def policy(self) -> Policy:
+        """What every report is like."""
+        return Policy(
+            window=int(self.setting("window")),
+            epsilon=float(self.setting("epsilon")),
+            delta=float(self.setting("delta")),
+            minimum_cohort=int(self.setting("minimum_cohort")),
+        )
+
+    def setting(self, name: str) -> str:
+        """Return what was set last; raises KeyError before."""
+        found = self._setting(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def set(self, name: str, value: str) -> None:
+        """Keep a setting."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the operator has stopped offering releases."""
+        return self._setting("paused") == "yes"
+
+    def pause(self, paused: bool) -> None:
+        """Stop offering releases, or go on."""
+        self.set("paused", "yes" if paused else "no")
+
+    # Devices
+
+    def invite(self, name: str) -> str:
+        """Make room for a device and return its one-time token.
+
+        Raises InputError for a name that cannot be used or is taken. Who was invited and has not
+        come yet may be invited again; the earlier token is void then.
+        """
+        if DEVICE_NAME.fullmatch(name) is None:
+            raise InputError(
+                f"name: {name!r} cannot name a device; use up to 64 letters, digits, '.', '_', '-'"
+            )
+        token = secrets.token_urlsafe(24)
+        with self._transaction() as db:
+            known = self._device(name)
+            if known is not None and known.state != "invited":
+                raise InputError(f"name: {name} is {known.state} already; give another name")
+            db.execute(
+                "INSERT OR REPLACE INTO devices (name, token, invited_at) VALUES (?, ?, ?)",
+                (name, _sha256(token.encode()), time.time()),
+            )
+        return token
+
+    def enrol(self, name: str, token: str, report_key: bytes, node_key: str) -> Device:
+        """Note the keys of an invited device; the same once more changes nothing.
+
+        Raises EnrolmentError for a token that is wrong, was used with other keys, or is revoked.
+        """
+        with self._transaction() as db:
+            found = db.execute("SELECT token FROM devices WHERE name = ?", (name,)).fetchone()
+            right = found is not None and secrets.compare_digest(found[0], _sha256(token.encode()))
+            device = self._device(name)
+            if device is None or not right or device.revoked_at is not None:
+                raise EnrolmentError("token: it is not valid; ask the operator for an invitation")
+            if device.enrolled_at is not None:
+                if (device.report_key, device.node_key) != (report_key, node_key):
+                    raise EnrolmentError(
+                        "token: it was used by another device; ask the operator for an invitation"
+                    )
+                return device
+            db.execute(
+                "UPDATE devices SET report_key = ?, node_key = ?, enrolled_at = ? WHERE name = ?",
+                (report_key, node_key, time.time(), name),
+            )
+        return self.device(name)
+
+    def revoke(self, name: str) -> None:
+        """Keep a device out for good; raises InputError when there is none of that name."""
+        self.device(name)
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE devices SET revoked_at = coalesce(revoked_at, ?) WHERE name = ?",
+                (time.time(), name),
+            )
+
+    def device(self, name: str) -> Device:
+        """Return a device; raises InputError when there is none of that name."""
+        found = self._device(name)
+        if found is None:
+            raise InputError(f"name: {name} is not known; `fedhw server devices` lists them all")
+        return found
+
+    def reporter(self, name: str) -> tuple[bytes, bool] | None:
+        """Return an enrolled device's report key and whether it is revoked."""
+        for key, revoked_at in self._read(
+            "SELECT report_key, revoked_at FROM devices WHERE name = ?", (name,)
+        ):
+            if key is not None:
+                return key, revoked_at is not None
+        return None
+
+    def devices(self) -> list[Device]:
+        """Return all devices by name."""
+        return [Device(*row) for row in self._read(f"{_SELECT_DEVICE} ORDER BY name")]
+
+    def set_node(self, name: str, node: int | None) -> None:
+        """Note as which node Flower knows a device, None for no longer."""
+        with self._transaction() as db:
+            signed = None if node is None else _signed(node)
+            db.execute("UPDATE devices SET node = ? WHERE name = ?", (signed, name))
+
+    def seen(self, nodes: Iterable[int]) -> None:
+        """Note that these nodes are online now."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE devices SET seen_at = ? WHERE node = ?",
+                [(time.time(), _signed(node)) for node in nodes],
+            )
+
+    def by_node(self) -> dict[int, Device]:
+        """Return the devices that are enrolled and that Flower knows, by node."""
+        return {
+            _unsigned(device.node): device
+            for device in self.devices()
+            if device.node is not None and device.revoked_at is None
+        }
+
+    def note_answer(
+        self, name: str, version: int, running: str, adoption: str, refusal: str | None
+    ) -> None:
+        """Keep what a device said about an offered version."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE devices SET running = ?, offered = ?, adoption = ?, refusal = ?, "
+                "answered_at = ? WHERE name = ?",
+                (running or None, version, adoption, refusal, time.time(), name),
+            )
+
+    # Rounds
+
+    def begin_round(self, version: int, asked: int) -> int:
+        """Note that a round has begun and return its number."""
+        with self._transaction() as db:
+            begun = db.execute(
+                "INSERT INTO rounds (version, began, asked) VALUES (?, ?, ?)",
+                (version, time.time(), asked),
+            )
+            return int(begun.lastrowid or 0)
+
+    def end_round(self, number: int, answered: int, seconds: float) -> None:
+        """Note how a round went."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE rounds SET answered = ?, seconds = ? WHERE number = ?",
+                (answered, seconds, number),
+            )
+
+    def rounds(self, after: int = 0) -> list[Round]:
+        """Return the rounds with higher numbers, the oldest first."""
+        return [
+            Round(*row)
+            for row in self._read(
+                "SELECT number, version, began, seconds, asked, answered FROM rounds "
+                "WHERE number > ? ORDER BY number",
+                (after,),
+            )
+        ]
+
+    # Reports
+
+    def count(self, reports: Sequence[Accepted]) -> list[bool]:
+        """Count reports that were not counted before, all of it durable when this returns.
+
+        Returns for each whether it agrees with what is counted of its device and window: the same
+        report again does, another one does not.
+        """
+        agree = []
+        fresh: dict[tuple[int, str], Sums] = {}
+        with self._transaction() as db:
+            for report in reports:
+                key = (report.window, report.device)
+                found = db.execute(
+                    "SELECT digest FROM reports WHERE window = ? AND device = ?", key
+                ).fetchone()
+                agree.append(found is None or found[0] == report.digest)
+                if found is None:
+                    db.execute(
+                        "INSERT INTO reports (window, device, digest) VALUES (?, ?, ?)",
+                        (*key, report.digest),
+                    )
+                    group = (report.window, report.release)
+                    fresh[group] = fresh[group] + report.sums if group in fresh else report.sums
+            for group, sums in fresh.items():
+                found = db.execute(
+                    "SELECT content FROM sums WHERE window = ? AND release = ?", group
+                ).fetchone()
+                whole = sums if found is None else Sums.from_bytes(found[0]) + sums
+                db.execute(
+                    "INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", (*group, whole.to_bytes())
+                )
+        return agree
+
+    def prune(self, now: float) -> None:
+        """Forget who reported in windows that are long over."""
+        policy = self.policy
+        late = max(LATE_WINDOWS, LATE_SECONDS / policy.window)
+        oldest = now / policy.window - late - REMEMBERED
+        with self._transaction() as db:
+            db.execute("DELETE FROM reports WHERE window < ?", (int(oldest),))
+
+    def windows(self) -> list[tuple[int, int]]:
+        """Return the windows of late and how many devices reported each, the newest first."""
+        return self._read(
+            "SELECT window, count(*) FROM reports GROUP BY window ORDER BY window DESC"
+        )
+
+    def sums(self, window: int) -> dict[str, Sums]:
+        """Return the sums of a window by release."""
+        found = self._read("SELECT release, content FROM sums WHERE window = ?", (window,))
+        return {release: Sums.from_bytes(content) for release, content in found}
+
+    def _setting(self, name: str) -> str | None:
+        found = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def _device(self, name: str) -> Device | None:
+        found = self._db.execute(f"{_SELECT_DEVICE} WHERE name = ?", (name,)).fetchone()
+        return None if found is None else Device(*found)
+
+    def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._turn:
+            return self._db.execute(query, values).fetchall()  # type: ignore[arg-type]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._turn:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def _migrate(self, path: Path) -> None:
+        with self._transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise InputError(
+                    f"home: the schema {version} of {path} is newer than {len(MIGRATIONS)}, the "
+                    "newest this program knows; update fedhw"
+                )
+            for number, migration in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in filter(str.strip, migration.split(";\n")):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {number}")
+
+
+_SELECT_DEVICE = f"SELECT {', '.join(Device._fields)} FROM devices"
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _signed(node: int) -> int:
+    """Flower's node numbers have 64 bits without a sign, SQLite's integers have one."""
+    return node - 2**64 if node >= 2**63 else node
+
+
+def _unsigned(node: int) -> int:
+    return node % 2**64

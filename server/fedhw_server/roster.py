@@ -1,0 +1,73 @@
+"""Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
+
+import asyncio
+import time
+
+import httpx
+import structlog
+
+from fedhw_server.fleet import Fleet
+from fedhw_server.superlink import SuperLink
+
+BETWEEN = 1.0
+"""Seconds in which a revocation by the operator takes effect at the latest."""
+
+SIGHTING = 5.0
+"""Seconds between two looks at who is online."""
+
+log = structlog.get_logger()
+
+
+class Roster:
+    """Registers who is enrolled and unregisters who is revoked, as soon as Flower answers."""
+
+    def __init__(self, fleet: Fleet, superlink: SuperLink) -> None:
+        self._fleet = fleet
+        self._superlink = superlink
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Look at once."""
+        self._changed.set()
+
+    async def keep(self) -> None:
+        """Keep both lists the same until cancelled."""
+        looked = 0.0
+        while True:
+            now = time.monotonic()
+            if self._changed.is_set() or now - looked > SIGHTING or self._differs():
+                self._changed.clear()
+                try:
+                    await asyncio.to_thread(self._agree)
+                    looked = now
+                except httpx.HTTPError as error:
+                    log.info("flower does not answer yet", error=type(error).__name__)
+            try:
+                await asyncio.wait_for(self._changed.wait(), BETWEEN)
+            except TimeoutError:
+                continue
+
+    def _differs(self) -> bool:
+        return any(
+            (device.state == "enrolled") != (device.node is not None)
+            for device in self._fleet.devices()
+            if device.node_key is not None
+        )
+
+    def _agree(self) -> None:
+        known = self._superlink.nodes()
+        for device in self._fleet.devices():
+            if device.node_key is None:
+                continue
+            node = known.get(device.node_key)
+            if device.state == "enrolled":
+                number = self._superlink.register(device.node_key) if node is None else node.node
+                if number != device.node:
+                    self._fleet.set_node(device.name, number)
+            else:
+                if node is not None:
+                    self._superlink.unregister(node.node)
+                    log.info("revoked", device=device.name)
+                if device.node is not None:
+                    self._fleet.set_node(device.name, None)
+        self._fleet.seen(node.node for node in known.values() if node.is_online)
