@@ -55,13 +55,11 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fedhw_client.backoff import Backoff
 from fedhw_client.enrolment import Enrolment
 
-HEARTBEAT = 10.0
+HEARTBEAT = 15.0
 """Seconds in which the SuperLink hears of the node; after twice that it counts as offline."""
 
-IDLE, BUSY = 3.0, 0.2
-"""Seconds between two questions for messages: usually, and in the `LIVELY` seconds after one."""
-
-LIVELY = 5.0
+BUSY, IDLE = 0.2, 10.0
+"""Seconds between two questions for messages: right after one, and doubled from there on."""
 
 log = structlog.get_logger()
 
@@ -100,16 +98,14 @@ class SuperNode:
             self._stopping.wait(backoff.next())
 
     def _serve(self, link: "_Link") -> None:
-        beaten = lively = time.monotonic()
+        beaten, pause = time.monotonic(), BUSY
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now - beaten > HEARTBEAT * 0.7:
+            if now - beaten > HEARTBEAT / 2:
                 link.beat()
                 beaten = now
-            if self._answer_one(link):
-                lively = time.monotonic()
-                continue
-            self._stopping.wait(BUSY if time.monotonic() - lively < LIVELY else IDLE)
+            pause = BUSY if self._answer_one(link) else min(2 * pause, IDLE)
+            self._stopping.wait(pause)
 
     def _answer_one(self, link: "_Link") -> bool:
         received = link.receive()

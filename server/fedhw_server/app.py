@@ -37,13 +37,13 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
-def run(port: int) -> None:
-    """Run the ServerApp against the SuperLink at this port until either ends."""
+def run(at: str) -> None:
+    """Run the ServerApp against the SuperLink at HOST:PORT until either ends."""
     die_with_parent()
     log_as_json()
     home = Home(Path(os.environ[HOME]))
     secret = os.environ.pop(superlink.SECRET)
-    address = superlink.Address(port, home.certificates / "ca.crt", secret)
+    address = superlink.Address(at, home.certificates / "ca.crt", secret)
     try:
         with superlink.running(address) as (grid, context):
             app(grid, context)
@@ -52,4 +52,4 @@ def run(port: int) -> None:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]))
+    run(sys.argv[1])

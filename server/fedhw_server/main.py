@@ -28,6 +28,9 @@ from fedhw_server.statistics_service import StatisticsService
 from fedhw_server.superlink import Address, SuperLink, app_digest
 from fedhw_server.supervisor import Part
 
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of this machine's, and one of them."""
+
 GRACE = 1.0
 """Seconds that calls have to end when the coordinator stops."""
 
@@ -61,7 +64,12 @@ class Settings:
         """The name or address by which devices reach the coordinator."""
         if self.advertise is not None:
             return self.advertise
-        return socket.getfqdn() if self.host in ("0.0.0.0", "::") else self.host
+        return socket.getfqdn() if self.host in EVERYWHERE else self.host
+
+    @property
+    def called_at(self) -> str:
+        """The address by which its own parts reach it."""
+        return EVERYWHERE.get(self.host, self.host)
 
 
 def run(settings: Settings, say: Callable[[str], object]) -> None:
@@ -82,7 +90,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
                 minimum_cohort=settings.minimum_cohort,
             )
             make_certificates(
-                home.certificates, list(dict.fromkeys((settings.reached_at, "127.0.0.1")))
+                home.certificates, list(dict.fromkeys((settings.reached_at, settings.called_at)))
             )
             registry = Registry(home.releases, _release_key(home))
             asyncio.run(_serve(settings, fleet, registry, say))
@@ -106,7 +114,9 @@ async def _serve(
     home = settings.home
     secret = secrets.token_urlsafe(32)
     flower_port = _free(settings.host, settings.flower_port, "flower-port")
-    address = Address(flower_port, home.certificates / "ca.crt", secret)
+    address = Address(
+        f"{_bracketed(settings.called_at)}:{flower_port}", home.certificates / "ca.crt", secret
+    )
     parts = _parts(settings, address)
     metrics = Metrics(Fleet(home.database), registry, parts)
     roster = Roster(Fleet(home.database), SuperLink(address))
@@ -158,7 +168,7 @@ def _parts(settings: Settings, address: Address) -> list[Part]:
         *("--ssl-certfile", str(tls / "server.crt")),
         *("--ssl-keyfile", str(tls / "server.key")),
         *("--host", settings.host),
-        *("--port", str(address.port)),
+        *("--port", address.at.rpartition(":")[2]),
         *("--database", str(home.flower / "superlink.db")),
         *("--isolation", "process"),
         "--enable-supernode-auth",
@@ -166,7 +176,7 @@ def _parts(settings: Settings, address: Address) -> list[Part]:
     ]
     commands = {
         "superlink": ["fedhw_server.superlink", *serving],
-        "serverapp": ["fedhw_server.app", str(address.port)],
+        "serverapp": ["fedhw_server.app", address.at],
     }
     return [
         Part(name, [sys.executable, "-m", *command], environment, home.flower / f"{name}.log")

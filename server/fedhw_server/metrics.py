@@ -92,19 +92,20 @@ class _FleetCollector(Collector):
         yield from self._statistics()
 
     def _devices(self) -> Iterator[Metric]:
-        devices = self._fleet.devices()
+        devices, latest = self._fleet.devices(), self._registry.latest
         enrolled = [device for device in devices if device.state == "enrolled"]
+        asked = [device for device in enrolled if latest and device.offered == latest.version]
         counts = {
             "enrolled": ("Devices that may take part.", len(enrolled)),
             "online": ("Devices that are connected.", sum(d.is_online for d in enrolled)),
             "revoked": ("Devices that were sent away.", sum(d.state == "revoked" for d in devices)),
             "held_back": (
                 "Devices that keep an older release, since the newest is worse for them.",
-                sum(d.adoption == "held back" for d in enrolled),
+                sum(d.adoption == "held back" for d in asked),
             ),
             "refused": (
                 "Devices that could not take the newest release.",
-                sum(d.adoption == "refused" for d in enrolled),
+                sum(d.adoption == "refused" for d in asked),
             ),
         }
         for name, (meaning, value) in counts.items():

@@ -119,23 +119,39 @@ def serve() -> None:
     die_with_parent()
     secret = os.environ.pop(SECRET)
     inner = superlink._get_middleware
-    # First in the list is outermost: nothing of Flower runs for a caller that is refused.
-    superlink._get_middleware = lambda: [Middleware(Guard, secret=secret), *inner()]
+    unfinished = _begin_database(Path(sys.argv[sys.argv.index("--database") + 1]))
+
+    def guarded() -> list[Middleware]:
+        unfinished.unlink(missing_ok=True)  # the app is made after its database
+        # First in the list is outermost: nothing of Flower runs for a caller that is refused.
+        return [Middleware(Guard, secret=secret), *inner()]
+
+    superlink._get_middleware = guarded
     sys.argv[0] = "flower-superlink"
     flower_superlink()
+
+
+def _begin_database(path: Path) -> Path:
+    """Return a file that is there until the database is made.
+
+    Flower cannot go on with one whose making was cut off. Nothing is lost with it: the roster
+    registers the devices again.
+    """
+    unfinished = path.with_suffix(".unfinished")
+    if unfinished.exists():
+        for part in path.parent.glob(f"{path.name}*"):
+            part.unlink()
+    if not path.exists():
+        unfinished.touch()
+    return unfinished
 
 
 class Address(NamedTuple):
     """Where the SuperLink of this machine is, whose certificate is trusted, and the secret."""
 
-    port: int
+    at: str  # HOST:PORT
     certificate_authority: Path
     secret: str
-
-    @property
-    def host(self) -> str:
-        """The host and the port."""
-        return f"127.0.0.1:{self.port}"
 
     @property
     def trusted(self) -> bytes:
@@ -155,7 +171,7 @@ class SuperLink:
 
     def __init__(self, address: Address) -> None:
         self._control = ControlHttpClient.from_server_address(
-            address.host, False, address.trusted, [_Known(address.secret)]
+            address.at, False, address.trusted, [_Known(address.secret)]
         )
 
     def close(self) -> None:
@@ -230,7 +246,7 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
             TaskIdentity.task_id = given.task_id  # which messages are made with
             TaskIdentity.run_id = given.run.run_id
             TaskIdentity.node_id = given.context.node_id
-            grid = HttpGrid(address.host, False, address.trusted, token=acquired.token)
+            grid = HttpGrid(address.at, False, address.trusted, token=acquired.token)
             grid._client = runtime
             grid.set_run(run_from_proto(given.run))
             context = context_from_proto(given.context)
@@ -244,9 +260,7 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
 def _runtime(
     address: Address, interceptors: Sequence[ProtobufClientInterceptor]
 ) -> Iterator[RuntimeHttpClient]:
-    client = RuntimeHttpClient.from_server_address(
-        address.host, False, address.trusted, interceptors
-    )
+    client = RuntimeHttpClient.from_server_address(address.at, False, address.trusted, interceptors)
     try:
         yield client
     finally:

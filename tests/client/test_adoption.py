@@ -1,7 +1,7 @@
-import multiprocessing
-import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -290,76 +290,42 @@ def test_a_device_without_a_release_gets_its_first(key, publish, tmp_path):
     device.agent.close()
 
 
-def adopt_and_die(directory: Path, public: str, parcel: Parcel, call: str, number: int) -> None:
-    """Adopt, and be killed at the call of that number into the system once it is learned."""
-    home = Home(directory)
-    with home.occupied():
-        agent = Agent(Release.load(home.release), Store(home.database))
-        install, calls = Home.install, 0
-        original = getattr(os, call)
-
-        def counting(*arguments: object, **options: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*arguments, **options)
-
-        def dying(self: Home, release: Path) -> None:
-            setattr(os, call, counting)
-            install(self, release)
-            if call == "getpid":  # between the release and its mixture
-                os.kill(os.getppid() and os.getpid(), signal.SIGKILL)
-
-        Home.install = dying  # type: ignore[method-assign]
-        adoption = Adoption(agent, home, public)
-        assert adoption.consider(*parcel).state is State.LEARNING
-        adoption.close()
-        os.kill(os.getpid(), signal.SIGKILL)  # not even closed
-
-
 CRASHES = {
-    "as the copying begins": ("mkdir", 1),
-    "as the first file is synced": ("fsync", 1),
-    "before the old one is moved away": ("rename", 1),
-    "between the two steps": ("replace", 1),
-    "as the new one's entry is synced": ("fsync", 6),
-    "before the workplace is removed": ("rmdir", 1),
-    "between the release and its mixture": ("getpid", 1),
-    "when all is done": ("link", 1),
+    "as the copying begins": ("mkdir", 1, "the old one and its mixture"),
+    "as the first file is synced": ("fsync", 1, "the old one and its mixture"),
+    "before the old one is moved away": ("rename", 1, "the old one and its mixture"),
+    "between the two steps": ("replace", 1, "the old one and its mixture"),
+    "as the new one's entry is synced": ("fsync", 6, "the new one"),
+    "before the old one is removed": ("rmdir", 1, "the new one"),
+    "between the release and its mixture": ("installed", 0, "the new one"),
+    "when all is done": ("adopted", 0, "the new one and its mixture"),
 }
 
 
 @pytest.mark.parametrize("when", CRASHES)
 def test_killed_at_any_moment_it_starts_with_one_whole_release(
-    home: Home, key: ReleaseKey, publish, unseen_writers: WriterSet, when: str
-) -> None:
+    home, key, publish, unseen_writers, when
+):
     device = started(home, key)
     write(device, unseen_writers, 40)
     device.agent.close()
     old, parcel = Manifest.load(home.release / MANIFEST), publish(shuffled(1))
     new = Manifest.parse(parcel.manifest, "the parcel")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedhw_client.adoption"])
-    arguments = (home.directory, key.public, parcel, *CRASHES[when])
-    process = context.Process(target=adopt_and_die, args=arguments)
-    process.start()
-    process.join(SOON)
-    assert process.exitcode == -signal.SIGKILL
+    place = publish.registry._directory / new.name
+    call, number, left = CRASHES[when]
+    program = [sys.executable, Path(__file__).with_name("adopt_and_die.py")]
+    told = [home.directory, place, key.public, call, str(number)]
+    died = subprocess.run([*program, *told], capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
     with home.occupied():
         assert not [path for path in home.directory.iterdir() if path.name.startswith(".")]
         release = Release.load(home.release)
-        assert release.manifest in (old, new)
-        late = list(CRASHES).index(when) > list(CRASHES).index("between the two steps")
-        assert (release.manifest == new) == late
+        assert release.manifest == (old if left.startswith("the old one") else new)
         with closing(Store(home.database)) as store:
             assert store.notices == []
             assert len(store.rows()) == 40
-            fits = store.personal is not None and store.personal.release == release.manifest.digest
-        assert fits == (
-            when != "between the release and its mixture"
-            and (not late or when == "when all is done")
-        )
+            has_its_mixture = store.personal.release == release.manifest.digest
+        assert has_its_mixture == left.endswith("and its mixture")
         again = started(home, key)
         until(lambda: again.agent._personalizer.personal is not None, SOON)
         assert again.settled(parcel) == (State.RUNNING, new.name, None)

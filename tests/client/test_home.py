@@ -1,8 +1,10 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fedhw.errors import InputError
+from fedhw.release.release import Release
 from fedhw_client.home import Home
 
 
@@ -45,3 +47,26 @@ def test_a_release_is_copied_whole(release_directory, tmp_path):
     assert {p.name for p in home.release.iterdir()} == {p.name for p in release_directory.iterdir()}
     home.install(release_directory)
     assert not [p for p in tmp_path.iterdir() if p != home.release]
+
+
+@pytest.mark.parametrize("name", ["release", "incoming"])
+def test_what_a_crash_left_is_put_right(release_directory, tmp_path, name):
+    home = Home(tmp_path)
+    home.install(release_directory)
+    shutil.copytree(home.release, tmp_path / ".incoming.abcdefgh" / "incoming")
+    workplace = tmp_path / ".release.abcdefgh"
+    shutil.copytree(home.release, workplace / "release")
+    before = Release.load(home.release).manifest
+    if name == "release":
+        home.release.rename(workplace / "replaced")
+    with home.occupied():
+        assert Release.load(home.release).manifest == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["agent.lock", "release"]
+
+
+def test_everything_of_a_home_is_in_it(tmp_path):
+    home = Home(tmp_path)
+    places = [home.database, home.release, home.incoming, home.held_back, home.enrolment]
+    places += [home.ledger, home.token]
+    assert len(set(places)) == len(places)
+    assert {place.parent for place in places} == {tmp_path}

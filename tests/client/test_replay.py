@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 
 from fedhw.data.npz import save_npz
+from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
+from fedhw.release.manifest import FOR_RESEARCH
 from fedhw_client.replay import characters_of
 
 
@@ -44,6 +47,26 @@ def test_a_replay_goes_through_a_real_agent(release_directory, unseen_writers, t
     assert 0 < figures["rss_mb"] < 400
     assert f"{figures['moe_accuracy']:.1%}" in done.stdout
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("travelled", [False, True])
+def test_it_is_noted_that_the_release_has_seen_the_writer_where_that_is_known(
+    release_directory, release, tmp_path, travelled
+):
+    [name, *_] = sorted(release.trained_on)
+    writers = synthetic_writers(30, 150)
+    characters = writers.take(writers.rows_of(list(writers.names).index(name))[:5])
+    save_npz(tmp_path / "writers.npz", characters)
+    shutil.copytree(release_directory, tmp_path / "release")
+    if travelled:
+        for left_out in FOR_RESEARCH:
+            (tmp_path / "release" / left_out).unlink()
+    command = [sys.executable, "-m", "fedhw.cli", "client", "--rate", "0"]
+    command += ["--release", str(tmp_path / "release"), "--home", str(tmp_path / "mine")]
+    command += ["--replay", str(tmp_path / "writers.npz"), "--writer", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ("note: the release was trained on" in done.stderr) == (not travelled)
 
 
 @pytest.mark.parametrize(

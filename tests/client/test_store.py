@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from fedhw.errors import InputError
 from fedhw_client.row import GLYPH_BYTES, Row
-from fedhw_client.store import MIGRATIONS, WINDOW, Personal, Selection, Store, StoreError, Window
+from fedhw_client.store import (
+    MIGRATIONS,
+    WINDOW,
+    Judged,
+    Opinion,
+    Personal,
+    Selection,
+    Store,
+    StoreError,
+    Window,
+)
 
 
 def row(position: int, label: str = "a", at: float = 0.0, right: bool = True) -> Row:
@@ -291,3 +301,71 @@ def test_a_reader_that_keeps_traces_alive_is_told_of(store, path):
         store.scrub()
     reader.close()
     store.scrub()
+
+
+def opinions(store: Store) -> list[int]:
+    return [position for (position,) in store._db.execute("SELECT position FROM opinions")]
+
+
+def test_a_time_is_judged_by_what_is_kept_of_it(store):
+    store.append([row(n, label, at=10.0 * n) for n, label in enumerate("abcd")])
+    store.append(
+        [row(4, "e", at=40.0, right=False), row(5, "f", at=50.0)],
+        opinions=[Opinion(4, True, True), Opinion(5, True, False)],
+    )
+    store = reopened(store)
+    # Without an opinion: what the global expert had said, which was wrong, and a closed gate.
+    early = Judged("c", False, False, True, False), Judged("d", False, False, True, False)
+    late = Judged("e", False, True, False, True), Judged("f", False, True, True, False)
+    assert store.judged(20.0, 1e9) == [*early, *late]
+    assert store.judged(20.0, 40.0) == [*early]
+    assert store.judged(40.0, 50.0) == [late[0]]
+    assert store.judged(60.0, 1e9) == []
+    store.remove([4])
+    assert store.judged(40.0, 1e9) == [late[1]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.sets(st.integers(0, 29)))
+@settings(max_examples=20)
+def test_an_opinion_goes_with_its_sample(tmp_path_factory, evicted, removed):
+    store = Store(tmp_path_factory.mktemp("store") / "device.db")
+    for position, makes_room in enumerate(evicted):
+        gone = [position - 1] if makes_room and position else []
+        store.append([row(position)], gone, [Opinion(position, True, False)])
+    store.remove(removed)
+    assert opinions(store) == [kept.position for kept in store.rows()]
+    store.remove(store.select(Selection()), everything=True)
+    assert opinions(store) == []
+
+
+def test_an_opinion_is_stored_with_its_sample_or_not_at_all(store):
+    store.append([row(0)], opinions=[Opinion(0, True, True)])
+    with pytest.raises(InputError, match="UNIQUE"):
+        store.append([row(1), row(0)], opinions=[Opinion(1, True, True)])
+    assert opinions(store) == [0]
+
+
+def test_a_store_from_before_there_were_opinions_goes_on(path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("fedhw_client.store.MIGRATIONS", MIGRATIONS[:1])
+        before = Store(path)
+        glyphs = [(*one, one.checksum) for one in rows(0, 1)]
+        before._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", glyphs)
+        before._db.execute("UPDATE counters SET next_position = 2")
+        before.close()
+    store = Store(path)
+    assert store.rows() == rows(0, 1)
+    assert store.judged(0.0, 9.0) == [Judged("a", False, False, True, False)] * 2
+    store.append([row(2)], opinions=[Opinion(2, True, True)])
+    assert reopened(store).judged(0.0, 0.5)[-1] == Judged("a", False, True, True, True)
+
+
+def test_damage_costs_opinions_and_no_sample(store, path):
+    store.append(rows(*range(30)), opinions=[Opinion(n, True, True) for n in range(30)])
+    store.close()
+    damage(path, 0)
+    again = Store(path)
+    assert again.rows() == rows(*range(30))
+    assert again.judged(0.0, 99.0) == [Judged("a", False, False, True, False)] * 30
+    again.append(rows(30), opinions=[Opinion(30, True, True)])
+    assert opinions(again) == [30]

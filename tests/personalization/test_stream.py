@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
@@ -14,7 +16,7 @@ from fedhw.experts.training import Training, train_expert
 from fedhw.personalization.learner import Learner, PersonalMixture
 from fedhw.personalization.method import gather
 from fedhw.personalization.replay import HELD_BACK
-from fedhw.personalization.stream import FIRST, Personalizer, Prequential
+from fedhw.personalization.stream import FIRST, Personalizer, Prequential, looks_worse
 from fedhw.release.sketch import Sketch
 
 
@@ -292,3 +294,69 @@ def test_what_was_learned_from_a_few_while_many_came_is_not_used(release, unseen
     arrived, late = 0, 2
     assert person.relearn()
     assert person.personal is not None
+
+
+def test_a_recognition_names_the_release(public, writer):
+    expert, sketch = public
+    assert Personalizer(expert, sketch).predict_one(writer.images[0]).release == ""
+    person = Personalizer(expert, sketch, release="v1-01234567")
+    assert person.predict_one(writer.images[0]).release == "v1-01234567"
+
+
+def test_who_follows_keeps_and_learns_the_same(public, writer):
+    expert, sketch = public
+    leader, follower = (Personalizer(expert, sketch, capacity=64) for _ in range(2))
+    for start in range(0, 200, 40):
+        for glyph, label in written(writer, start, start + 40):
+            leader.store(glyph, label)
+        follower.follow(leader)
+        theirs, own = leader.replay.samples(), follower.replay.samples()
+        assert [s.position for s in own] == [s.position for s in theirs]
+        assert [(s.label, s.luck) for s in own] == [(s.label, s.luck) for s in theirs]
+        assert follower.replay.seen == leader.replay.seen
+        assert follower.accuracy == leader.accuracy
+    leader.replay.remove(range(150, 180))
+    follower.follow(leader)
+    assert len(follower.replay) == len(leader.replay)
+    leader.relearn(forced=True)
+    follower.relearn(forced=True)
+    assert torch.equal(weights(leader.personal), weights(follower.personal))
+
+
+def test_who_follows_with_another_expert_has_its_features(public, writer):
+    torch.manual_seed(1)
+    expert, sketch = public
+    other = build("leaf-cnn", 62)
+    with torch.no_grad():
+        others = Sketch.of(other.features(as_ink(writer.images[:100])))
+    leader = Personalizer(expert, sketch)
+    for glyph, label in written(writer, 0, 20):
+        leader.store(glyph, label)
+    follower = replace(leader, expert=other, sketch=others)
+    assert len(follower.replay) == 0
+    follower.follow(leader)
+    for sample, glyph in zip(follower.replay.samples(), writer.images, strict=False):
+        with torch.no_grad():
+            features = other.features(as_ink(glyph[None]))[0]
+        np.testing.assert_allclose(sample.features, features, rtol=1e-4, atol=1e-5)
+    assert follower.relearn(forced=True)
+
+
+def test_what_is_right_is_what_it_would_say(public, writer):
+    person = Personalizer(*public)
+    for glyph, label in written(writer, 0, 40):
+        person.learn_one(glyph, label)
+    samples = person.replay.samples()
+    expected = [person.predict_one(g).label == label for g, label in written(writer, 0, 40)]
+    assert person.right_on(samples).tolist() == expected
+    assert len(set(expected)) == 2
+    assert person.right_on([]).shape == (0,)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=80))
+def test_who_looks_worse_has_lost_more_than_chance_explains(judged):
+    new, old = (np.array([pair[i] for pair in judged], bool) for i in range(2))
+    lost, won = (old & ~new).sum(), (new & ~old).sum()
+    assert looks_worse(new, old) == (lost > won and (lost - won) ** 2 > lost + won)
+    assert not looks_worse(new, new)
+    assert not (looks_worse(new, old) and looks_worse(old, new))

@@ -175,6 +175,32 @@ def test_the_noise_of_different_mechanisms_is_counted_each_as_it_is():
     assert sums.noise == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_error_among_active_devices_follows_the_delta_method():
+    # Half of 1,000 devices are active, and the global expert is always right there: no person
+    # differs from another, and all error is noise, of what is divided and of what it is divided by.
+    devices, noise, places = 1000, 51, layout(CLASSES)
+    totals, squares = [0] * length(CLASSES), [devices * noise**2] * length(CLASSES)
+    entry = round(math.sqrt(0.1) / GRID)
+    totals[places["ge_accuracy"].start] = devices // 2 * entry
+    squares[places["ge_accuracy"].start] += devices // 2 * entry**2
+    squares[places["active"].start] += devices * entry**2
+    told = scalars(Sums(devices, devices * noise**2, tuple(totals), tuple(squares)))
+    assert told["active"].mean == 0.5
+    assert told["ge_accuracy"].mean == pytest.approx(1, abs=1e-3)
+    each = noise * GRID / (2 * math.sqrt(0.1))
+    expected = math.sqrt(each**2 + 0.5**2 * each**2) / math.sqrt(devices) / 0.5
+    assert told["ge_accuracy"].standard_error == pytest.approx(expected, rel=0.02)
+
+
+def test_what_people_add_to_both_parts_of_the_mixture_s_accuracy_may_go_together():
+    devices = 400
+    good = Tally(10, 6, 6, 8, 5, 10, (2, *(0,) * 9), (0,) * 10)
+    poor = Tally(10, 4, 4, 4, 5, 10, (6, *(0,) * 9), (0,) * 10)
+    told = scalars(summed([good, poor] * (devices // 2), CLEAR))["moe_accuracy"]
+    # 0.8 and 0.4: 0.2 from the mean, the sum of 0.1 and 0.1, and a little noise.
+    assert 0.18 < told.standard_error * math.sqrt(devices) < 0.26
+
+
 def test_intervals_are_student_s():
     one = Estimate("gain", None, 0.1, 0.02, 11, "")
     low, high = one.interval()

@@ -12,7 +12,7 @@ from fedhw.experts.global_expert import build
 from fedhw.experts.training import Training, accuracy
 from fedhw.release.making import make_release
 from fedhw.release.manifest import FOR_DEVICES, MANIFEST
-from fedhw.release.release import Release
+from fedhw.release.release import Release, sha256
 from fedhw.release.sketch import Sketch
 from tests.release.conftest import rewrite
 
@@ -103,6 +103,20 @@ def test_a_bad_release_is_one_sentence(
 def test_a_release_that_no_registry_has_published_is_version_0(release: Release) -> None:
     assert (release.manifest.version, release.manifest.parent) == (0, None)
     assert release.manifest.privacy == {"epsilon": 0.0, "delta": 0.0}
+
+
+def test_a_release_of_the_older_format_still_loads(
+    release_directory: Path, release: Release, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(release_directory, old)
+    rewrite(old, version=1, format=1)
+    text = (old / MANIFEST).read_text()
+    assert "restores" not in text
+    assert "privacy" not in text
+    loaded = Release.load(old)
+    assert loaded.manifest.name == f"v1-{sha256(text.encode())[:8]}"
+    assert len(loaded.generic) == len(release.generic)
 
 
 def test_what_travelled_recognises_and_says_what_it_lacks(
