@@ -12,7 +12,8 @@ from rich.text import Text
 
 from fedhw import __version__
 from fedhw.commands.client import app as client
-from fedhw.commands.console import err, needs, out, progress, write_json
+from fedhw.commands.console import DATA_HELP, MAX_SEED, err, needs, out, progress, write_json
+from fedhw.commands.fleet import fleet
 from fedhw.commands.server import app as server
 from fedhw.errors import InputError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fedhw.data.writers import WriterSet
-    from fedhw.experts.training import Training
     from fedhw_client.connection import Device
 
 Ranked = list[list[tuple[str, float]]]
@@ -34,14 +33,11 @@ app = typer.Typer(
 )
 app.add_typer(client, name="client")
 app.add_typer(server, name="server")
+app.command()(fleet)
 
-DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
 DEVICE_HELP = "Ask the agent of this device."
 HOME_HELP = "The agent's home; $FEDHW_HOME or this user's own by default."
 PORT_HELP = "The loopback port that the agent listens on, if it does."
-MAX_SEED = 2**63 - 1
-UNSEEN = 1_000_000
-"""Synthetic writers are simulated from this number on: none of them is ever trained on."""
 
 
 def main() -> None:
@@ -86,10 +82,11 @@ def train_expert(
 
     A training that was cut off goes on where it was when the same command is given again.
     """
+    from fedhw.commands.making import make_shown_release
     from fedhw.data.sources import load_source
     from fedhw.experts.training import Training
 
-    reached = _make_release(
+    reached = make_shown_release(
         out_dir,
         load_source(data, seed),
         architecture,
@@ -126,10 +123,8 @@ def simulate(
     ] = None,
 ) -> None:
     """Personalise for many writers, compare methods, and write a report with pictures."""
-    from fedhw.data.sources import load_source
-    from fedhw.experts.training import Training
+    from fedhw.commands.making import release_and_writers
     from fedhw.personalization.baselines import METHODS
-    from fedhw.release.release import Release
     from fedhw.simulation.experiment import draw_writers, run_experiment
     from fedhw.simulation.report import check_place, summary, table, write_report
 
@@ -138,17 +133,9 @@ def simulate(
     check_place(out_dir)
     if json_file is not None:
         _check_json(json_file, out_dir)
-    if data.partition(":")[0] == "emnist":
-        raise InputError(f"data: {data} names no writers; give a source that does")
-    if release is None:
-        origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
-        release = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
-        if not release.exists():
-            _make_release(
-                release, load_source(data, seed), "lenet5", Training(epochs=12, seed=seed), None
-            )
-    known = Release.load(release)
-    unseen = load_source(data, seed, range(UNSEEN, UNSEEN + (writers or 60)))
+    origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
+    quick = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
+    known, unseen = release_and_writers(release, data, seed, writers or 60, quick)
     splits = draw_writers(known, unseen, writers, wanted, seed)
     with progress() as shown:
         bars = {name: shown.add_task(name, total=len(splits), start=False) for name in chosen}
@@ -292,24 +279,6 @@ def _connected(home: Path | None, port: int | None) -> "Device":
         from fedhw_client.connection import connect
 
     return connect(home, port)
-
-
-def _make_release(
-    directory: Path,
-    writers: "WriterSet",
-    architecture: str,
-    training: "Training",
-    hold_out: int | None,
-) -> float:
-    from fedhw.release.making import make_release
-
-    with progress() as shown:
-        bar = shown.add_task("training", total=training.epochs)
-
-        def after_epoch(epoch: int) -> None:
-            shown.update(bar, completed=epoch)
-
-        return make_release(directory, writers, architecture, training, hold_out, after_epoch)
 
 
 def _shots(text: str) -> Any:

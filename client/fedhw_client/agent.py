@@ -227,10 +227,10 @@ class Agent:
     def adopt(self, release: Release, install: Callable[[], object] = lambda: None) -> bool:
         """Use another release unless it is worse for this person; returns whether it is in use.
 
-        What was learned is learned anew for it, and both judge the corrections that neither has
-        learned from. `install` must put the release where the next start looks for it. Raises
-        InputError for another alphabet, StoreError when the agent is closed, and whatever `install`
-        raises; nothing has changed then.
+        A rollback is followed in any case. What was learned is learned anew for it, and both judge
+        the corrections that neither has learned from. `install` must put the release where the next
+        start looks for it. Raises InputError for another alphabet, StoreError when the agent is
+        closed, and whatever `install` raises; nothing has changed then.
         """
         if release.alphabet != self.release.alphabet:
             raise InputError(
@@ -259,7 +259,9 @@ class Agent:
         self.learnings += 1
         self.learning_seconds += time.thread_time() - began
         judges = new.replay.held_back(CAPACITY)
-        if looks_worse(new.right_on(judges), old.right_on(judges)):
+        # The operator goes back to an older release for a reason that no device can see.
+        is_rollback = release.manifest.restores is not None
+        if not is_rollback and looks_worse(new.right_on(judges), old.right_on(judges)):
             log.info("held back", release=name)
             return False
         new.follow(old)  # all but the very last, so that no correction waits for long

@@ -1,6 +1,5 @@
 """Where a device keeps what is private: one directory, of files that only their owner may read."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import platformdirs
 
 from fedhw.atomic import recover, replacing
 from fedhw.errors import InputError
+from fedhw.occupied import occupied
 
 SOCKET_PATH_LIMIT = 107
 """Bytes that Linux allows for the path of a unix socket (unix(7)); other systems allow fewer."""
@@ -88,27 +88,10 @@ class Home:
         What a crash has left unfinished is put right. Raises InputError when another agent is in it
         or nothing can be written there.
         """
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.directory / "agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise InputError(
-                f"home: {self.directory} cannot be written ({error.strerror}); make it writable "
-                "or give another with --home"
-            ) from None
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"home: {self.directory} is in use by another agent; stop that one or give "
-                    "another with --home"
-                ) from None
+        with occupied(self.directory, "agent"):
             recover(self.release)
             recover(self.incoming)
             yield
-        finally:
-            os.close(lock)
 
     def install(self, release: Path) -> None:
         """Copy a release into the home, whole or not at all, so that the device needs no other.

@@ -78,7 +78,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     home = settings.home
     with home.occupied():
         enrolment = _enrolment(settings, say)
-        if enrolment is not None and settings.release is None and not home.release.is_dir():
+        if enrolment is not None and not home.release.is_dir():
             say(f"waiting for the first release from {enrolment.invitation.flower}")
             await_release(enrolment, home)
         release = _release(home, settings.release)
@@ -86,19 +86,22 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         for notice in store.notices:
             say(notice)
         agent = Agent(release, store, settings.keep_days)
-        try:
+        with ExitStack() as ending:
+            ending.callback(log.info, "stopped")
+            observe = _take_part(enrolment, agent, home, ending)
             if settings.release is not None:
                 home.install(settings.release)
-            with _membership(enrolment, agent, home) as observe:
-                asyncio.run(_serve(agent, settings, enrolment, observe, say))
-        finally:
-            agent.close()
-            log.info("stopped")
+            asyncio.run(_serve(agent, settings, enrolment, observe, say))
 
 
 def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | None:
     """How the device belongs to a fleet, None when it does not."""
     home = settings.home
+    if settings.release is not None and (settings.invitation or home.enrolment.is_dir()):
+        raise InputError(
+            f"release: {settings.release} would take the place of the fleet's; leave --release "
+            "out, for a device in a fleet gets its releases from the coordinator"
+        )
     if settings.invitation is None:
         return Enrolment.load(home.enrolment) if home.enrolment.is_dir() else None
     invitation = Invitation.load(settings.invitation)
@@ -117,28 +120,29 @@ def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | 
     return enrolment
 
 
-@contextmanager
-def _membership(
-    enrolment: Enrolment | None, agent: Agent, home: Home
-) -> Iterator[Callable[[float], object]]:
-    """Take part in the fleet meanwhile; yields what is told how long a recognition took."""
+def _take_part(
+    enrolment: Enrolment | None, agent: Agent, home: Home, ending: ExitStack
+) -> Callable[[float], object]:
+    """Join the fleet, if there is one, until `ending`, which ends the agent, too.
+
+    Returns what is to be told how long each recognition took.
+    """
     if enrolment is None:
-        yield lambda seconds: None
-        return
+        ending.callback(agent.close)
+        return lambda seconds: None
+    adoption = Adoption(agent, home, enrolment.invitation.release_key)
+    ending.callback(adoption.close)
+    ending.callback(agent.close)
     usage = Usage(enrolment.invitation.window)
-    with ExitStack() as parts:
-        try:
-            ledger = Ledger.open(home.ledger)
-        except InputError as error:
-            # Without it nothing may be sent; the device goes on all the same.
-            log.error("nothing is reported", reason=str(error))
-        else:
-            reporter = Reporter(agent, enrolment, ledger, usage)
-            parts.callback(reporter.close)
-        adoption = Adoption(agent, home, enrolment.invitation.release_key)
-        node = SuperNode(enrolment, client_app(adoption))
-        parts.callback(node.close)
-        yield usage.observe
+    try:
+        ledger = Ledger.open(home.ledger)
+    except InputError as error:
+        # Without it nothing may be sent; the device goes on all the same.
+        log.error("nothing is reported", reason=str(error))
+    else:
+        ending.callback(Reporter(agent, enrolment, ledger, usage).close)
+    ending.callback(SuperNode(enrolment, client_app(adoption)).close)
+    return usage.observe
 
 
 def _release(home: Home, given: Path | None) -> Release:

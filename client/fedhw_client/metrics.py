@@ -6,10 +6,8 @@ from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fedhw.privacy.statistics import LATENCIES
 from fedhw_client.agent import Agent
-
-LATENCIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
-"""Bounds of the latency histogram, in seconds."""
 
 
 class Metrics:

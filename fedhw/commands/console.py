@@ -19,6 +19,9 @@ from rich.progress import (
 from fedhw.atomic import replacing
 from fedhw.errors import InputError
 
+DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+MAX_SEED = 2**63 - 1
+
 out = Console()
 err = Console(stderr=True)
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from fedhw.commands.console import needs, out, say
 from fedhw.errors import InputError
 
 if TYPE_CHECKING:
+    from fedhw.invitation import Invitation
     from fedhw.privacy.estimate import Estimate
     from fedhw.release.registry import Registry
     from fedhw_server.fleet import Device, Fleet
@@ -96,22 +98,7 @@ def enroll(
 ) -> None:
     """Print an invitation for one device: fedhw server enroll NAME > NAME.enroll."""
     with _fleet(home) as (place, fleet):
-        from fedhw.invitation import Invitation
-        from fedhw.release.signing import ReleaseKey
-
-        policy = fleet.policy
-        invitation = Invitation(
-            device=name,
-            token=fleet.invite(name),
-            certificate_authority=(place.certificates / "ca.crt").read_text(encoding="ascii"),
-            statistics=fleet.setting("statistics"),
-            flower=fleet.setting("flower"),
-            release_key=ReleaseKey.load(place.release_key).public,
-            app=fleet.setting("app"),
-            window=policy.window,
-            epsilon=policy.epsilon,
-            delta=policy.delta,
-        )
+        invitation = invite(place, fleet, name)
     print(invitation.to_json(), end="")
 
 
@@ -133,7 +120,7 @@ def publish(
 ) -> None:
     """Sign a release and offer it to every device."""
     with _fleet(home) as (place, _):
-        manifest = _registry(place).publish(release)
+        manifest = registry(place).publish(release)
     say(f"published {manifest.name}")
 
 
@@ -144,7 +131,7 @@ def rollback(
 ) -> None:
     """Publish an older release again, as the newest version."""
     with _fleet(home) as (place, _):
-        manifest = _registry(place).rollback(version)
+        manifest = registry(place).rollback(version)
     say(f"published {manifest.name}, which restores version {version}")
 
 
@@ -169,7 +156,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show how the fleet is."""
     with _fleet(home) as (place, fleet):
         devices, policy = fleet.devices(), fleet.policy
-        latest = _registry(place).latest
+        latest = registry(place).latest
         enrolled = [device for device in devices if device.state == "enrolled"]
         rounds = [each for each in fleet.rounds() if each.seconds is not None]
         newest = next(iter(fleet.windows()), None)
@@ -197,7 +184,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         out.print_json(json.dumps(known))
         return
-    shown = Table("coordinator", place.directory.name)
+    shown = Table("coordinator", Text(place.directory.name))
     shown.add_row("runs", "yes" if known["running"] else "no")
     shown.add_row("offers releases", "no, paused" if known["paused"] else "yes")
     shown.add_row("newest release", known["release"] or "none published yet")
@@ -240,7 +227,7 @@ def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List what was published, and how many devices run it."""
     with _fleet(home) as (place, fleet):
-        manifests = _registry(place).versions()
+        manifests = registry(place).versions()
         running = [device.running for device in fleet.devices() if device.state == "enrolled"]
     if as_json:
         found = [json.loads(manifest.to_json()) | {"name": manifest.name} for manifest in manifests]
@@ -251,10 +238,10 @@ def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
         reached = manifest.validation.get("generic_accuracy")
         shown.add_row(
             manifest.name,
-            manifest.architecture,
+            Text(manifest.architecture),
             "" if reached is None else f"{reached:.1%}",
             "" if manifest.restores is None else f"version {manifest.restores}",
-            manifest.created,
+            Text(manifest.created),
             str(running.count(manifest.name)),
         )
     out.print(shown)
@@ -272,7 +259,7 @@ def statistics(
     with _fleet(home) as (place, fleet):
         from fedhw_server.figures import figures
 
-        latest, policy = _registry(place).latest, fleet.policy
+        latest, policy = registry(place).latest, fleet.policy
         found = figures(fleet, len(latest.alphabet), window) if latest else None
     if latest is None or found is None:
         raise InputError(
@@ -310,8 +297,36 @@ def statistics(
     shown = Table("most errors at", "share of corrections", "standard error")
     for each in worst:
         character = latest.alphabet[each.entry or 0]
-        shown.add_row(character, f"{each.mean:.3f}", f"{each.standard_error:.3f}")
+        shown.add_row(Text(character), f"{each.mean:.3f}", f"{each.standard_error:.3f}")
     out.print(shown)
+
+
+def invite(home: "Home", fleet: "Fleet", name: str) -> "Invitation":
+    """Make room for a device and return its invitation; raises InputError for a name in use."""
+    from fedhw.invitation import Invitation
+    from fedhw.release.signing import ReleaseKey
+
+    policy = fleet.policy
+    return Invitation(
+        device=name,
+        token=fleet.invite(name),
+        certificate_authority=(home.certificates / "ca.crt").read_text(encoding="ascii"),
+        statistics=fleet.setting("statistics"),
+        flower=fleet.setting("flower"),
+        release_key=ReleaseKey.load(home.release_key).public,
+        app=fleet.setting("app"),
+        window=policy.window,
+        epsilon=policy.epsilon,
+        delta=policy.delta,
+    )
+
+
+def registry(home: "Home") -> "Registry":
+    """Return what was published, signed with the coordinator's key."""
+    from fedhw.release.registry import Registry
+    from fedhw.release.signing import ReleaseKey
+
+    return Registry(home.releases, ReleaseKey.load(home.release_key))
 
 
 @contextmanager
@@ -338,13 +353,6 @@ def _home(given: Path | None) -> "Home":
     # It may stand before the command, too.
     chosen = given or click.get_current_context().obj
     return Home.default() if chosen is None else Home(chosen)
-
-
-def _registry(home: "Home") -> "Registry":
-    from fedhw.release.registry import Registry
-    from fedhw.release.signing import ReleaseKey
-
-    return Registry(home.releases, ReleaseKey.load(home.release_key))
 
 
 def _device(device: "Device") -> dict[str, Any]:

@@ -6,9 +6,12 @@ range of what was sent by as much as the noise reaches.
 
 import json
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from operator import add
 from typing import NamedTuple
+
+import numpy as np
 
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
@@ -16,6 +19,9 @@ from fedhw.privacy.statistics import STATISTICS, Report, layout, length
 
 LEAST_ACTIVE = 0.1
 """The smallest share of active devices that is divided by."""
+
+AT_ONCE = 256
+"""Reports whose squares are summed in int64: with the most noise there is they need 63 bits."""
 
 ROWS = {row.name: row for row in STATISTICS}
 
@@ -34,12 +40,16 @@ class Sums:
     squares: tuple[int, ...]
 
     @classmethod
-    def of(cls, report: Report) -> "Sums":
-        """Return the sums of one report."""
-        steps = report.steps.tolist()
-        sigma = GaussianMechanism(report.epsilon, report.delta).sigma
-        noise = math.ceil((sigma / GRID) ** 2)
-        return cls(1, noise, tuple(steps), tuple(step * step for step in steps))
+    def of(cls, *reports: Report) -> "Sums":
+        """Return the sums of reports of one alphabet that `check_report` has passed."""
+        sums = []
+        for start in range(0, len(reports), AT_ONCE):
+            some = reports[start : start + AT_ONCE]
+            steps = np.stack([report.steps for report in some]).astype(np.int64)
+            totals, squares = steps.sum(0), np.square(steps).sum(0)
+            noise = sum(_noise(report.epsilon, report.delta) for report in some)
+            sums.append(cls(len(some), noise, tuple(totals.tolist()), tuple(squares.tolist())))
+        return reduce(add, sums)
 
     def __add__(self, other: "Sums") -> "Sums":
         """Sum both; raises ValueError where their alphabets differ."""
@@ -54,7 +64,7 @@ class Sums:
 
     def to_bytes(self) -> bytes:
         """Return the sums as JSON."""
-        return json.dumps(astuple(self), separators=(",", ":")).encode()
+        return json.dumps(list(vars(self).values()), separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Sums":
@@ -66,6 +76,12 @@ class Sums:
         except (ValueError, TypeError):
             raise InputError("sums: they are damaged; restore the coordinator's home") from None
         return cls(count, noise, tuple(totals), tuple(squares))
+
+
+@lru_cache
+def _noise(epsilon: float, delta: float) -> int:
+    """The variance of a report's noise in steps squared, rounded up."""
+    return math.ceil((GaussianMechanism(epsilon, delta).sigma / GRID) ** 2)
 
 
 class Estimate(NamedTuple):

@@ -28,7 +28,7 @@ def make_certificates(directory: Path, hosts: list[str]) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (directory / "ca.key").exists():
         _make_authority(directory)
-    if not _is_good(directory / "server.crt", hosts):
+    if not _is_good(directory, hosts):
         _make_server(directory, hosts)
 
 
@@ -74,10 +74,14 @@ def _make_server(directory: Path, hosts: list[str]) -> None:
     _write(directory / "server.crt", certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _is_good(path: Path, hosts: list[str]) -> bool:
-    if not path.exists():
+def _is_good(directory: Path, hosts: list[str]) -> bool:
+    try:
+        key = serialization.load_pem_private_key((directory / "server.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((directory / "server.crt").read_bytes())
+    except (FileNotFoundError, ValueError):
         return False
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    if key.public_key() != certificate.public_key():  # a crash between the two files
+        return False
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     ends = certificate.not_valid_after_utc
     return ends - datetime.now(UTC) > RENEWAL and all(_name(host) in names for host in hosts)

@@ -1,7 +1,7 @@
 """The coordinator's loop: whoever is online and does not run the newest release is offered it.
 
     while the run lasts:
-        release := the newest that was published
+        release := the newest that was published, unless the operator has paused
         asked := the devices that are online and have not settled about it
         offer each of them the manifest; send the files to those that want them
         note what each has answered; who has not by the deadline is asked again in the next round
@@ -10,6 +10,7 @@ Whatever a round learns is in the fleet's database when it ends, so a coordinato
 loses no more than the round in flight.
 """
 
+import re
 import time
 from collections.abc import Iterable
 
@@ -18,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-from fedhw.release.registry import Parcel, Registry
+from fedhw.release.registry import Registry
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server.fleet import Device, Fleet
 
@@ -34,8 +35,8 @@ BETWEEN = 1.0
 POLL = 0.1
 """Seconds between two looks for answers."""
 
-LONGEST_NAME = 40
-"""Characters of a release's name that are kept of an answer."""
+RELEASE = re.compile(r"v[0-9]{1,10}-[0-9a-f]{8}")
+"""What releases are called: nothing else that a device says is kept."""
 
 log = structlog.get_logger()
 
@@ -43,14 +44,16 @@ log = structlog.get_logger()
 def coordinate(grid: Grid, fleet: Fleet, registry: Registry) -> None:
     """Offer releases for as long as the process lives."""
     while True:
-        if not fleet.is_paused and registry.latest is not None:
-            offer(grid, fleet, registry.parcel(registry.latest.version), registry.latest.version)
+        offer(grid, fleet, registry)
         time.sleep(BETWEEN)
 
 
-def offer(grid: Grid, fleet: Fleet, parcel: Parcel, version: int) -> None:
-    """Ask everybody who has not settled about a release, in one round."""
-    online, now = set(grid.get_node_ids()), time.time()
+def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
+    """Ask everybody who has not settled about the newest release, in one round."""
+    newest = registry.latest
+    if newest is None or fleet.is_paused:
+        return
+    version, online, now = newest.version, set(grid.get_node_ids()), time.time()
     devices = {
         node: device
         for node, device in fleet.by_node().items()
@@ -60,32 +63,38 @@ def offer(grid: Grid, fleet: Fleet, parcel: Parcel, version: int) -> None:
         return
     number = fleet.begin_round(version, len(devices))
     began, answered = time.monotonic(), 0
+    parcel = registry.parcel(version)
     asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
     whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
-    flying = _send(grid, list(devices), asked)
+    served: set[int] = set()
+    flying = _send(grid, devices, asked)
     while flying and time.monotonic() - began < DEADLINE:
         wanting = []
-        for message in grid.pull_messages(flying):
-            flying.discard(message.metadata.reply_to_message_id)
-            answer, node = _answer(message), message.metadata.src_node_id
+        for message in grid.pull_messages(list(flying)):
+            node = flying.pop(message.metadata.reply_to_message_id)
+            answer = _answer(message)
             if answer is None:
                 continue
-            if answer.adoption == pb.ADOPTION_WANTED:
+            if answer.adoption == pb.ADOPTION_WANTED and node not in served:
                 wanting.append(node)
             else:
                 _note(fleet, devices[node], version, answer)
                 answered += 1
         if wanting:
+            served.update(wanting)
             flying |= _send(grid, wanting, whole)
         time.sleep(POLL)
     fleet.end_round(number, answered, time.monotonic() - began)
     log.info("offered", version=version, asked=len(devices), answered=answered)
 
 
-def _send(grid: Grid, nodes: Iterable[int], offer: pb.Offer) -> set[str]:
+def _send(grid: Grid, nodes: Iterable[int], offer: pb.Offer) -> dict[str, int]:
+    """Send an offer; returns the nodes by the messages to them."""
+    nodes = list(nodes)
     content = RecordDict({"fedhw": ConfigRecord({"offer": offer.SerializeToString()})})
     messages = [Message(content, node, ASK, ttl=DEADLINE) for node in nodes]
-    return set(grid.push_messages(messages)) - {""}
+    sent = zip(grid.push_messages(messages), nodes, strict=False)
+    return {message: node for message, node in sent if message}
 
 
 def _answer(message: Message) -> pb.Answer | None:
@@ -96,7 +105,10 @@ def _answer(message: Message) -> pb.Answer | None:
     try:
         content = message.content["fedhw"]["answer"]
         if isinstance(content, bytes):
-            return pb.Answer.FromString(content)
+            answer = pb.Answer.FromString(content)
+            # Enums are open: a device may send any number.
+            if answer.adoption in pb.Adoption.values() and answer.refusal in pb.Refusal.values():
+                return answer
     except (KeyError, TypeError, DecodeError):
         pass
     log.warning("no answer that can be read")
@@ -109,7 +121,8 @@ def _note(fleet: Fleet, device: Device, version: int, answer: pb.Answer) -> None
     if answer.adoption == pb.ADOPTION_REFUSED:
         refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")
     adoption = _word(pb.Adoption.Name(answer.adoption), "ADOPTION_")
-    fleet.note_answer(device.name, version, answer.running[:LONGEST_NAME], adoption, refusal)
+    running = answer.running if RELEASE.fullmatch(answer.running) else ""
+    fleet.note_answer(device.name, version, running, adoption, refusal)
 
 
 def _word(name: str, prefix: str) -> str:

@@ -28,7 +28,7 @@ def figures(fleet: Fleet, classes: int, window: int | None = None) -> Figures | 
     """
     policy = fleet.policy
     for number, devices in fleet.windows():
-        if devices < policy.minimum_cohort or window not in (None, number):
+        if window not in (None, number) or devices < policy.minimum_cohort:
             continue
         sums = fleet.sums(number)
         whole = estimate(reduce(add, sums.values()), classes, policy.minimum_cohort)

@@ -5,19 +5,23 @@ reports only their sums are kept, and a digest of each so that none counts twice
 """
 
 import hashlib
+import json
 import secrets
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedhw.errors import InputError
 from fedhw.invitation import DEVICE_NAME
 from fedhw.privacy.estimate import Sums
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Report
 
 SETTLED = ("running", "held back")
 """What a device may say of an offered release so that it need not be asked again."""
@@ -37,6 +41,9 @@ LATE_WINDOWS, LATE_SECONDS = 7, 3600.0
 REMEMBERED = 30
 """Windows for which it is known who reported, beyond those for which reports may still come."""
 
+KEPT_ROUNDS = 10_000
+"""Rounds that are remembered."""
+
 MIGRATIONS = [
     """
     CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -45,7 +52,7 @@ MIGRATIONS = [
       token BLOB NOT NULL, -- its SHA-256
       invited_at REAL NOT NULL,
       report_key BLOB,
-      node_key TEXT,
+      node_key TEXT UNIQUE,
       node INTEGER UNIQUE, -- as Flower knows it, signed
       enrolled_at REAL,
       revoked_at REAL,
@@ -67,12 +74,13 @@ MIGRATIONS = [
     CREATE TABLE reports (
       device TEXT NOT NULL,
       window INTEGER NOT NULL,
-      digest BLOB NOT NULL,
+      digest TEXT NOT NULL, -- SHA-256 in hexadecimal
       PRIMARY KEY (window, device)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE sums (
       window INTEGER NOT NULL,
       release TEXT NOT NULL,
+      reports INTEGER NOT NULL,
       content BLOB NOT NULL,
       PRIMARY KEY (window, release)
     ) STRICT, WITHOUT ROWID;
@@ -86,13 +94,20 @@ class Policy:
     """What every report of the fleet is like; it never changes, for devices have agreed to it.
 
     A report covers `window` seconds and costs (`epsilon`, `delta`); nothing is shown of fewer than
-    `minimum_cohort` devices.
+    `minimum_cohort` devices. Raises InputError for a value that cannot be.
     """
 
     window: int = 86_400
     epsilon: float = 2.0
     delta: float = 1e-6
     minimum_cohort: int = 10
+
+    def __post_init__(self) -> None:
+        GaussianMechanism(self.epsilon, self.delta)
+        for name, least in (("window", 1), ("minimum_cohort", 2)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"{name.replace('_', '-')}: {value} is below {least}; give more")
 
     def is_open(self, window: int, now: float) -> bool:
         """Whether a report of this window may come now: the window is over, and not for long."""
@@ -151,13 +166,10 @@ class Round(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A report that was checked and may be counted."""
+    """A report that was checked and may be counted, and the digest of its bytes."""
 
-    device: str
-    window: int
-    release: str
-    digest: bytes
-    sums: Sums
+    report: Report
+    digest: str
 
 
 class EnrolmentError(InputError):
@@ -169,12 +181,18 @@ class Fleet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         path.touch(mode=0o600)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}").fetchall()
-        self._migrate(path)
+        try:
+            for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+                self._db.execute(f"PRAGMA {pragma}").fetchall()
+            self._migrate(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise InputError(f"home: {path} is damaged; restore it from a copy") from None
 
     def close(self) -> None:
         """Let go of the file."""
@@ -183,24 +201,24 @@ class Fleet:
 
     # What was agreed
 
-    def agree(self, **given: float | None) -> Policy:
-        """Return the policy, made of what is given where the fleet has none yet.
+    def agree(self, **given: Any) -> Policy:
+        """Return the policy, changed to what is given as long as nobody was invited under it.
 
-        Raises InputError for a value that differs from what devices have agreed to.
+        Raises InputError for a value that differs from what devices have agreed to, or cannot be.
         """
+        wanted = {name: value for name, value in given.items() if value is not None}
         with self._transaction() as db:
-            for name, default in vars(Policy()).items():
-                known = self._setting(name)
-                wanted = given.get(name)
-                if known is None:
-                    value = default if wanted is None else wanted
-                    db.execute("INSERT INTO settings VALUES (?, ?)", (name, repr(value)))
-                elif wanted is not None and float(known) != wanted:
-                    raise InputError(
-                        f"{name.replace('_', '-')}: {wanted:g} is not the {float(known):g} that "
-                        "the fleet's devices have agreed to; leave it out"
-                    )
-        return self.policy
+            known = Policy() if self._setting("window") is None else self.policy
+            policy = replace(known, **wanted)
+            if policy != known and self._read("SELECT 1 FROM devices LIMIT 1"):
+                name = next(name for name in wanted if wanted[name] != getattr(known, name))
+                raise InputError(
+                    f"{name.replace('_', '-')}: {wanted[name]:g} is not the "
+                    f"{getattr(known, name):g} that devices have agreed to; leave it out"
+                )
+            for name, value in vars(policy).items():
+                db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, repr(value)))
+        return policy
 
     @property
     def policy(self) -> Policy:
@@ -213,13 +231,16 @@ class Fleet:
         )
 
     def setting(self, name: str) -> str:
-        """Return what was set last; raises KeyError before."""
+        """Return what was set last; raises InputError before a coordinator was ready."""
         found = self._setting(name)
         if found is None:
-            raise KeyError(name)
+            raise InputError(
+                f"home: no coordinator was ever ready in {self.path.parent}; run `fedhw server` "
+                "first"
+            )
         return found
 
-    def set(self, name: str, value: str) -> None:
+    def keep(self, name: str, value: str) -> None:
         """Keep a setting."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
@@ -231,7 +252,7 @@ class Fleet:
 
     def pause(self, paused: bool) -> None:
         """Stop offering releases, or go on."""
-        self.set("paused", "yes" if paused else "no")
+        self.keep("paused", "yes" if paused else "no")
 
     # Devices
 
@@ -273,6 +294,8 @@ class Fleet:
                         "token: it was used by another device; ask the operator for an invitation"
                     )
                 return device
+            if self._read("SELECT 1 FROM devices WHERE node_key = ?", (node_key,)):
+                raise EnrolmentError("node_key: it is another device's; make a new one")
             db.execute(
                 "UPDATE devices SET report_key = ?, node_key = ?, enrolled_at = ? WHERE name = ?",
                 (report_key, node_key, time.time(), name),
@@ -296,7 +319,7 @@ class Fleet:
         return found
 
     def reporter(self, name: str) -> tuple[bytes, bool] | None:
-        """Return an enrolled device's report key and whether it is revoked."""
+        """Return a device's report key and whether it is revoked, None before it has enrolled."""
         for key, revoked_at in self._read(
             "SELECT report_key, revoked_at FROM devices WHERE name = ?", (name,)
         ):
@@ -321,6 +344,15 @@ class Fleet:
                 "UPDATE devices SET seen_at = ? WHERE node = ?",
                 [(time.time(), _signed(node)) for node in nodes],
             )
+
+    def differs(self) -> bool:
+        """Whether Flower has to be told of somebody who has enrolled or was revoked."""
+        return bool(
+            self._read(
+                "SELECT 1 FROM devices WHERE node_key IS NOT NULL "
+                "AND (node IS NULL) = (revoked_at IS NULL) LIMIT 1"
+            )
+        )
 
     def by_node(self) -> dict[int, Device]:
         """Return the devices that are enrolled and that Flower knows, by node."""
@@ -350,7 +382,9 @@ class Fleet:
                 "INSERT INTO rounds (version, began, asked) VALUES (?, ?, ?)",
                 (version, time.time(), asked),
             )
-            return int(begun.lastrowid or 0)
+            number = int(begun.lastrowid or 0)
+            db.execute("DELETE FROM rounds WHERE number <= ?", (number - KEPT_ROUNDS,))
+            return number
 
     def end_round(self, number: int, answered: int, seconds: float) -> None:
         """Note how a round went."""
@@ -373,37 +407,53 @@ class Fleet:
 
     # Reports
 
-    def count(self, reports: Sequence[Accepted]) -> list[bool]:
+    def count(self, accepted: Sequence[Accepted]) -> list[bool]:
         """Count reports that were not counted before, all of it durable when this returns.
 
         Returns for each whether it agrees with what is counted of its device and window: the same
         report again does, another one does not.
         """
-        agree = []
-        fresh: dict[tuple[int, str], Sums] = {}
         with self._transaction() as db:
-            for report in reports:
-                key = (report.window, report.device)
-                found = db.execute(
-                    "SELECT digest FROM reports WHERE window = ? AND device = ?", key
-                ).fetchone()
-                agree.append(found is None or found[0] == report.digest)
-                if found is None:
-                    db.execute(
-                        "INSERT INTO reports (window, device, digest) VALUES (?, ?, ?)",
-                        (*key, report.digest),
-                    )
-                    group = (report.window, report.release)
-                    fresh[group] = fresh[group] + report.sums if group in fresh else report.sums
-            for group, sums in fresh.items():
-                found = db.execute(
+            fresh = self._remember(accepted)
+            agree = []
+            groups = defaultdict(list)
+            for report, digest in accepted:
+                key = (report.device, report.window)
+                if key in fresh:
+                    fresh.remove(key)
+                    groups[report.window, report.release].append(report)
+                    agree.append(True)
+                else:
+                    [known] = db.execute(
+                        "SELECT digest FROM reports WHERE device = ? AND window = ?", key
+                    ).fetchone()
+                    agree.append(known == digest)
+            for group, reports in groups.items():
+                whole = Sums.of(*reports)
+                for (content,) in db.execute(
                     "SELECT content FROM sums WHERE window = ? AND release = ?", group
-                ).fetchone()
-                whole = sums if found is None else Sums.from_bytes(found[0]) + sums
+                ).fetchall():
+                    whole += Sums.from_bytes(content)
                 db.execute(
-                    "INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", (*group, whole.to_bytes())
+                    "INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?)",
+                    (*group, whole.count, whole.to_bytes()),
                 )
         return agree
+
+    def _remember(self, accepted: Sequence[Accepted]) -> set[tuple[str, int]]:
+        """Note who has reported; returns the devices and windows that had not.
+
+        In one statement: many small ones would hand Python's lock back and forth for each.
+        """
+        rows = [(report.device, report.window, digest) for report, digest in accepted]
+        return set(
+            self._read(
+                "INSERT OR IGNORE INTO reports SELECT json_extract(value, '$[0]'), "
+                "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?) "
+                "RETURNING device, window",
+                (json.dumps(rows),),
+            )
+        )
 
     def prune(self, now: float) -> None:
         """Forget who reported in windows that are long over."""
@@ -416,7 +466,8 @@ class Fleet:
     def windows(self) -> list[tuple[int, int]]:
         """Return the windows of late and how many devices reported each, the newest first."""
         return self._read(
-            "SELECT window, count(*) FROM reports GROUP BY window ORDER BY window DESC"
+            "SELECT window, sum(reports) FROM sums "
+            "WHERE window >= (SELECT min(window) FROM reports) GROUP BY window ORDER BY window DESC"
         )
 
     def sums(self, window: int) -> dict[str, Sums]:
@@ -425,16 +476,18 @@ class Fleet:
         return {release: Sums.from_bytes(content) for release, content in found}
 
     def _setting(self, name: str) -> str | None:
-        found = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-        return None if found is None else str(found[0])
+        for (value,) in self._read("SELECT value FROM settings WHERE name = ?", (name,)):
+            return str(value)
+        return None
 
     def _device(self, name: str) -> Device | None:
-        found = self._db.execute(f"{_SELECT_DEVICE} WHERE name = ?", (name,)).fetchone()
-        return None if found is None else Device(*found)
+        for row in self._read(f"{_SELECT_DEVICE} WHERE name = ?", (name,)):
+            return Device(*row)
+        return None
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._turn:
-            return self._db.execute(query, values).fetchall()  # type: ignore[arg-type]
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,15 +1,15 @@
 """Where a coordinator keeps everything: one directory, open to its operator only."""
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from fedhw.errors import InputError
+from fedhw.occupied import occupied
+
+PROGRAM = "coordinator"
 
 
 @dataclass(frozen=True)
@@ -56,33 +56,7 @@ class Home:
     def is_occupied(self) -> bool:
         """Whether a coordinator runs here now."""
         try:
-            with self.occupied():
+            with occupied(self.directory, PROGRAM):
                 return False
         except InputError:
             return True
-
-    @contextmanager
-    def occupied(self) -> Iterator[None]:
-        """Make the directory, and keep every other coordinator out of it meanwhile.
-
-        Raises InputError when another one is in it or nothing can be written there.
-        """
-        try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.directory / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise InputError(
-                f"home: {self.directory} cannot be written ({error.strerror}); make it writable "
-                "or give another with --home"
-            ) from None
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"home: {self.directory} is in use by another coordinator; stop that one or "
-                    "give another with --home"
-                ) from None
-            yield
-        finally:
-            os.close(lock)

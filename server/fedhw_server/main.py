@@ -13,6 +13,7 @@ import structlog
 
 from fedhw.errors import InputError
 from fedhw.logs import log_as_json
+from fedhw.occupied import occupied
 from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
 from fedhw.service_manager import notify, watchdog_period
@@ -21,7 +22,7 @@ from fedhw_server.certificates import make_certificates
 from fedhw_server.enrolment_service import EnrolmentService
 from fedhw_server.fleet import Fleet
 from fedhw_server.grpc_server import grpc_server
-from fedhw_server.home import Home
+from fedhw_server.home import PROGRAM, Home
 from fedhw_server.metrics import Metrics, Pages
 from fedhw_server.roster import Roster
 from fedhw_server.statistics_service import StatisticsService
@@ -80,7 +81,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     """
     log_as_json()
     home = settings.home
-    with home.occupied():
+    with occupied(home.directory, PROGRAM):
         fleet = Fleet(home.database)
         try:
             fleet.agree(
@@ -128,12 +129,12 @@ async def _serve(
         EnrolmentService(fleet, roster.changed),
     )
     pages = Pages.bound(metrics, settings.metrics_host, settings.metrics_port)
-    fleet.set("statistics", f"{settings.reached_at}:{port}")
-    fleet.set("flower", f"{settings.reached_at}:{flower_port}")
-    fleet.set("app", app_digest())
-    say(f"statistics: {settings.reached_at}:{port}")
-    say(f"flower: {settings.reached_at}:{flower_port}")
-    say(f"metrics: http://{settings.metrics_host}:{pages.port}/metrics")
+    fleet.keep("statistics", f"{_bracketed(settings.reached_at)}:{port}")
+    fleet.keep("flower", f"{_bracketed(settings.reached_at)}:{flower_port}")
+    fleet.keep("app", app_digest())
+    say(f"statistics: {fleet.setting('statistics')}")
+    say(f"flower: {fleet.setting('flower')}")
+    say(f"metrics: http://{_bracketed(settings.metrics_host)}:{pages.port}/metrics")
     await server.start()
     async with asyncio.TaskGroup() as tasks:
         lasting = [tasks.create_task(part.keep()) for part in parts]

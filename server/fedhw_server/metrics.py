@@ -4,6 +4,7 @@ import asyncio
 import collections
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -40,6 +41,7 @@ class Metrics(Watcher):
     """The metrics of one coordinator."""
 
     def __init__(self, fleet: Fleet, registry: Registry, parts: Sequence[Part]) -> None:
+        self._turn = threading.Lock()  # rounds are counted when somebody looks
         self._exposed = CollectorRegistry()
         self._accepted = Counter(
             "fedhw_reports_accepted",
@@ -74,7 +76,8 @@ class Metrics(Watcher):
 
     def text(self) -> bytes:
         """Return all of it as Prometheus reads it."""
-        return generate_latest(self._exposed)
+        with self._turn:
+            return generate_latest(self._exposed)
 
 
 class _FleetCollector(Collector):
@@ -201,14 +204,16 @@ class _RoundCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counts after a look at the newest rounds."""
-        for ended in self._fleet.rounds(self._seen):
-            if ended.seconds is None:
-                continue
-            answered = ended.answered == ended.asked
+        rounds = self._fleet.rounds(self._seen)
+        for each in rounds:
+            if each.seconds is None and each is rounds[-1]:
+                break  # it runs; an earlier one without an end was cut off
+            answered = each.answered == each.asked
             self._rounds.labels("answered" if answered else "abandoned").inc()
-            self._seconds.observe(ended.seconds)
-            self._last = ended.began + ended.seconds
-            self._seen = ended.number
+            if each.seconds is not None:
+                self._seconds.observe(each.seconds)
+                self._last = each.began + each.seconds
+            self._seen = each.number
         yield from self._own.collect()
         yield GaugeMetricFamily(
             "fedhw_round_last_timestamp_seconds", "When the newest round ended.", value=self._last

@@ -1,6 +1,7 @@
 """Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
 
 import asyncio
+import sqlite3
 import time
 
 import httpx
@@ -35,24 +36,17 @@ class Roster:
         looked = 0.0
         while True:
             now = time.monotonic()
-            if self._changed.is_set() or now - looked > SIGHTING or self._differs():
+            if self._changed.is_set() or now - looked > SIGHTING or self._fleet.differs():
                 self._changed.clear()
                 try:
                     await asyncio.to_thread(self._agree)
                     looked = now
-                except httpx.HTTPError as error:
-                    log.info("flower does not answer yet", error=type(error).__name__)
+                except (httpx.HTTPError, sqlite3.OperationalError) as error:
+                    log.info("the lists cannot be compared yet", error=type(error).__name__)
             try:
                 await asyncio.wait_for(self._changed.wait(), BETWEEN)
             except TimeoutError:
                 continue
-
-    def _differs(self) -> bool:
-        return any(
-            (device.state == "enrolled") != (device.node is not None)
-            for device in self._fleet.devices()
-            if device.node_key is not None
-        )
 
     def _agree(self) -> None:
         known = self._superlink.nodes()

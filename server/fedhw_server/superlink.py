@@ -9,9 +9,11 @@ loopback address is no proof, since behind a reverse proxy every caller has one.
 """
 
 import hashlib
+import io
 import os
 import secrets
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,6 @@ from typing import NamedTuple
 
 import httpx
 from flwr.app import Context, RecordDict
-from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import Status
 from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import (
@@ -78,8 +79,18 @@ clientapp = "fedhw_client.app:app"
 
 
 def flower_app() -> bytes:
-    """Return the Flower app bundle; the same bytes at each call."""
-    return build_fab_from_files({"pyproject.toml": APP})[0]
+    """Return the Flower app bundle: the same bytes with every version of Flower and of zlib.
+
+    Devices know its digest from their invitation, and would take another one for another app.
+    """
+    content = f"pyproject.toml,{hashlib.sha256(APP).hexdigest()},{len(APP) * 8}".encode()
+    bundle = io.BytesIO()
+    with zipfile.ZipFile(bundle, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in (("pyproject.toml", APP), (".info/CONTENT", content)):
+            entry = zipfile.ZipInfo(name)
+            entry.create_system = 3  # whatever system this is
+            archive.writestr(entry, part)
+    return bundle.getvalue()
 
 
 def app_digest() -> str:

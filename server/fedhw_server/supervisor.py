@@ -62,9 +62,14 @@ class Part:
         try:
             while True:
                 began = time.monotonic()
-                await self._run()
-                pause = SHORTEST if time.monotonic() - began > STEADY else min(pause * 2, LONGEST)
+                try:
+                    await self._run()
+                except OSError as error:
+                    log.error("not started", part=self.name, reason=error.strerror)
+                if time.monotonic() - began > STEADY:
+                    pause = SHORTEST
                 await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST)
         finally:
             await self._end()
 

@@ -177,6 +177,18 @@ def test_a_rollback_is_taken_like_any_other_release(device, publish, unseen_writ
     assert device.answer(first).refusal is Refusal.VERSION
 
 
+def test_a_rollback_is_followed_even_to_what_is_worse_for_this_person(
+    device, publish, unseen_writers
+):
+    # Nothing tells against it yet.
+    assert device.settled(publish(spoiling)).state is State.RUNNING
+    assert device.settled(publish(shuffled(1))).state is State.RUNNING
+    write(device, unseen_writers)
+    registry = publish.registry
+    back = registry.parcel(registry.rollback(1).version)
+    assert device.settled(back) == (State.RUNNING, registry.latest.name, None)
+
+
 def spoil(parcel: Parcel, name: str) -> Parcel:
     altered = bytearray(parcel.files[name])
     altered[-1] ^= 1

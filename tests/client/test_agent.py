@@ -466,6 +466,26 @@ def test_corrections_and_recognitions_go_on_during_an_adoption(
         np.testing.assert_array_equal(sample.features, look(sample.glyph)[0])
 
 
+def test_no_correction_is_too_late_for_an_adoption(agent, release, unseen_writers, monkeypatch):
+    agent.learn(handwriting(unseen_writers, 40))
+    until(lambda: agent.status().personal_version > 0)
+    settled(agent)
+    adopting, late = threading.current_thread(), iter(unseen_writers.images)
+
+    def correct() -> None:
+        # As often as it can be, up to the very last moment, when corrections have to wait.
+        if threading.current_thread() is adopting and not agent._changing.locked():
+            agent.learn([Correction(next(late), "q")])
+
+    monkeypatch.setattr(
+        agent._personalizer, "learner", replace(agent._personalizer.learner, pause=correct)
+    )
+    assert agent.adopt(better(release))
+    learned = agent._personalizer.replay.samples()
+    assert len(learned) > 300
+    assert in_memory(agent) == on_disk(agent)
+
+
 def test_what_made_room_during_an_adoption_is_gone_afterwards(
     release, unseen_writers, tmp_path, monkeypatch
 ):

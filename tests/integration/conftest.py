@@ -1,4 +1,4 @@
-"""Real agents: each a process of its own, in a home of its own, reached over its socket."""
+"""Real coordinators and agents: each a process of its own, in a home of its own."""
 
 import json
 import os
@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import grpc
 import numpy as np
@@ -18,9 +19,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
+from fedhw.invitation import Invitation
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
+from fedhw_server.fleet import Device as Listed
+from fedhw_server.fleet import Fleet
+from tests.deploy.parts import free_port
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""
@@ -39,17 +44,18 @@ class Character(NamedTuple):
         return pb.RecognizeRequest(glyph=pb.Glyph(image=self.glyph.tobytes()))
 
 
-class AgentProcess:
-    """`fedhw client` with a home."""
+class FedhwProcess:
+    """`fedhw` with some arguments; `network` is the command that runs it in another one."""
 
     program: tuple[str, ...] = ("-m", "fedhw.cli")
 
-    def __init__(self, home: Path, *options: object, **environment: str) -> None:
-        self.home = home
+    def __init__(
+        self, *arguments: object, network: Sequence[str] = (), environment: dict[str, str]
+    ) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._logged = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, *self.program, "client", "--home", home, *map(str, options)],
+            [*network, sys.executable, *self.program, *map(str, arguments)],
             stdout=self._said,
             stderr=self._logged,
             env=os.environ | environment,
@@ -81,6 +87,18 @@ class AgentProcess:
         self.process.kill()
         self.ended()
 
+
+class AgentProcess(FedhwProcess):
+    """`fedhw client` with a home."""
+
+    def __init__(
+        self, home: Path, *options: object, network: Sequence[str] = (), **environment: str
+    ) -> None:
+        self.home = home
+        super().__init__(
+            "client", "--home", home, *options, network=network, environment=environment
+        )
+
     def port(self, of: str) -> int:
         """The port that it says it listens on."""
         found = re.search(rf"^{of}: .*127\.0\.0\.1:(\d+)", self.said, re.MULTILINE)
@@ -104,6 +122,87 @@ class AgentProcess:
         """The service without the library between."""
         with self.channel() as channel:
             yield pb_grpc.DeviceStub(channel)
+
+
+class CoordinatorProcess(FedhwProcess):
+    """`fedhw server` with a home; its ports stay the same when it is started `again`."""
+
+    def __init__(
+        self,
+        home: Path,
+        *options: object,
+        host: str = "127.0.0.1",
+        ports: Sequence[int] = (),
+        network: Sequence[str] = (),
+    ) -> None:
+        self.home = home
+        self.host = host
+        self.network = network
+        self.ports = ports or [free_port() for _ in range(3)]
+        self._options = options
+        named = zip(("--port", "--flower-port", "--metrics-port"), self.ports, strict=True)
+        places = [part for pair in named for part in pair]
+        super().__init__(
+            *("server", "--home", home, "--host", host, *places, *options),
+            network=network,
+            environment={},
+        )
+
+    @property
+    def metrics_port(self) -> int:
+        return self.ports[2]
+
+    def again(self) -> Self:
+        """Start another one in this one's place, which has ended."""
+        place = {"host": self.host, "ports": self.ports, "network": self.network}
+        return type(self)(self.home, *self._options, **place)
+
+    def command(self, name: str, *arguments: object) -> str:
+        """What `fedhw server NAME` prints."""
+        command = [*self.program, "server", name, "--home", self.home, *arguments]
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def invite(self, name: str, **changes: Any) -> Path:
+        """The file for a new device, with some of it changed."""
+        path = self.home.with_name(f"{name}.enroll")
+        path.write_text(self.command("enroll", name), encoding="utf-8")
+        path.write_text(replace(Invitation.load(path), **changes).to_json(), encoding="utf-8")
+        return path
+
+    @contextmanager
+    def fleet(self) -> Iterator[Fleet]:
+        """What it knows."""
+        with closing(Fleet(self.home / "fleet.db")) as fleet:
+            yield fleet
+
+    def devices(self) -> dict[str, Listed]:
+        with self.fleet() as fleet:
+            return {device.name: device for device in fleet.devices()}
+
+    def part(self, name: str) -> int:
+        """The process that was last started as this part."""
+        started = [json.loads(line) for line in self.logged.splitlines()]
+        return [line["pid"] for line in started if line.get("part") == name and "pid" in line][-1]
+
+    def until_all(self, adoption: str, release: str, *names: str, seconds: float = 180.0) -> None:
+        """Wait until these devices, or all that are enrolled, run a release and say so."""
+
+        def agree() -> bool:
+            devices = self.devices()
+            asked = names or [name for name, one in devices.items() if one.state == "enrolled"]
+            return all(
+                (devices[name].adoption, devices[name].running) == (adoption, release)
+                for name in asked
+            )
+
+        until(agree, seconds)
+
+    def until_running(self, release: str, *names: str, seconds: float = 180.0) -> None:
+        self.until_all("running", release, *names, seconds=seconds)
 
 
 Launch = Callable[..., AbstractContextManager[AgentProcess]]

@@ -192,9 +192,3 @@ def test_the_last_step_that_noise_may_reach_is_taken():
         beyond = dataclasses.replace(report(), steps=np.full(27, edge + np.sign(edge)))
         with pytest.raises(InputError, match="beyond"):
             check_report(beyond, CLASSES)
-
-
-def test_the_buckets_are_those_of_the_agent_s_own_histogram():
-    from fedhw_client import metrics
-
-    assert metrics.LATENCIES == LATENCIES

@@ -1,0 +1,80 @@
+"""Who has taken a coordinator's machine: its SuperLink, and a ServerApp that says anything."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedhw.v1 import release_pb2 as pb
+from fedhw_server import main, superlink
+from fedhw_server.coordinator import ASK
+from fedhw_server.home import Home
+from fedhw_server.superlink import Address, SuperLink
+from tests.integration.conftest import until
+
+SECRET = "known"
+ANSWERED = 60.0
+"""Seconds in which a device must have said something."""
+
+
+class Hostile:
+    """A run on a SuperLink, by which a device can be sent anything."""
+
+    def __init__(self, grid: Grid, node: int) -> None:
+        self._grid = grid
+        self._node = node
+
+    def ask(self, content: RecordDict, kind: str = ASK) -> Message:
+        """Send a message to the device and return what it says."""
+        until(lambda: self._node in set(self._grid.get_node_ids()), 120)
+        (asked,) = self._grid.push_messages([Message(content, self._node, kind)])
+        end = time.monotonic() + ANSWERED
+        while not (replies := list(self._grid.pull_messages([asked]))):
+            assert time.monotonic() < end, "the device says nothing"
+            time.sleep(0.05)
+        return replies[0]
+
+    def offer(self, manifest: bytes, signature: bytes, files: dict[str, bytes]) -> pb.Answer:
+        """Offer a release."""
+        offer = pb.Offer(manifest=manifest, signature=signature, files=files)
+        reply = self.ask(said(offer.SerializeToString()))
+        assert not reply.has_error(), reply.error
+        content = reply.content["fedhw"]["answer"]
+        assert isinstance(content, bytes)
+        return pb.Answer.FromString(content)
+
+
+def said(offer: bytes) -> RecordDict:
+    """The content of a message that offers something."""
+    return RecordDict({"fedhw": ConfigRecord({"offer": offer})})
+
+
+@contextmanager
+def superlink_of(home: Path, port: int) -> Iterator[Address]:
+    """A SuperLink with what a coordinator's SuperLink knew, in its place."""
+    address = Address(f"127.0.0.1:{port}", home / "tls" / "ca.crt", SECRET)
+    part, _ = main._parts(main.Settings(Home(home)), address)
+    process = subprocess.Popen(
+        part._command,
+        env=part._environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with closing(SuperLink(address)) as control:
+            until(control.is_up)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def hostile(address: Address, node: int) -> Iterator[Hostile]:
+    """A run of the app that `superlink.flower_app` makes."""
+    with superlink.running(address) as (grid, _):
+        yield Hostile(grid, node)
