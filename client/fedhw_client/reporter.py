@@ -33,6 +33,9 @@ PATIENCE = 10.0
 LONGEST_PAUSE = 30.0
 """Seconds between two tries at most."""
 
+GRACE = 3.0
+"""Seconds that it has when the agent stops."""
+
 SPREAD = 0.1
 """Share of a window over which the devices of a fleet spread their reports after its end."""
 
@@ -65,9 +68,9 @@ class Reporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop; what is not sent yet is sent after the next start."""
+        """Stop; what is not sent by `GRACE` is sent after the next start."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(GRACE)
 
     def _run(self) -> None:
         done = -1

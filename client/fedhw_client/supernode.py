@@ -61,6 +61,9 @@ HEARTBEAT = 15.0
 BUSY, IDLE = 0.2, 10.0
 """Seconds between two questions for messages: right after one, and doubled from there on."""
 
+GRACE = 3.0
+"""Seconds that the coordinator has to hear that the device leaves."""
+
 log = structlog.get_logger()
 
 
@@ -74,20 +77,22 @@ class SuperNode:
         self.is_online = False
         self._enrolment = enrolment
         self._app = app
+        self._node: Node | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supernode", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Leave the coordinator."""
+        """Leave the coordinator; one that hangs is waited for no longer than `GRACE`."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(GRACE)
 
     def _run(self) -> None:
         backoff = Backoff(longest=60.0)
         while not self._stopping.is_set():
             try:
-                with _connected(self._enrolment) as link:
+                with _connected(self._enrolment, self._node) as link:
+                    self._node = link.node
                     self.is_online = True
                     log.info("connected to the coordinator")
                     backoff.reset()
@@ -195,7 +200,7 @@ class _Link:
 
 
 @contextmanager
-def _connected(enrolment: Enrolment) -> Iterator[_Link]:
+def _connected(enrolment: Enrolment, before: Node | None) -> Iterator[_Link]:
     key = enrolment.node_key
     with FleetHttpClient.from_server_address(
         enrolment.invitation.flower,
@@ -206,14 +211,33 @@ def _connected(enrolment: Enrolment) -> Iterator[_Link]:
             NodeAuthHttpInterceptor(key, key.public_key()),
         ],
     ) as client:
-        activated = client.ActivateNode(
-            ActivateNodeRequest(
-                public_key=public_key_to_bytes(key.public_key()), heartbeat_interval=HEARTBEAT
-            )
-        )
-        node = Node(node_id=activated.node_id)
+        link = _rejoined(client, before) or _joined(client, enrolment)
         try:
-            yield _Link(client, node)
+            yield link
         finally:
             with suppress(httpx.HTTPError):
-                client.DeactivateNode(DeactivateNodeRequest(node_id=node.node_id))
+                client.DeactivateNode(DeactivateNodeRequest(node_id=link.node.node_id))
+
+
+def _joined(client: FleetHttpClient, enrolment: Enrolment) -> _Link:
+    activated = client.ActivateNode(
+        ActivateNodeRequest(
+            public_key=public_key_to_bytes(enrolment.node_key.public_key()),
+            heartbeat_interval=HEARTBEAT,
+        )
+    )
+    return _Link(client, Node(node_id=activated.node_id))
+
+
+def _rejoined(client: FleetHttpClient, before: Node | None) -> _Link | None:
+    """The link of a node that has lost its connection, None where it must join anew.
+
+    A SuperLink that was started again takes its nodes to be online, and does not let one of them
+    join before it has missed two heartbeats.
+    """
+    if before is not None:
+        link = _Link(client, before)
+        with suppress(httpx.HTTPStatusError, ConnectionError):
+            link.beat()
+            return link
+    return None

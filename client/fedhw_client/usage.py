@@ -34,7 +34,8 @@ class Usage:
         with self._turn:
             if window not in self._windows:
                 self._windows[window] = [0] * (len(LATENCIES) + 1)
-                for old in sorted(self._windows)[:-KEPT]:
+                # In the order of coming: where the clock was set back, this one is not the newest.
+                for old in list(self._windows)[:-KEPT]:
                     del self._windows[old]
             self._windows[window][bisect_left(LATENCIES, seconds)] += 1
 

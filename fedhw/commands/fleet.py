@@ -54,8 +54,8 @@ def fleet(
     """
     say(
         f"A coordinator and {devices} devices, each with a writer of its own; Ctrl+C ends it.\n"
-        f"A report covers {window} s and costs epsilon {epsilon:g}, so that a few devices show "
-        "something soon;\na real fleet has a day and epsilon 2."
+        f"A report covers {window} s and costs epsilon {epsilon:g}: much, for few devices to show\n"
+        "something soon. A real fleet has a day and epsilon 2."
     )
     with needs("client"), needs("server"):
         from fedhw.commands.fleet_view import as_json, device_table, fleet_lines

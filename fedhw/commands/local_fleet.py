@@ -293,7 +293,7 @@ class _Device:
     @property
     def failure(self) -> str | None:
         """Why nothing more is written here."""
-        return self._refusal or (None if self._agent is None else self._agent.ending)
+        return (None if self._agent is None else self._agent.ending) or self._refusal
 
     def start(self, log: Path, invitation: Path, rate: float, stop: threading.Event) -> None:
         self._agent = _Child(
@@ -369,7 +369,8 @@ class _Device:
                     self.written.append(_Written(time.time(), ge_right, answer.label == truth))
                 self.is_written = True
         except (InputError, AgentMissingError) as error:
-            if not stop.is_set():
+            # An agent that is gone is known as ended in a moment, and why says more than this.
+            if not stop.wait(1.0):
                 self._refusal = str(error)
 
 
@@ -422,7 +423,10 @@ class _Child:
             self._process.kill()
             self._process.wait()
             return f"it did not end in {GRACE:.0f} s and was killed"
-        return f"it has ended with code {code}" if self._is_asked and code else None
+        # An agent that has no release yet leaves SIGTERM to the system.
+        if self._is_asked and code not in (0, -signal.SIGTERM):
+            return f"it has ended with code {code}"
+        return None
 
 
 def _share(written: list[_Written]) -> Share:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -184,7 +185,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         out.print_json(json.dumps(known))
         return
-    shown = Table("coordinator", Text(place.directory.name))
+    shown = Table("coordinator", escape(place.directory.name))
     shown.add_row("runs", "yes" if known["running"] else "no")
     shown.add_row("offers releases", "no, paused" if known["paused"] else "yes")
     shown.add_row("newest release", known["release"] or "none published yet")

@@ -7,8 +7,8 @@ import time
 import httpx
 import structlog
 
-from fedhw_server.fleet import Fleet
-from fedhw_server.superlink import SuperLink
+from fedhw_server.fleet import Device, Fleet
+from fedhw_server.superlink import KnownNode, SuperLink
 
 BETWEEN = 1.0
 """Seconds in which a revocation by the operator takes effect at the latest."""
@@ -53,15 +53,20 @@ class Roster:
         for device in self._fleet.devices():
             if device.node_key is None:
                 continue
-            node = known.get(device.node_key)
-            if device.state == "enrolled":
-                number = self._superlink.register(device.node_key) if node is None else node.node
-                if number != device.node:
-                    self._fleet.set_node(device.name, number)
-            else:
-                if node is not None:
-                    self._superlink.unregister(node.node)
-                    log.info("revoked", device=device.name)
-                if device.node is not None:
-                    self._fleet.set_node(device.name, None)
+            try:
+                self._settle(device, known.get(device.node_key))
+            except httpx.HTTPStatusError as error:  # of this device; the others go on
+                log.warning("refused by flower", device=device.name, error=str(error)[:80])
         self._fleet.seen(node.node for node in known.values() if node.is_online)
+
+    def _settle(self, device: Device, node: KnownNode | None) -> None:
+        if device.state == "enrolled":
+            number = self._superlink.register(device.node_key or "") if node is None else node.node
+            if number != device.node:
+                self._fleet.set_node(device.name, number)
+            return
+        if node is not None:
+            self._superlink.unregister(node.node)
+            log.info("revoked", device=device.name)
+        if device.node is not None:
+            self._fleet.set_node(device.name, None)

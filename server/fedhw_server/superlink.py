@@ -8,6 +8,7 @@ loopback address is no proof, since behind a reverse proxy every caller has one.
 `tests/server/test_superlink.py` is the contract that fails when Flower changes.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -61,6 +62,9 @@ SECRET = "FEDHW_CONTROL_SECRET"
 """The environment variable by which a coordinator tells its children the secret."""
 
 HEADER = "x-fedhw-control"
+
+GRACE = 1
+"""Seconds that calls have to end when it stops."""
 
 APP = b"""\
 [project]
@@ -125,6 +129,7 @@ class Guard:
 def serve() -> None:
     """Run `flower-superlink` with the guard; the command line is Flower's own."""
     import flwr.superlink.main as superlink
+    import uvicorn
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
     die_with_parent()
@@ -138,6 +143,8 @@ def serve() -> None:
         return [Middleware(Guard, secret=secret), *inner()]
 
     superlink._get_middleware = guarded
+    # Devices keep their connections open, and it would wait for them to hang up.
+    uvicorn.run = functools.partial(uvicorn.run, timeout_graceful_shutdown=GRACE)
     sys.argv[0] = "flower-superlink"
     flower_superlink()
 
@@ -189,14 +196,6 @@ class SuperLink:
         """Hang up."""
         self._control.close()
 
-    def is_up(self) -> bool:
-        """Whether it answers."""
-        try:
-            self._control.ListRuns(ListRunsRequest(limit=1))
-        except httpx.HTTPError:
-            return False
-        return True
-
     def nodes(self) -> dict[str, "KnownNode"]:
         """Return the nodes that are registered, by public key."""
         response = self._control.ListNodes(ListNodesRequest())
@@ -207,7 +206,10 @@ class SuperLink:
         }
 
     def register(self, public_key: str) -> int:
-        """Let the SuperNode with this key (PEM) in; returns its node."""
+        """Let the SuperNode with this key (PEM) in; returns its node.
+
+        A key that was unregistered once is refused for good (httpx.HTTPStatusError).
+        """
         response = self._control.RegisterNode(RegisterNodeRequest(public_key=public_key.encode()))
         return int(response.node_id)
 

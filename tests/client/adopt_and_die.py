@@ -57,4 +57,5 @@ def main(directory: str, published: str, public: str, call: str, number: str) ->
             die()
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

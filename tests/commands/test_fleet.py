@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -152,6 +153,7 @@ def right_by(release: Release, writers: WriterSet, name: str) -> int:
 
 def test_control_c_in_a_terminal_ends_everything(start):
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     os.set_blocking(ours, False)
     shown = bytearray()
 
@@ -177,7 +179,7 @@ def test_control_c_in_a_terminal_ends_everything(start):
         os.close(end)
 
 
-def test_what_fails_is_named_and_the_rest_goes_on(start, tmp_path):
+def test_what_fails_is_named_and_the_rest_goes_on(start):
     with tempfile.TemporaryDirectory() as place:
         home = Path(place) / "home"
         command = start("--home", home, "--rate", 4)

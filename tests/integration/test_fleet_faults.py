@@ -113,6 +113,7 @@ class Running:
     def is_well(self, *interrupted: str) -> None:
         """Wait until all is as it should be; only who was `interrupted` may have missed windows."""
         self.coordinator.until_running(self.newest)
+        until(lambda: all(Ledger.open(home / "ledger.db").history() for home in self.homes))
         until_settled(self.coordinator, self.homes)
         for name, agent in self.agents.items():
             assert agent.process.poll() is None

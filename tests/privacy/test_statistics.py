@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism, on_grid
 from fedhw.privacy.statistics import (
-    LATENCIES,
     SCHEMA,
     STATISTICS,
     Tally,

@@ -1,0 +1,276 @@
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from fedhw.privacy.estimate import Sums
+from fedhw.v1 import statistics_pb2 as pb
+from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_server.statistics_service import BURST
+from tests.server.conftest import PATIENCE, POLICY, Pen, channel_to, past, refusal, until
+
+
+def refusals(served):
+    """How often each reason was counted."""
+    families = text_string_to_metric_families(served.metrics.text().decode())
+    [refused] = [family for family in families if family.name == "fedhw_reports_refused"]
+    return {
+        sample.labels["reason"]: sample.value
+        for sample in refused.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+def test_a_report_is_counted(served, fleet, published):
+    pen = Pen("pen").join(fleet)
+    report = pen.report(published.name)
+    served.send(pen.sign(report))
+    assert fleet.windows() == [(report.window, 1)]
+    assert fleet.sums(report.window) == {published.name: Sums.of(report)}
+    assert refusals(served) == {}
+
+
+def test_the_same_again_is_fine_and_counts_once(served, fleet, published):
+    pen = Pen("pen").join(fleet)
+    request = pen.sign(pen.report(published.name))
+    for _ in range(3):
+        served.send(request)
+    assert fleet.windows() == [(past(), 1)]
+
+
+def test_another_one_of_the_window_is_not(served, fleet, published):
+    pen = Pen("pen").join(fleet)
+    served.send(pen.sign(pen.report(published.name)))
+    code, sentence = refusal(lambda: served.send(pen.sign(pen.report(published.name))))
+    assert code == "ALREADY_EXISTS"
+    assert sentence.startswith("window: it was reported already")
+    assert fleet.windows() == [(past(), 1)]
+    assert refusals(served) == {"repeated": 1}
+
+
+CHANGES = {
+    "another schema": ({"schema": 2}, "range", "schema: 2 is not 1"),
+    "a window to come": ({"window": past(-20)}, "window", "is not over"),
+    "a window of this moment": ({"window": past(-8)}, "window", "is not over"),
+    "a window of long ago": ({"window": past(400)}, "window", "is over for too long"),
+    "a window beyond all": ({"window": 2**64 - 1}, "window", "is not over"),
+    "epsilon NaN": ({"epsilon": float("nan")}, "policy", "are not the fleet's (50, 1e-06)"),
+    "epsilon infinite": ({"epsilon": float("inf")}, "policy", "are not the fleet's"),
+    "another epsilon": ({"epsilon": 49.0}, "policy", "(49, 1e-06) are not the fleet's"),
+    "another delta": ({"delta": 1e-5}, "policy", "are not the fleet's"),
+    "an unknown release": ({"release": "v9-0123abcd"}, "release", "is not of this coordinator"),
+    "no release": ({"release": ""}, "release", "is not of this coordinator"),
+    "too few steps": ({"steps": np.zeros(78, np.int64)}, "range", "steps: int64 [78]"),
+    "no steps": ({"steps": np.zeros(0, np.int64)}, "range", "steps: int64 [0]"),
+    "too many steps": ({"steps": np.zeros(2000, np.int64)}, "range", "steps: int64 [2000]"),
+    "a large step": ({"steps": np.full(79, 2**31 - 1)}, "range", "is beyond"),
+    "a low step": ({"steps": np.full(79, -(2**31))}, "range", "is beyond"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_no_device_makes_is_refused(served, fleet, published, kind):
+    changes, reason, words = CHANGES[kind]
+    pen = Pen("pen").join(fleet)
+    report = pen.report(published.name)
+    code, sentence = refusal(lambda: served.send(pen.sign(report, **changes)))
+    assert code == "INVALID_ARGUMENT"
+    assert words in sentence
+    assert fleet.windows() == []
+    assert refusals(served) == {reason: 1}
+    served.send(pen.sign(report))  # and the service goes on
+
+
+def test_altered_bytes_are_refused(served, fleet, published):
+    pen = Pen("pen").join(fleet)
+    good = pen.sign(pen.report(published.name))
+    rng = random.Random(0)
+    for _ in range(40):
+        altered = bytearray(good.report)
+        altered[rng.randrange(len(altered))] ^= 1 << rng.randrange(8)
+        request = pb.SendReportRequest(report=bytes(altered), signature=good.signature)
+        assert refusal(lambda: served.send(request))[0] in ("UNAUTHENTICATED", "INVALID_ARGUMENT")  # noqa: B023
+    for signature in (b"", b"\0" * 64, good.signature[:63], good.signature + b"\0"):
+        request = pb.SendReportRequest(report=good.report, signature=signature)
+        assert refusal(lambda: served.send(request))[0] == "UNAUTHENTICATED"  # noqa: B023
+    assert fleet.windows() == []
+    assert refusals(served).keys() <= {"signature", "unenrolled", "malformed"}
+    served.send(good)
+
+
+def test_one_device_cannot_speak_for_another(served, fleet, published):
+    pen, quill = (Pen(name).join(fleet) for name in ("pen", "quill"))
+    report = pen.report(published.name)
+    code, sentence = refusal(lambda: served.send(quill.sign(report)))
+    assert code == "UNAUTHENTICATED"
+    assert sentence.startswith("signature: it is not the device's")
+
+
+def test_garbage_is_refused(served, published):
+    for content in (b"\xff" * 50, b"\x0a\x05ab", b"\x0a\x02\xff\xff"):
+        code, sentence = refusal(lambda: served.send(pb.SendReportRequest(report=content)))  # noqa: B023
+        assert code == "INVALID_ARGUMENT"
+        assert sentence.startswith("report: its bytes are no Report")
+    assert refusals(served) == {"malformed": 3}
+    send = served.channel.unary_unary("/fedhw.v1.Statistics/SendReport")
+    for content in (b"\xff" * 50, b"\x0a\x7f"):
+        with pytest.raises(grpc.RpcError):
+            send(content, timeout=PATIENCE)
+    assert refusal(lambda: send(b"", timeout=PATIENCE))[0] == "UNAUTHENTICATED"
+
+
+def test_an_oversized_message_is_refused(served, fleet, published):
+    pen = Pen("pen").join(fleet)
+    large = pen.sign(pen.report(published.name), release="v" * 20_000)
+    assert refusal(lambda: served.send(large))[0] == "RESOURCE_EXHAUSTED"
+    assert fleet.windows() == []
+
+
+def test_who_has_not_enrolled_is_refused(served, fleet, published):
+    fleet.invite("guest")
+    for name in ("guest", "stranger", "", "x" * 5000, "\0"):
+        pen = Pen(name)
+        request = pen.sign(pen.report(published.name))
+        code, sentence = refusal(lambda: served.send(request))  # noqa: B023
+        assert code == "UNAUTHENTICATED"
+        assert "is not enrolled" in sentence
+        assert len(sentence) < 200
+    assert refusals(served) == {"unenrolled": 5}
+
+
+def test_who_is_revoked_by_another_process_is_refused_at_once(served, fleet, published, home):
+    pen = Pen("pen").join(fleet)
+    served.send(pen.sign(pen.report(published.name)))
+    revoked = subprocess.run(
+        [sys.executable, "-m", "fedhw.cli", "server", "revoke", "pen", "--home", home.directory],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert revoked.returncode == 0, revoked.stderr
+    code, sentence = refusal(lambda: served.send(pen.sign(pen.report(published.name, past(2)))))
+    assert code == "PERMISSION_DENIED"
+    assert sentence.startswith("device: pen was revoked")
+    assert fleet.windows() == [(past(), 1)]
+
+
+def test_who_sends_too_much_is_slowed_down_alone(served, fleet, published):
+    pen, quill = (Pen(name).join(fleet) for name in ("pen", "quill"))
+    request = pen.sign(pen.report(published.name))
+    codes = []
+    for _ in range(int(BURST) * 3):
+        try:
+            served.send(request)
+        except grpc.RpcError as error:
+            codes.append(error.code().name)
+    assert set(codes) == {"RESOURCE_EXHAUSTED"}
+    served.send(quill.sign(quill.report(published.name)))
+
+
+def test_a_release_that_is_published_later_is_known_at_once(served, fleet, registry, releases):
+    pen = Pen("pen").join(fleet)
+    published = registry.publish(releases[0])
+    served.send(pen.sign(pen.report(published.name)))
+    newer = registry.publish(releases[1])
+    served.send(pen.sign(pen.report(newer.name, past(2))))
+    assert fleet.windows() == [(past(), 1), (past(2), 1)]
+
+
+def test_a_registry_that_cannot_be_read_asks_to_come_again(served, fleet, published, home):
+    pen = Pen("pen").join(fleet)
+    (home.releases / published.name / "manifest.sig").write_bytes(b"")
+    code, _ = refusal(lambda: served.send(pen.sign(pen.report(published.name))))
+    assert code == "UNAVAILABLE"
+    assert fleet.windows() == []
+
+
+def test_many_at_once_are_all_counted_once(served, fleet, published):
+    pens = [Pen(f"pen-{number}").join(fleet) for number in range(20)]
+    windows = [past(ago) for ago in range(1, 6)]
+    reports = {(pen.name, w): pen.report(published.name, w) for pen in pens for w in windows}
+    requests = [pen.sign(reports[pen.name, w]) for pen in pens for w in windows] * 3
+    random.Random(0).shuffle(requests)
+    with ThreadPoolExecutor(40) as threads:
+        list(threads.map(served.send, requests))
+    assert fleet.windows() == [(window, len(pens)) for window in windows]
+    for window in windows:
+        assert fleet.sums(window)[published.name] == Sums.of(
+            *(reports[pen.name, window] for pen in pens)
+        )
+
+
+def test_it_says_that_it_is_healthy(served):
+    stub = health_pb2_grpc.HealthStub(served.channel)
+    for name in ("fedhw.v1.Statistics", ""):
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=PATIENCE)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+class Coordinator:
+    """`fedhw server` on a home, in a process of its own."""
+
+    def __init__(self, home):
+        options = ["--port", 0, "--flower-port", 0, "--metrics-port", 0]
+        self._said = (home.directory / "said").open("w+b")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fedhw.cli", "server", "--home", home.directory]
+            + list(map(str, options)),
+            stdout=self._said,
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: b"metrics: " in self.said() or self.process.poll() is not None)
+        assert self.process.poll() is None
+        self.port = int(re.search(rb"statistics: 127.0.0.1:(\d+)", self.said())[1])
+
+    def said(self):
+        return os.pread(self._said.fileno(), 10_000, 0)
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+
+def test_nothing_that_was_acknowledged_is_lost_when_it_is_killed(home, fleet, published):
+    pens = [Pen(f"pen-{number}").join(fleet) for number in range(8)]
+    windows = [past(ago) for ago in range(2, 14)]
+    reports = {(pen.name, w): pen.report(published.name, w) for pen in pens for w in windows}
+    requests = {
+        (pen.name, window): pen.sign(reports[pen.name, window]) for pen in pens for window in windows
+    }
+    acknowledged = set()
+
+    def send(channel, key):
+        stub = pb_grpc.StatisticsStub(channel)
+        stub.SendReport(requests[key], timeout=PATIENCE)
+        acknowledged.add(key)
+
+    coordinator = Coordinator(home)
+    with channel_to(home, coordinator.port) as channel, ThreadPoolExecutor(16) as threads:
+        flying = [threads.submit(send, channel, key) for key in requests]
+        until(lambda: len(acknowledged) > len(requests) // 3)
+        coordinator.kill()
+        failed = sum(each.exception(PATIENCE) is not None for each in flying)
+    assert 0 < len(acknowledged) == len(requests) - failed
+    for pen, window in acknowledged:
+        known = fleet._read("SELECT 1 FROM reports WHERE device = ? AND window = ?", (pen, window))
+        assert known == [(1,)]
+    coordinator = Coordinator(home)
+    try:
+        with channel_to(home, coordinator.port) as channel:
+            for key in requests:
+                send(channel, key)
+    finally:
+        coordinator.kill()
+    for window in windows:
+        wanted = Sums.of(*(reports[pen.name, window] for pen in pens))
+        assert fleet.sums(window) == {published.name: wanted}
