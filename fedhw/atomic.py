@@ -48,7 +48,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
                 replaced.rename(path)
             raise
         if durable:
-            _sync_entry(path.parent)
+            sync_entry(path.parent)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
@@ -67,10 +67,11 @@ def recover(path: Path) -> None:
 def _sync(path: Path) -> None:
     for part in path.iterdir() if path.is_dir() else ():
         _sync(part)
-    _sync_entry(path)
+    sync_entry(path)
 
 
-def _sync_entry(path: Path) -> None:
+def sync_entry(path: Path) -> None:
+    """Bring a file, or the entries of a directory, to the disk (`fsync(2)`)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -49,7 +49,7 @@ class Invitation:
         try:
             with path.open(encoding="utf-8") as file:
                 content = json.loads(file.read(LARGEST))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is no JSON"
             raise InputError(
                 f"enroll: {path} cannot be read ({reason}); give the file that "

@@ -1,5 +1,6 @@
 """The commands as a user gives them, in process; bad input ends in one sentence and code 2."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from fedhw.cli import main
 from fedhw.data.npz import save_npz
 from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
+from fedhw.release.release import Release
 
 WRITERS = synthetic_writers(range(2000, 2004), 62)
 
@@ -50,6 +52,21 @@ def test_simulate_writes_a_report_and_figures(
     found = json.loads(figures.read_text())
     assert (found["writers"], found["shots"], found["seed"]) == (4, 20, 0)
     assert list(found["methods"]) == ["ge", "moe", "prior"]
+
+
+def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
+    """Beside the report, where the next simulation finds it; half of the writers are held out."""
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2004), 186))
+    asked = ("--data", "writers.npz", "--methods", "ge", "--seed", 3, "--out", tmp_path / "report")
+    with contextlib.chdir(tmp_path):
+        assert run("simulate", *asked, "--json", tmp_path / "figures.json") == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["writers"] == 2
+    release = Release.load(tmp_path / "report-release-writers-npz-3")
+    assert release.trained_on < set(WRITERS.names)
+    made = release.manifest.created
+    with contextlib.chdir(tmp_path):
+        assert run("simulate", *asked) == 0
+    assert Release.load(release.directory).manifest.created == made
 
 
 def test_train_expert_then_cost_then_recognize(
@@ -178,6 +195,30 @@ def test_a_bad_option_is_one_sentence(
     assert message.startswith(f"fedhw: {sentence}")
     assert message.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["writers.npz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pad-port", "9000"], "pad-port: 9000 is for the pad; give --pad, too"),
+        (["--keep-days", "0"], "keep-days: 0.0 is no time to keep"),
+        (["--keep-days", "nan"], "keep-days: nan is no time to keep"),
+        (["--epsilon-per-day", "4"], "epsilon-per-day: 4 is agreed when a device joins"),
+        (["--epsilon-in-all", "40"], "epsilon-in-all: 40 is agreed when a device joins"),
+        (["--replay", "x.npz", "--epsilon-in-all", "40"], "epsilon-in-all: 40.0 is not for a"),
+        (["--replay", "x.npz", "--enroll", "x.enroll"], "enroll: x.enroll is not for a replay"),
+        (["--writer", "anna"], "writer: anna is for a replay; give --replay, too"),
+        (["--replay", "x.npz"], "writer: is missing"),
+    ],
+)
+def test_options_of_the_agent_that_do_not_fit_are_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("client", "--home", tmp_path / "home", *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"fedhw: {sentence}")
+    assert message.count("\n") == 1
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_unreadable_image_is_one_sentence(

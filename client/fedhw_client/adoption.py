@@ -7,12 +7,12 @@ Whatever is wrong with an offer changes nothing on the disk.
 
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 
 import structlog
 
 from fedhw.atomic import replacing
-from fedhw.errors import InputError
 from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.offer import (
     Answer,
@@ -28,6 +28,9 @@ from fedhw_client.agent import Agent, step_back
 from fedhw_client.enrolment import Enrolment
 from fedhw_client.home import Home
 
+RETRY = 60.0
+"""Seconds after which a release that could not be put to use is tried again."""
+
 log = structlog.get_logger()
 
 
@@ -37,10 +40,18 @@ class Adoption:
     Any thread may ask. The release is learned for in a thread of its own; where the agent ended in
     the middle of that, the next offer begins anew. A device that has no release, and so no agent,
     installs the first one that it is offered.
+
+    Whether a release is taken says something of the person's corrections, and whoever makes
+    releases can ask with them; so a device decides about one in `period` seconds. A rollback, which
+    is followed in any case, says nothing.
     """
 
-    def __init__(self, agent: Agent | None, home: Home, release_key: str) -> None:
+    def __init__(
+        self, agent: Agent | None, home: Home, release_key: str, period: float = 0.0
+    ) -> None:
         self.installed = threading.Event()
+        self._period = period
+        self._failed: tuple[str, float] | None = None
         self._agent = agent
         self._home = home
         self._release_key = release_key
@@ -72,12 +83,18 @@ class Adoption:
         offered = verify_offer(manifest, signature, self._release_key, in_hand)
         if in_hand is not None and offered.digest == in_hand.digest:
             return State.RUNNING
-        if offered.digest == learning:
-            return State.LEARNING
         if (self._home.held_back / offered.digest).exists():
             return State.HELD_BACK
-        if not files or learning is not None or self.installed.is_set():
-            return State.WANTED  # one after the other
+        if learning is not None:
+            return State.LEARNING  # for another one; then comes this
+        if self._has_decided(offered):
+            return State.DEFERRED
+        if self._failed is not None and self._failed[0] == offered.digest:
+            if time.monotonic() - self._failed[1] < RETRY:
+                raise RefusedError(Refusal.STORE, "home: the release could not be put to use")
+            self._failed = None
+        if not files or self.installed.is_set():
+            return State.WANTED
         verify_files(offered, files)
         try:
             self._write({MANIFEST: manifest, SIGNATURE: signature, **files})
@@ -99,6 +116,13 @@ class Adoption:
         self._thread.start()
         return State.LEARNING
 
+    def _has_decided(self, offered: Manifest) -> bool:
+        """Whether the last decision was too short a time ago for another one."""
+        if offered.restores is not None or not self._home.decided.exists():
+            return False
+        age = time.time() - self._home.decided.stat().st_mtime
+        return abs(age) < self._period  # a clock that was set back waits no longer than that
+
     def _write(self, whole: Mapping[str, bytes]) -> None:
         with replacing(self._home.incoming, durable=True) as unfinished:
             unfinished.mkdir()
@@ -109,13 +133,16 @@ class Adoption:
         step_back()
         incoming, held_back = self._home.incoming, self._home.held_back
         try:
+            if self._agent is not None and offered.restores is None:
+                self._home.decided.touch(mode=0o600)
             if agent.adopt(Release.load(incoming), lambda: self._home.install(incoming)):
                 shutil.rmtree(held_back, ignore_errors=True)  # all of them are older now
             else:
                 with replacing(held_back / offered.digest, durable=True) as unfinished:
                     unfinished.touch()
-        except (InputError, OSError) as error:
+        except Exception as error:  # whatever it is, it would be the same a second later
             log.warning("release not adopted", release=offered.name, error=type(error).__name__)
+            self._failed = (offered.digest, time.monotonic())
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
             self._learning = None

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fedhw.atomic import replacing
+from fedhw.atomic import replacing, sync_entry
 from fedhw.errors import InputError
 from fedhw.invitation import Invitation
 from fedhw.v1 import enrolment_pb2 as pb
@@ -82,6 +82,7 @@ def enrol(invitation: Invitation, directory: Path) -> Enrolment:
     except grpc.RpcError as error:
         raise _explained(error, invitation) from None
     waiting.replace(directory)
+    sync_entry(directory.parent)
     return enrolment
 
 
@@ -103,7 +104,7 @@ def _prepared(invitation: Invitation, directory: Path) -> Enrolment:
                 return before
         except InputError:
             pass
-    with replacing(directory) as unfinished:
+    with replacing(directory, durable=True) as unfinished:
         unfinished.mkdir(mode=0o700)
         _write(unfinished / INVITATION, kept.to_json().encode())
         _write(unfinished / REPORT_KEY, _pem(Ed25519PrivateKey.generate()))

@@ -51,6 +51,11 @@ class Home:
         return self.directory / "held-back"
 
     @property
+    def decided(self) -> Path:
+        """An empty file, as old as the last decision about a release."""
+        return self.directory / "decided"
+
+    @property
     def enrolment(self) -> Path:
         """What makes the device one of a fleet: the invitation and its own keys."""
         return self.directory / "enrolment"

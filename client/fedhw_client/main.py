@@ -112,12 +112,34 @@ def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | 
                 f"enroll: this home is {enrolment.invitation.device} already; leave --enroll out, "
                 "or give another --home"
             )
+        if settings.limits is not None:
+            _agree(home, settings.limits)
         return enrolment
-    if not home.ledger.exists():
-        Ledger.create(home.ledger, settings.limits or DEFAULT_LIMITS)
+    limits = _agree(home, settings.limits)
+    if invitation.epsilon > limits.per_day:
+        raise InputError(
+            f"epsilon-per-day: {limits.per_day:g} pays for no report of this fleet, which costs "
+            f"{invitation.epsilon:g}; give a higher limit if that is what you want"
+        )
     enrolment = enrol(invitation, home.enrolment)
     say(f"enrolled: {invitation.device}")
     return enrolment
+
+
+def _agree(home: Home, wanted: Limits | None) -> Limits:
+    """Begin the ledger with these limits; what has been spent from cannot be given others."""
+    if not home.ledger.exists():
+        return Ledger.create(home.ledger, wanted or DEFAULT_LIMITS).limits
+    ledger = Ledger.open(home.ledger)
+    if wanted in (None, ledger.limits):
+        return ledger.limits
+    if ledger.history():
+        raise InputError(
+            f"epsilon-per-day, epsilon-in-all: {ledger.limits.per_day:g} and "
+            f"{ledger.limits.in_all:g} were agreed and reports were paid for; leave both out"
+        )
+    home.ledger.unlink()
+    return Ledger.create(home.ledger, wanted).limits
 
 
 def _take_part(
@@ -130,17 +152,17 @@ def _take_part(
     if enrolment is None:
         ending.callback(agent.close)
         return lambda seconds: None
-    adoption = Adoption(agent, home, enrolment.invitation.release_key)
+    invitation = enrolment.invitation
+    adoption = Adoption(agent, home, invitation.release_key, invitation.window)
     ending.callback(adoption.close)
     ending.callback(agent.close)
-    usage = Usage(enrolment.invitation.window)
+    usage = Usage(invitation.window)
     try:
-        ledger = Ledger.open(home.ledger)
+        reporter = Reporter(agent, enrolment, Ledger.open(home.ledger), usage)
+        ending.callback(reporter.close)
     except InputError as error:
-        # Without it nothing may be sent; the device goes on all the same.
+        # Without a ledger nothing may be sent; the device goes on all the same.
         log.error("nothing is reported", reason=str(error))
-    else:
-        ending.callback(Reporter(agent, enrolment, ledger, usage).close)
     ending.callback(SuperNode(enrolment, client_app(adoption)).close)
     return usage.observe
 

@@ -14,7 +14,6 @@ import grpc
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhw.errors import InputError
 from fedhw.privacy.ledger import BudgetSpentError, Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Report, make_report
@@ -62,6 +61,7 @@ class Reporter:
         self._ledger = ledger
         self._usage = usage
         self._mechanism = GaussianMechanism(invitation.epsilon, invitation.delta)
+        self._is_revoked = False
         self._backoff = Backoff(LONGEST_PAUSE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -73,31 +73,41 @@ class Reporter:
         self._thread.join(GRACE)
 
     def _run(self) -> None:
-        done = -1
+        done, window = -1, -1
         # Each device has its own moment, the same after every window.
         delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
         delay *= SPREAD * self._invitation.window
         while not self._stopping.is_set():
             window = int((time.time() - delay) // self._invitation.window) - 1
-            if window != done and (window + 1) * self._invitation.window > self._since:
-                self._pay(window)
-            done = window
-            sent = self._send_all()
-            next_end = (done + 2) * self._invitation.window + delay
+            try:
+                if window != done and self._is_to_tell(window):
+                    self._pay(window)
+                done = window
+                is_done = self._send_all()
+            except grpc.RpcError as error:
+                log.info("not sent yet", code=error.code().name)
+                is_done = False
+            except Exception as error:  # the disk refuses, for one thing
+                log.warning("not reported yet", error=type(error).__name__)
+                is_done = False
+            next_end = (window + 2) * self._invitation.window + delay
             pause = max(next_end - time.time(), 0.1)
-            if sent:
+            if is_done:
                 self._backoff.reset()
             else:
                 pause = min(pause, self._backoff.next())
             self._stopping.wait(pause)
+
+    def _is_to_tell(self, window: int) -> bool:
+        """Whether the device was of the fleet all that time, and runs a release of the fleet's."""
+        of_fleet = self._agent.release.manifest.version > 0
+        return of_fleet and window * self._invitation.window >= self._since and not self._is_revoked
 
     def _pay(self, window: int) -> None:
         try:
             self._ledger.charge(window, self._mechanism, time.time(), lambda: self._message(window))
         except BudgetSpentError:
             log.info("not reported", window=window, reason="the budget is spent")
-        except InputError as error:
-            log.warning("not reported", window=window, reason=str(error))
 
     def _message(self, window: int) -> bytes:
         """The bytes to send about a window."""
@@ -108,21 +118,13 @@ class Reporter:
         return signed(report, self._key)
 
     def _send_all(self) -> bool:
-        """Send what has not arrived; whether nothing is left to send."""
-        try:
-            unsent = self._ledger.unsent()
-            if not unsent:
-                return True
+        """Send what has not arrived; returns that nothing is left, or raises what hinders it."""
+        unsent = self._ledger.unsent()
+        if unsent:
             with secure_channel(self._invitation) as channel:
                 stub = pb_grpc.StatisticsStub(channel)  # type: ignore[no-untyped-call]
                 for charge in unsent:
                     self._send(stub, charge.window, charge.message)
-        except grpc.RpcError as error:
-            log.info("not sent yet", code=error.code().name)
-            return False
-        except InputError as error:
-            log.warning("not sent", reason=str(error))
-            return False
         return True
 
     def _send(self, stub: pb_grpc.StatisticsStub, window: int, message: bytes) -> None:
@@ -131,6 +133,7 @@ class Reporter:
         except grpc.RpcError as error:
             if error.code() not in FINAL:
                 raise
+            self._is_revoked = error.code() is grpc.StatusCode.PERMISSION_DENIED
             log.warning("refused", window=window, reason=str(error.details()))
             self._ledger.mark_refused(window, str(error.details()))
         else:

@@ -12,16 +12,20 @@ type leaves the device.
 
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import httpx
 import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import TIMESTAMP_HEADER, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -33,6 +37,7 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -48,10 +53,12 @@ from flwr.supercore.inflatable.inflatable_utils import (
     push_objects,
 )
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.interceptors.http.utils import add_headers
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from fedhw.release import offer
 from fedhw_client.backoff import Backoff
 from fedhw_client.enrolment import Enrolment
 
@@ -60,6 +67,9 @@ HEARTBEAT = 15.0
 
 BUSY, IDLE = 0.2, 10.0
 """Seconds between two questions for messages: right after one, and doubled from there on."""
+
+LARGEST = offer.LARGEST + 2**20
+"""Bytes of a message; more is not taken."""
 
 GRACE = 3.0
 """Seconds that the coordinator has to hear that the device leaves."""
@@ -77,6 +87,7 @@ class SuperNode:
         self.is_online = False
         self._enrolment = enrolment
         self._app = app
+        self._clock = _Clock()
         self._node: Node | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supernode", daemon=True)
@@ -91,18 +102,20 @@ class SuperNode:
         backoff = Backoff(longest=60.0)
         while not self._stopping.is_set():
             try:
-                with _connected(self._enrolment, self._node) as link:
+                with _connected(self._enrolment, self._clock, self._node) as link:
                     self._node = link.node
                     self.is_online = True
                     log.info("connected to the coordinator")
-                    backoff.reset()
-                    self._serve(link)
+                    self._serve(link, backoff)
+            except httpx.HTTPStatusError as error:
+                self._clock.set_by(error.response)
+                log.warning("not let in", status=error.response.status_code)
             except Exception as error:  # whatever Flower raises, the device goes on
                 log.warning("no coordinator", error=type(error).__name__)
             self.is_online = False
             self._stopping.wait(backoff.next())
 
-    def _serve(self, link: "_Link") -> None:
+    def _serve(self, link: "_Link", backoff: Backoff) -> None:
         beaten, pause = time.monotonic(), BUSY
         while not self._stopping.is_set():
             now = time.monotonic()
@@ -110,6 +123,7 @@ class SuperNode:
                 link.beat()
                 beaten = now
             pause = BUSY if self._answer_one(link) else min(2 * pause, IDLE)
+            backoff.reset()  # only now something has worked
             self._stopping.wait(pause)
 
     def _answer_one(self, link: "_Link") -> bool:
@@ -133,6 +147,46 @@ class SuperNode:
             log.warning("message failed", error=type(error).__name__)
             reason = type(error).__name__
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+class _Clock:
+    """The coordinator's time, as far as it has had to tell.
+
+    Flower lets nobody in whose signature is dated more than five seconds ahead of its own clock,
+    and a device's clock may be wrong.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        """The time to sign."""
+        return datetime.now(UTC) + self._ahead
+
+    def set_by(self, response: httpx.Response) -> None:
+        """Take the time of an answer, to the second (RFC 9110, 6.6.1)."""
+        with suppress(KeyError, TypeError, ValueError):
+            told = parsedate_to_datetime(response.headers["date"])
+            self._ahead = told - datetime.now(UTC)
+
+
+class _Proof:
+    """Shows Flower the node's key and signs the time with it, as `NodeAuthHttpInterceptor` does."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, clock: _Clock) -> None:
+        self._key = key
+        self._clock = clock
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        time = self._clock.now().isoformat()
+        signature = sign_message(self._key, time.encode("ascii"))
+        headers = {
+            FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(self._key.public_key())),
+            FLEET_HTTP_SIGNATURE_HEADER: b64encode(signature),
+        }
+        shown = {name: value.decode("ascii") for name, value in headers.items()}
+        add_headers(context.request, {**shown, TIMESTAMP_HEADER: time})
+        return call_next(context)
 
 
 class _Link:
@@ -165,9 +219,20 @@ class _Link:
 
     def content(self, message: Message, tree: ObjectTree) -> Message:
         run = message.metadata.run_id
+        pull = make_pull_object_fn_protobuf(self._client.PullObject, self.node, run)
+        taken = 0
+
+        def pull_bounded(object_id: str) -> bytes:
+            nonlocal taken
+            part = pull(object_id)
+            taken += len(part)
+            if taken > LARGEST:
+                raise ValueError("the message is too large")
+            return part
+
         whole = pull_and_inflate_object_from_tree(
             tree,
-            make_pull_object_fn_protobuf(self._client.PullObject, self.node, run),
+            pull_bounded,
             make_confirm_message_received_fn_protobuf(
                 self._client.ConfirmMessageReceived, self.node, run
             ),
@@ -200,7 +265,7 @@ class _Link:
 
 
 @contextmanager
-def _connected(enrolment: Enrolment, before: Node | None) -> Iterator[_Link]:
+def _connected(enrolment: Enrolment, clock: _Clock, before: Node | None) -> Iterator[_Link]:
     key = enrolment.node_key
     with FleetHttpClient.from_server_address(
         enrolment.invitation.flower,
@@ -208,7 +273,7 @@ def _connected(enrolment: Enrolment, before: Node | None) -> Iterator[_Link]:
         enrolment.invitation.certificate_authority.encode(),
         interceptors=[
             RuntimeVersionHttpInterceptor("SuperNode"),
-            NodeAuthHttpInterceptor(key, key.public_key()),
+            _Proof(key, clock),
         ],
     ) as client:
         link = _rejoined(client, before) or _joined(client, enrolment)

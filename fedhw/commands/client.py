@@ -80,6 +80,8 @@ def client(
     place = Home.default() if home is None else Home(home)
     for_serving = {
         "enroll": enroll,
+        "epsilon-per-day": per_day,
+        "epsilon-in-all": in_all,
         "port": port,
         "pad": pad or None,
         "pad-port": pad_port,
@@ -104,10 +106,14 @@ def client(
     with needs("client"):
         from fedhw_client.main import DEFAULT_LIMITS, Settings, run
 
-    limits = replace(
-        DEFAULT_LIMITS,
-        per_day=DEFAULT_LIMITS.per_day if per_day is None else per_day,
-        in_all=DEFAULT_LIMITS.in_all if in_all is None else in_all,
+    limits = (
+        None
+        if per_day is None and in_all is None
+        else replace(
+            DEFAULT_LIMITS,
+            per_day=DEFAULT_LIMITS.per_day if per_day is None else per_day,
+            in_all=DEFAULT_LIMITS.in_all if in_all is None else in_all,
+        )
     )
     run(
         Settings(

@@ -407,7 +407,9 @@ class _Child:
             return None
         if code <= 0:
             return f"it was ended by {signal.Signals(-code).name}" if code else "it has ended"
-        *_, last = ["", *self._logged.read_text(encoding="utf-8").splitlines()]
+        logged = self._logged.read_text(encoding="utf-8").splitlines()
+        # Without the frame that Python draws around a group of errors.
+        *_, last = ["", *filter(None, (line.strip(" |+-") for line in logged))]
         return last.removeprefix("fedhw: ") or f"it has ended with code {code}"
 
     def ask_to_end(self) -> None:

@@ -48,15 +48,14 @@ def privacy(
 def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
     invitation, limits = enrolment.invitation, ledger.limits
     spent, history = ledger.spent(time.time()), ledger.history()
-    hours = invitation.window / 3600
     say(f"This device is {invitation.device} of the fleet at {invitation.statistics}.")
     say(
-        f"Every {hours:g} hours it sends one report: how many characters were corrected, how often "
-        "each expert was right, at which characters errors were made, how long recognising took. "
-        "All of it is clipped and covered with random noise first, so that any one report says "
-        "little about you. Your handwriting, your corrections and what was learned from them are "
-        "never sent. The fleet's operator also learns which release this device runs, and when it "
-        "is online."
+        f"Every {_span(invitation.window)} it sends one report: how many characters were "
+        "corrected, how often each expert was right, at which characters errors were made, how "
+        "long recognising took. All of it is clipped and covered with random noise first, so that "
+        "any one report says little about you. Your handwriting, your corrections and what was "
+        "learned from them are never sent. The fleet's operator also learns which release this "
+        "device runs, and when it is online."
     )
     say("")
     shown = Table("privacy budget", "spent", "limit")
@@ -80,6 +79,18 @@ def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
         )
     shown.caption = f"{len(history)} reports in all; --report WINDOW prints one byte for byte"
     out.print(shown)
+
+
+def _span(seconds: int) -> str:
+    """A time as people say it after 'every'.
+
+    >>> [_span(seconds) for seconds in (1, 20, 60, 100, 5400, 3600, 86_400)]
+    ['second', '20 seconds', 'minute', '100 seconds', '90 minutes', 'hour', '24 hours']
+    """
+    units = (("hour", 3600), ("minute", 60), ("second", 1))
+    unit, length = next((unit, length) for unit, length in units if seconds % length == 0)
+    count = seconds // length
+    return unit if count == 1 else f"{count} {unit}s"
 
 
 def _fate(charge: "Charge") -> str:

@@ -310,7 +310,6 @@ def invite(home: "Home", fleet: "Fleet", name: str) -> "Invitation":
     policy = fleet.policy
     return Invitation(
         device=name,
-        token=fleet.invite(name),
         certificate_authority=(home.certificates / "ca.crt").read_text(encoding="ascii"),
         statistics=fleet.setting("statistics"),
         flower=fleet.setting("flower"),
@@ -319,6 +318,7 @@ def invite(home: "Home", fleet: "Fleet", name: str) -> "Invitation":
         window=policy.window,
         epsilon=policy.epsilon,
         delta=policy.delta,
+        token=fleet.invite(name),  # last: no room is made where the rest is not known yet
     )
 
 

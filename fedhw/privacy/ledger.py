@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fedhw.atomic import replacing
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import DELTAS, GaussianMechanism, composed_epsilon
 
@@ -115,11 +116,17 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, limits: Limits) -> "Ledger":
-        """Begin a ledger, readable to its owner only; raises InputError where there is one."""
+        """Begin a ledger, readable to its owner only, whole or not at all.
+
+        Raises InputError where there is one.
+        """
+        if path.exists():
+            raise InputError(f"ledger: {path} exists; go on with it")
         try:
-            path.touch(mode=0o600)
-            with closing(_connect(path)) as db:
-                _migrate(db, path, limits)
+            with replacing(path, durable=True) as unfinished:
+                unfinished.touch(mode=0o600)
+                with closing(_connect(unfinished)) as db:
+                    _migrate(db, limits)
         except (OSError, *_FAILURES) as error:
             raise _explained(path, error) from error
         return cls(path)
@@ -152,7 +159,7 @@ class Ledger:
 
         They are durable before they are returned. A window that is paid for returns the same bytes
         and costs nothing. Raises BudgetSpentError where a limit would be passed, and InputError
-        where the window lies before one that was paid for, or the disk refuses.
+        where the disk refuses.
         """
         with self._opened() as db:
             db.execute("BEGIN IMMEDIATE")
@@ -160,11 +167,6 @@ class Ledger:
             for earlier in charges:
                 if earlier.window == window:
                     return earlier.message
-            newest = max((charge.window for charge in charges), default=window)
-            if window < newest:
-                raise InputError(
-                    f"window: {window} is before {newest}, which was reported; set the clock"
-                )
             # As SQLite gives them back, for the checksum.
             epsilon, delta = float(mechanism.epsilon), float(mechanism.delta)
             charge = Charge(window, float(now), epsilon, delta, mechanism.sigma, b"")
@@ -269,13 +271,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _migrate(db: sqlite3.Connection, path: Path, limits: Limits) -> None:
-    try:
-        db.executescript(SCHEMA)
-    except sqlite3.OperationalError as error:
-        if "already exists" in str(error):
-            raise InputError(f"ledger: {path} exists; go on with it") from None
-        raise
+def _migrate(db: sqlite3.Connection, limits: Limits) -> None:
+    db.executescript(SCHEMA)
     values = (limits.per_day, limits.in_all, limits.delta, limits.checksum)
     db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", values)
     db.execute("COMMIT")

@@ -22,6 +22,7 @@ class State(StrEnum):
     RUNNING = "running"
     HELD_BACK = "held back"
     REFUSED = "refused"
+    DEFERRED = "deferred"
 
 
 class Refusal(StrEnum):

@@ -15,6 +15,7 @@ class Adoption(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ADOPTION_RUNNING: _ClassVar[Adoption]
     ADOPTION_HELD_BACK: _ClassVar[Adoption]
     ADOPTION_REFUSED: _ClassVar[Adoption]
+    ADOPTION_DEFERRED: _ClassVar[Adoption]
 
 class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,7 @@ ADOPTION_LEARNING: Adoption
 ADOPTION_RUNNING: Adoption
 ADOPTION_HELD_BACK: Adoption
 ADOPTION_REFUSED: Adoption
+ADOPTION_DEFERRED: Adoption
 REFUSAL_UNSPECIFIED: Refusal
 REFUSAL_SIGNATURE: Refusal
 REFUSAL_VERSION: Refusal

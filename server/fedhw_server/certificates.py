@@ -113,6 +113,6 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as unfinished:
+    with replacing(path, durable=True) as unfinished:
         unfinished.touch(mode=0o600)
         unfinished.write_bytes(content)

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable
 
+import httpx
 import structlog
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -31,6 +32,9 @@ DEADLINE = 30.0
 
 BETWEEN = 1.0
 """Seconds between two rounds."""
+
+MARGIN = 2.0
+"""Seconds before the deadline at which messages expire."""
 
 POLL = 0.1
 """Seconds between two looks for answers."""
@@ -67,13 +71,14 @@ def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
     asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
     whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
     served: set[int] = set()
-    flying = _send(grid, devices, asked)
+    flying = _send(grid, devices, asked, DEADLINE)
     while flying and time.monotonic() - began < DEADLINE:
         wanting = []
-        for message in grid.pull_messages(list(flying)):
-            node = flying.pop(message.metadata.reply_to_message_id)
+        for message in _pull(grid, flying):
+            # What a message says of itself, its sender has written.
+            node = flying.pop(message.metadata.reply_to_message_id, None)
             answer = _answer(message)
-            if answer is None:
+            if answer is None or node is None or node != message.metadata.src_node_id:
                 continue
             if answer.adoption == pb.ADOPTION_WANTED and node not in served:
                 wanting.append(node)
@@ -82,19 +87,38 @@ def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
                 answered += 1
         if wanting:
             served.update(wanting)
-            flying |= _send(grid, wanting, whole)
+            left = DEADLINE - (time.monotonic() - began)
+            flying |= _send(grid, wanting, whole, left)
         time.sleep(POLL)
     fleet.end_round(number, answered, time.monotonic() - began)
     log.info("offered", version=version, asked=len(devices), answered=answered)
 
 
-def _send(grid: Grid, nodes: Iterable[int], offer: pb.Offer) -> dict[str, int]:
-    """Send an offer; returns the nodes by the messages to them."""
+def _send(grid: Grid, nodes: Iterable[int], offer: pb.Offer, seconds: float) -> dict[str, int]:
+    """Send an offer that holds for so long; returns the nodes by the messages to them."""
     nodes = list(nodes)
     content = RecordDict({"fedhw": ConfigRecord({"offer": offer.SerializeToString()})})
-    messages = [Message(content, node, ASK, ttl=DEADLINE) for node in nodes]
+    # Over before the round is, since Flower keeps what expires until it is asked for.
+    ttl = max(seconds - MARGIN, 0.1)
+    messages = [Message(content, node, ASK, ttl=ttl) for node in nodes]
     sent = zip(grid.push_messages(messages), nodes, strict=False)
     return {message: node for message, node in sent if message}
+
+
+def _pull(grid: Grid, flying: Iterable[str]) -> list[Message]:
+    """The replies that have come; one that Flower cannot read is lost, and asked for again."""
+    try:
+        return [message for message in grid.pull_messages(list(flying)) if _is_message(message)]
+    except httpx.HTTPError:
+        raise  # the SuperLink is gone, and with it the run
+    except Exception as error:
+        log.warning("no answer that can be read", error=type(error).__name__)
+        return []
+
+
+def _is_message(message: object) -> bool:
+    # Whatever a device sends is made into an object of the kind that it names.
+    return isinstance(message, Message)
 
 
 def _answer(message: Message) -> pb.Answer | None:

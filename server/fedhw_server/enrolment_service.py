@@ -1,6 +1,7 @@
 """Lets invited devices in, as `protos/fedhw/v1/enrolment.proto` has it."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -45,6 +46,11 @@ class EnrolmentService(pb_grpc.EnrolmentServicer):
             )
         except EnrolmentError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        except sqlite3.Error as error:
+            log.error("not enrolled", error=type(error).__name__)
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "fleet: it cannot be written now; try again later"
+            )
         except InputError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         log.info("enrolled", device=request.device)

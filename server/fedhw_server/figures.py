@@ -1,5 +1,6 @@
 """What the fleet's reports say, window by window, for people and for Prometheus."""
 
+import time
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from fedhw_server.fleet import Fleet
 class Figures(NamedTuple):
     """The estimates of one window, over all devices and by release.
 
-    `ended` is in Unix seconds. Releases with fewer devices than the minimum cohort are left out.
+    `ended` is in Unix seconds. Releases with fewer devices than the minimum cohort are left out,
+    and all of them where the others' sums, taken from the whole, would show those devices.
     """
 
     window: int
@@ -21,15 +23,25 @@ class Figures(NamedTuple):
     by_release: dict[str, list[Estimate]]
 
 
+FILLING = 0.15
+"""Share of a window in which most reports of the one before come, as devices spread them."""
+
+
 def figures(fleet: Fleet, classes: int, window: int | None = None) -> Figures | None:
     """Return the figures of a window, or of the newest that has the minimum cohort.
 
-    None where too few devices have reported; so many is then nobody's business.
+    One whose reports are just coming gives way to an older one. None where too few devices have
+    reported; so many is then nobody's business.
     """
     policy = fleet.policy
-    for number, devices in fleet.windows():
-        if window not in (None, number) or devices < policy.minimum_cohort:
-            continue
+    settled = time.time() - FILLING * policy.window
+    shown = [
+        (number, devices)
+        for number, devices in fleet.windows()
+        if window in (None, number) and devices >= policy.minimum_cohort
+    ]
+    shown.sort(key=lambda one: (one[0] + 1) * policy.window > settled)
+    for number, devices in shown:
         sums = fleet.sums(number)
         whole = estimate(reduce(add, sums.values()), classes, policy.minimum_cohort)
         if whole is None:
@@ -39,5 +51,8 @@ def figures(fleet: Fleet, classes: int, window: int | None = None) -> Figures | 
             for release, some in sums.items()
             if (part := estimate(some, classes, policy.minimum_cohort)) is not None
         }
+        hidden = sum(some.count for release, some in sums.items() if release not in by_release)
+        if 0 < hidden < policy.minimum_cohort:
+            by_release = {}
         return Figures(number, (number + 1) * policy.window, devices, whole, by_release)
     return None

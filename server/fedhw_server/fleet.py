@@ -27,7 +27,7 @@ SETTLED = ("running", "held back")
 """What a device may say of an offered release so that it need not be asked again."""
 
 REMINDER = 60.0
-"""Seconds after which a device that refused a release is asked again."""
+"""Seconds after which a device that refused a release, or put it off, is asked again."""
 
 ONLINE = 15.0
 """Seconds for which a device that was seen counts as online."""
@@ -109,11 +109,14 @@ class Policy:
             if value < least:
                 raise InputError(f"{name.replace('_', '-')}: {value} is below {least}; give more")
 
+    def is_over(self, window: int, now: float) -> bool:
+        """Whether a window is over, by a clock that may be a little ahead of this one."""
+        return (window + 1) * self.window <= now + SKEW
+
     def is_open(self, window: int, now: float) -> bool:
         """Whether a report of this window may come now: the window is over, and not for long."""
         late = max(LATE_WINDOWS * self.window, LATE_SECONDS)
-        ended = (window + 1) * self.window
-        return now - late <= ended <= now + SKEW
+        return self.is_over(window, now) and (window + 1) * self.window >= now - late
 
 
 class Device(NamedTuple):
@@ -149,7 +152,7 @@ class Device(NamedTuple):
         """Whether it should be asked about this version."""
         if self.offered != version:
             return True
-        if self.adoption == "refused":
+        if self.adoption in ("refused", "deferred"):
             return now - (self.answered_at or 0) > REMINDER
         return self.adoption not in SETTLED
 
@@ -282,12 +285,9 @@ class Fleet:
 
         Raises EnrolmentError for a token that is wrong, was used with other keys, or is revoked.
         """
+        self._check_token(name, token)  # a stranger must not take the turn of who writes
         with self._transaction() as db:
-            found = db.execute("SELECT token FROM devices WHERE name = ?", (name,)).fetchone()
-            right = found is not None and secrets.compare_digest(found[0], _sha256(token.encode()))
-            device = self._device(name)
-            if device is None or not right or device.revoked_at is not None:
-                raise EnrolmentError("token: it is not valid; ask the operator for an invitation")
+            device = self._check_token(name, token)
             if device.enrolled_at is not None:
                 if (device.report_key, device.node_key) != (report_key, node_key):
                     raise EnrolmentError(
@@ -301,6 +301,14 @@ class Fleet:
                 (report_key, node_key, time.time(), name),
             )
         return self.device(name)
+
+    def _check_token(self, name: str, token: str) -> Device:
+        found = self._read("SELECT token FROM devices WHERE name = ?", (name,))
+        device = self._device(name)
+        right = found != [] and secrets.compare_digest(found[0][0], _sha256(token.encode()))
+        if device is None or not right or device.revoked_at is not None:
+            raise EnrolmentError("token: it is not valid; ask the operator for an invitation")
+        return device
 
     def revoke(self, name: str) -> None:
         """Keep a device out for good; raises InputError when there is none of that name."""
@@ -345,14 +353,13 @@ class Fleet:
                 [(time.time(), _signed(node)) for node in nodes],
             )
 
-    def differs(self) -> bool:
-        """Whether Flower has to be told of somebody who has enrolled or was revoked."""
-        return bool(
-            self._read(
-                "SELECT 1 FROM devices WHERE node_key IS NOT NULL "
-                "AND (node IS NULL) = (revoked_at IS NULL) LIMIT 1"
-            )
+    def differing(self) -> set[str]:
+        """Return who has enrolled or was revoked and Flower has to be told."""
+        found = self._read(
+            "SELECT name FROM devices WHERE node_key IS NOT NULL "
+            "AND (node IS NULL) = (revoked_at IS NULL)"
         )
+        return {name for (name,) in found}
 
     def by_node(self) -> dict[int, Device]:
         """Return the devices that are enrolled and that Flower knows, by node."""

@@ -189,7 +189,8 @@ class _RoundCollector(Collector):
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._seen = 0
+        # Of this start only: a counter that began with all that is kept would seem to leap.
+        self._seen = max((each.number for each in fleet.rounds()), default=0)
         self._own = CollectorRegistry()
         self._rounds = Counter("fedhw_rounds", "Rounds of offers.", ["outcome"], registry=self._own)
         for outcome in ("answered", "abandoned"):

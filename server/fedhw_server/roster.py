@@ -26,6 +26,7 @@ class Roster:
         self._fleet = fleet
         self._superlink = superlink
         self._changed = asyncio.Event()
+        self._refused: set[str] = set()
 
     def changed(self) -> None:
         """Look at once."""
@@ -36,20 +37,26 @@ class Roster:
         looked = 0.0
         while True:
             now = time.monotonic()
-            if self._changed.is_set() or now - looked > SIGHTING or self._fleet.differs():
-                self._changed.clear()
-                try:
+            try:
+                is_due = self._changed.is_set() or now - looked > SIGHTING
+                if is_due or await asyncio.to_thread(self._differs):
+                    self._changed.clear()
                     await asyncio.to_thread(self._agree)
                     looked = now
-                except (httpx.HTTPError, sqlite3.OperationalError) as error:
-                    log.info("the lists cannot be compared yet", error=type(error).__name__)
+            except (httpx.HTTPError, sqlite3.Error) as error:
+                log.info("the lists cannot be compared yet", error=type(error).__name__)
             try:
                 await asyncio.wait_for(self._changed.wait(), BETWEEN)
             except TimeoutError:
                 continue
 
+    def _differs(self) -> bool:
+        """Whether there is anything to do but for those whom Flower has just refused."""
+        return bool(self._fleet.differing() - self._refused)
+
     def _agree(self) -> None:
         known = self._superlink.nodes()
+        self._refused = set()
         for device in self._fleet.devices():
             if device.node_key is None:
                 continue
@@ -57,6 +64,7 @@ class Roster:
                 self._settle(device, known.get(device.node_key))
             except httpx.HTTPStatusError as error:  # of this device; the others go on
                 log.warning("refused by flower", device=device.name, error=str(error)[:80])
+                self._refused.add(device.name)
         self._fleet.seen(node.node for node in known.values() if node.is_online)
 
     def _settle(self, device: Device, node: KnownNode | None) -> None:

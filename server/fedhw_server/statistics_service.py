@@ -137,10 +137,17 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                 f"epsilon, delta: ({message.epsilon:g}, {message.delta:g}) are not the fleet's "
                 f"({policy.epsilon:g}, {policy.delta:g}); enrol again",
             )
-        if not policy.is_open(message.window, time.time()):
+        now = time.time()
+        if not policy.is_over(message.window, now):
+            raise RefusedError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "window",
+                f"window: {message.window} is not over yet; set the clock, and send it again later",
+            )
+        if not policy.is_open(message.window, now):
             raise _bad(
                 "window",
-                f"window: {message.window} is not over or is over for too long; set the clock",
+                f"window: {message.window} is over for too long; send reports sooner",
             )
         classes = self._classes_of(message.release)
         if classes is None:

@@ -53,7 +53,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedhw.errors import InputError
 from fedhw_server.supervisor import die_with_parent
@@ -62,6 +62,9 @@ SECRET = "FEDHW_CONTROL_SECRET"
 """The environment variable by which a coordinator tells its children the secret."""
 
 HEADER = "x-fedhw-control"
+
+LARGEST = 4 * 2**20
+"""Bytes of a request by a device; Flower itself reads any number before it asks who calls."""
 
 GRACE = 1
 """Seconds that calls have to end when it stops."""
@@ -111,19 +114,48 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 403, or let Flower answer."""
-        if scope["type"] != "lifespan" and not self._may(scope):
-            await PlainTextResponse("forbidden", 403)(scope, receive, send)
-        else:
+        if scope["type"] == "lifespan" or self._is_known(scope):
             await self.app(scope, receive, send)
+        elif not self._is_for_devices(scope):
+            await PlainTextResponse("forbidden", 403)(scope, receive, send)
+        elif (body := await _body(receive)) is None:
+            await PlainTextResponse("too large", 413)(scope, receive, send)
+        else:
+            await self.app(scope, _replayed(body, receive), send)
 
-    def _may(self, scope: Scope) -> bool:
+    def _is_known(self, scope: Scope) -> bool:
+        given = dict(scope.get("headers", ())).get(HEADER.encode(), b"")
+        return scope["type"] == "http" and secrets.compare_digest(given, self.secret)
+
+    def _is_for_devices(self, scope: Scope) -> bool:
         if scope["type"] != "http":
             return False
         path: str = scope["path"]
-        if path.startswith("/v1/fleet/") or path == "/health":
-            return True
-        given = dict(scope["headers"]).get(HEADER.encode(), b"")
-        return secrets.compare_digest(given, self.secret)
+        return path.startswith("/v1/fleet/") or path == "/health"
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """What a device sends, None if it is too much or the device has hung up."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if len(body) > LARGEST:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give the body first, then whatever comes after it."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
 
 
 def serve() -> None:

@@ -22,7 +22,10 @@ GRACE = 5.0
 """Seconds that a part has to end by itself."""
 
 LARGEST_LOG = 16 * 2**20
-"""Bytes of a part's log, after which it is begun anew; the one before is kept."""
+"""Bytes of a part's log, after which it is begun anew: strangers make Flower write lines, too."""
+
+LOOK = 60.0
+"""Seconds between two looks at it."""
 
 PARENT = "FEDHW_PARENT"
 """The environment variable that tells a part whose child it is."""
@@ -74,7 +77,6 @@ class Part:
             await self._end()
 
     async def _run(self) -> None:
-        self._turn_over()
         with self._output.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -85,8 +87,15 @@ class Part:
             )
         self.starts += 1
         log.info("started", part=self.name, pid=self._process.pid)
-        code = await self._process.wait()
+        code = await self._ended(self._process)
         log.warning("ended", part=self.name, code=code)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        while True:
+            if self._output.stat().st_size > LARGEST_LOG:
+                os.truncate(self._output, 0)  # it is appended to, so the part goes on at its start
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), LOOK)
 
     async def _end(self) -> None:
         process = self._process
@@ -98,11 +107,6 @@ class Part:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-    def _turn_over(self) -> None:
-        with suppress(FileNotFoundError):
-            if self._output.stat().st_size > LARGEST_LOG:
-                self._output.replace(self._output.with_suffix(".old.log"))
 
 
 def die_with_parent() -> None:

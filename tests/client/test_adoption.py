@@ -1,8 +1,10 @@
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -94,11 +96,11 @@ def write(device: Device, writers: WriterSet, n: int = 120) -> None:
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """All files of a home but the store's and the lock."""
+    """All files of a home but the store's, the lock and when it decided last."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in sorted(directory.rglob("*"))
-        if path.is_file() and not path.name.startswith(("device.db", "agent.lock"))
+        if path.is_file() and not path.name.startswith(("device.db", "agent.lock", "decided"))
     }
 
 
@@ -138,8 +140,8 @@ def test_it_is_learned_in_the_background(device, publish, unseen_writers, monkey
     monkeypatch.setattr(device.agent, "adopt", waiting)
     assert device.answer(first).state is State.LEARNING
     assert device.answer(first).state is State.LEARNING
-    # One after the other: what comes meanwhile is still wanted.
-    assert device.answer(second).state is State.WANTED
+    # One after the other: what comes meanwhile is not even stored.
+    assert device.answer(second).state is State.LEARNING
     assert content(device.home.directory)["incoming/manifest.json"] == first.manifest
     allowed.set()
     assert device.settled(first).state is State.RUNNING
@@ -187,6 +189,45 @@ def test_a_rollback_is_followed_even_to_what_is_worse_for_this_person(
     registry = publish.registry
     back = registry.parcel(registry.rollback(1).version)
     assert device.settled(back) == (State.RUNNING, registry.latest.name, None)
+
+
+def test_it_decides_about_one_release_in_a_period(device, publish, key, unseen_writers):
+    write(device, unseen_writers)
+    device.adoption.close()
+    slow = device._replace(adoption=Adoption(device.agent, device.home, key.public, 3600))
+    assert slow.settled(publish(spoiling)).state is State.HELD_BACK
+    second = publish(shuffled(1))
+    # However often it is asked, with files or without, and after a restart, too.
+    assert slow.answer(second).state is State.DEFERRED
+    assert slow.adoption.consider(*second).state is State.DEFERRED
+    again = slow._replace(adoption=Adoption(device.agent, device.home, key.public, 3600))
+    assert again.answer(second).state is State.DEFERRED
+    # A rollback says nothing of the person, so it does not wait.
+    registry = publish.registry
+    back = registry.parcel(registry.rollback(1).version)
+    assert again.settled(back).state is State.RUNNING
+    third = publish(shuffled(2))
+    assert again.answer(third).state is State.DEFERRED
+    an_hour_ago = time.time() - 3600
+    os.utime(device.home.decided, (an_hour_ago, an_hour_ago))
+    assert again.settled(third).state is State.RUNNING
+
+
+def test_what_could_not_be_put_to_use_is_not_sent_again_at_once(
+    device, publish, unseen_writers, monkeypatch
+):
+    write(device, unseen_writers, 20)
+    parcel = publish(shuffled(1))
+
+    def fails(*_: object) -> bool:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device.agent, "adopt", fails)
+        assert device.settled(parcel).refusal is Refusal.STORE
+    assert device.answer(parcel).refusal is Refusal.STORE
+    monkeypatch.setattr("fedhw_client.adoption.RETRY", 0.0)
+    assert device.settled(parcel).state is State.RUNNING
 
 
 def spoil(parcel: Parcel, name: str) -> Parcel:
@@ -251,6 +292,8 @@ def test_a_full_disk_is_said_and_survived(device, publish, monkeypatch):
         assert device.answer(parcel).state is State.LEARNING
         device.adoption.close()
     assert content(device.home.directory) == before
+    assert device.answer(parcel).refusal is Refusal.STORE
+    monkeypatch.setattr("fedhw_client.adoption.RETRY", 0.0)
     assert device.answer(parcel).state is State.LEARNING
     assert device.settled(parcel).state is State.RUNNING
 

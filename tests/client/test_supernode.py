@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from datetime import datetime, timedelta, tzinfo
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -12,6 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedhw_client import supernode
 from fedhw_client.supernode import SuperNode
 from fedhw_server.superlink import KnownNode, app_digest, running
 from tests.client.coordinators import SuperLinkProcess, public_pem
@@ -136,6 +138,29 @@ def test_the_run_of_another_app_is_refused(grid, superlink, app):
     assert app.received == 0
 
 
+def test_a_device_whose_clock_is_wrong_is_let_in(superlink, app, monkeypatch):
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(supernode, "datetime", Ahead)
+    with closing(SuperNode(superlink.enrolled(), app)) as node:
+        until(lambda: node.is_online)
+        until(lambda: known(superlink, node).is_online)
+
+
+def test_what_is_too_large_is_not_taken(grid, superlink, node, app, monkeypatch):
+    own = known(superlink, node).node
+    monkeypatch.setattr(supernode, "LARGEST", 100_000)
+    grid.push_messages([offer(LARGE, own)])
+    until(lambda: not node.is_online)
+    until(lambda: node.is_online)
+    [reply] = answers(grid, offer(b"small", own))
+    assert reply.content["fedhw"]["answer"] == b"small"
+    assert app.received == 1
+
+
 def test_who_leaves_is_offline_at_once(superlink, node):
     assert known(superlink, node).is_online
     node.close()
@@ -170,15 +195,21 @@ def test_a_coordinator_that_hangs_does_not_keep_a_device(grid, superlink, node, 
         superlink.process.send_signal(signal.SIGCONT)
 
 
-# The last one: from here on this process makes messages of another run.
-def test_it_comes_back_when_the_superlink_was_killed(tmp_path, app):
+# The last ones: from here on this process makes messages of another run.
+@pytest.mark.parametrize("forgets", [False, True])
+def test_it_comes_back_when_the_superlink_was_killed(tmp_path, app, forgets):
     with ExitStack() as parts:
         superlink = parts.enter_context(closing(SuperLinkProcess(tmp_path / "superlink")))
         node = parts.enter_context(closing(SuperNode(superlink.enrolled(), app)))
         until(lambda: node.is_online)
         superlink.kill()
         until(lambda: not node.is_online)
+        if forgets:
+            for file in superlink.directory.glob("superlink.db*"):
+                file.unlink()
         superlink.start()
+        if forgets:
+            superlink.control.register(public_pem(node._enrolment.node_key))
         until(lambda: node.is_online)
         grid, _ = parts.enter_context(running(superlink.address))
         [reply] = answers(grid, offer(LARGE, known(superlink, node).node))

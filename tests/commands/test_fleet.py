@@ -163,7 +163,7 @@ def test_control_c_in_a_terminal_ends_everything(start):
         return bytes(shown)
 
     command = start("--rate", 1, terminal=theirs)
-    until(lambda: b"device-2 writes" in read() or command.process.poll() is not None)
+    until(lambda: all(f"device-{n} runs v1".encode() in read() for n in (1, 2)))
     assert len(command.processes()) == 6  # itself, the coordinator's three, two agents
     command.process.send_signal(signal.SIGINT)
     until(lambda: command.process.poll() is not None or (read() and False))

@@ -1,7 +1,9 @@
 """Two networks that nobody else is in, joined by one wire that may be cut."""
 
+import math
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._ends = [f"fedhw-{os.getpid()}-{end}" for end in ("server", "devices")]
+        self.cut_at = math.inf
         self.of_server, self.of_devices = (("ip", "netns", "exec", end) for end in self._ends)
 
     def lay(self) -> None:
@@ -32,6 +35,7 @@ class Wire:
 
     def cut(self) -> None:
         """Let nothing through from now on; neither side is told."""
+        self.cut_at = time.monotonic()
         _ip("-netns", self._ends[0], "link", "set", "wire", "down")
 
     def mend(self) -> None:

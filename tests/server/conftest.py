@@ -1,8 +1,13 @@
 """Real parts of a coordinator: databases, releases, devices with keys, a server, a SuperLink."""
 
 import asyncio
+import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -178,9 +184,13 @@ class Pen:
         return Enrolment(invitation, self.report_key, self.node_key)
 
 
+START = int(time.time())
+"""When the tests began: what they say of windows must not change under their hands."""
+
+
 def past(windows: int = 1) -> int:
-    """The number of a window that is over; 1 is the newest."""
-    return int(time.time()) // POLICY.window - windows
+    """The number of a window that was over when the tests began; 1 is the newest."""
+    return START // POLICY.window - windows
 
 
 def busy(classes: int = 62) -> Tally:
@@ -307,8 +317,6 @@ def link(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]
 
 
 def answers(superlink: SuperLink) -> bool:
-    import httpx
-
     try:
         superlink.nodes()
     except httpx.HTTPError:
@@ -324,3 +332,42 @@ def free_port() -> int:
 def noise_free(steps: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A vector of 62 classes that is easy to sum."""
     return np.full(79, steps, np.int64)
+
+
+class Coordinator:
+    """`fedhw server` on a home, in a process of its own."""
+
+    def __init__(self, home: Home, *options: object) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        self._logged = tempfile.TemporaryFile()  # noqa: SIM115
+        ports = ["--port", "0", "--flower-port", "0", "--metrics-port", "0"]
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "fedhw.cli", "server", "--home", home.directory),
+                *(*ports, *map(str, options)),
+            ],
+            stdout=self._said,
+            stderr=self._logged,
+        )
+        until(lambda: "metrics: " in self.said or self.process.poll() is not None)
+
+    @property
+    def said(self) -> str:
+        return os.pread(self._said.fileno(), 2**20, 0).decode()
+
+    @property
+    def logged(self) -> str:
+        return os.pread(self._logged.fileno(), 2**20, 0).decode()
+
+    def port(self, of: str) -> int:
+        found = re.search(rf"^{of}: .*?:(\d+)(/|$)", self.said, re.MULTILINE)
+        assert found is not None, self.logged
+        return int(found[1])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(PATIENCE)

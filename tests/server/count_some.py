@@ -8,12 +8,17 @@ import numpy as np
 from fedhw.privacy.statistics import SCHEMA, Report
 from fedhw_server.fleet import Accepted, Fleet
 
-path, device, first, last = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-fleet = Fleet(path)
-for window in range(first, last):
-    reports = [
-        Report(name, SCHEMA, window, "v1-0123abcd", 50.0, 1e-6, np.ones(79, np.int64))
-        for name in (device, "both")
-    ]
-    assert all(fleet.count([Accepted(report, report.device) for report in reports]))
-fleet.close()
+
+def count(path: Path, device: str, first: int, last: int) -> None:
+    fleet = Fleet(path)
+    for window in range(first, last):
+        reports = [
+            Report(name, SCHEMA, window, "v1-0123abcd", 50.0, 1e-6, np.ones(79, np.int64))
+            for name in (device, "both")
+        ]
+        assert all(fleet.count([Accepted(report, report.device) for report in reports]))
+    fleet.close()
+
+
+if __name__ == "__main__":
+    count(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

@@ -26,9 +26,7 @@ def test_a_token_works_for_one_device(served, fleet):
     served.enrol(Pen("pen").request(token))
     code, sentence = refusal(lambda: served.enrol(Pen("pen").request(token)))
     assert code == "PERMISSION_DENIED"
-    assert sentence == (
-        "token: it was used by another device; ask the operator for an invitation"
-    )
+    assert sentence == ("token: it was used by another device; ask the operator for an invitation")
 
 
 @pytest.mark.parametrize("name", ["pen", "quill", "stranger", "", "\0"])

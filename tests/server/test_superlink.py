@@ -16,7 +16,16 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from fedhw_server.superlink import APP, HEADER, Address, SuperLink, app_digest, flower_app, running
+from fedhw_server.superlink import (
+    APP,
+    HEADER,
+    LARGEST,
+    Address,
+    SuperLink,
+    app_digest,
+    flower_app,
+    running,
+)
 from tests.server.conftest import Pen, answers, until
 
 
@@ -116,6 +125,15 @@ def test_health_is_for_everybody(stranger):
     assert stranger.get("/v1/control/ListRuns").status_code == 403
 
 
+def test_a_device_cannot_send_without_end(link, stranger):
+    path = "/v1/fleet/activate-node"
+    assert path in routes()
+    assert stranger.post(path, content=b"x" * LARGEST).status_code != 413
+    assert stranger.post(path, content=b"x" * (LARGEST + 1)).status_code == 413
+    pieces = (b"x" * 2**16 for _ in range(2 * LARGEST // 2**16))  # of no declared length
+    assert stranger.post(path, content=pieces).status_code == 413
+
+
 def test_the_secret_opens_it(link):
     paths = [path for path in routes() if path.endswith(("/list-runs", "/ListRuns"))]
     assert paths
@@ -192,8 +210,7 @@ def test_running_yields_a_grid_that_sees_the_nodes(link):
             assert list(second.get_node_ids()) == []
             assert runs(link)[context.run_id].status.status == Status.FINISHED
             assert other.run_id != context.run_id
-            with pytest.raises(httpx.HTTPError):
-                grid.push_messages([])
+            with pytest.raises(httpx.HTTPStatusError):
                 grid.get_node_ids()
 
 
