@@ -253,8 +253,8 @@ def make_report(
 ) -> Report:
     """Turn a window into what may leave the device; nothing else of it does.
 
-    The report is (epsilon, delta)-differentially private for everything that happened on the
-    device in the window, as long as one is made of every window, an idle one too.
+    The report is (epsilon, delta)-differentially private for everything that ever happened on the
+    device, as long as one is made of idle windows, too. Several cost what the ledger says.
     """
     steps = mechanism.privatise(vector(tally))
     return Report(device, SCHEMA, window, release, mechanism.epsilon, mechanism.delta, steps)
