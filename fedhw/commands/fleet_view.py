@@ -28,7 +28,7 @@ class FleetView:
         self._window = window
         self._said: deque[str] = deque(maxlen=LINES)
         self._before: Look | None = None
-        self._told: set[int] = set()
+        self._windows_told: set[int] = set()
         self._live = Live(console=out, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -73,9 +73,9 @@ class FleetView:
         left = sum(device.failure is None for device in look.devices)
         for window in look.windows:
             is_whole = window.cohort >= left or window is not look.windows[-1]
-            if is_whole and window.window not in self._told:
-                self._told.add(window.window)
-                yield f"{_period(window, self._window)}: {gain_of(window)}"
+            if is_whole and window.window not in self._windows_told:
+                self._windows_told.add(window.window)
+                yield _told(window, self._window)
 
 
 def fleet_lines(look: Look, window: int) -> RenderableType:
@@ -85,7 +85,7 @@ def fleet_lines(look: Look, window: int) -> RenderableType:
     rounds = f"{look.rounds} round{'' if look.rounds == 1 else 's'}"
     gain = f"gain: no window of {window} s is reported yet"
     if look.windows:
-        gain = f"{_period(look.windows[-1], window)}: {gain_of(look.windows[-1])}"
+        gain = _told(look.windows[-1], window)
     return Text(f"{first}, {rounds}\n{gain}")
 
 
@@ -160,11 +160,9 @@ def _news_of(device: DeviceLook, before: DeviceLook | None) -> Iterator[str]:
         yield f"{device.name} failed: {device.failure}"
 
 
-def _period(window: WindowLook, length: int) -> str:
-    start, end = (
-        datetime.fromtimestamp(number * length) for number in (window.window, window.window + 1)
-    )
-    return f"{start:%H:%M:%S} to {end:%H:%M:%S}"
+def _told(window: WindowLook, length: int) -> str:
+    end = datetime.fromtimestamp((window.window + 1) * length)
+    return f"until {end:%H:%M:%S}: {gain_of(window)}"
 
 
 def _shares(share: Share) -> str:

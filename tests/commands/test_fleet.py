@@ -182,7 +182,7 @@ def test_control_c_in_a_terminal_ends_everything(start):
 def test_what_fails_is_named_and_the_rest_goes_on(start):
     with tempfile.TemporaryDirectory() as place:
         home = Path(place) / "home"
-        command = start("--home", home, "--rate", 4)
+        command = start("--home", home, "--rate", 8)
         until(lambda: "device-1 writes" in command.said and "device-2 writes" in command.said)
         [agent] = [
             number

@@ -19,20 +19,20 @@ from tests.integration.conftest import CoordinatorProcess, until
 class Account(NamedTuple):
     """Digests of reports by window and device, and their sums by window and release."""
 
-    reports: dict[tuple[int, str], bytes]
+    reports: dict[tuple[int, str], str]
     sums: dict[tuple[int, str], Sums]
 
 
 def told(homes: Iterable[Path]) -> Account:
     """Everything that these devices have paid for; none of it may ever be refused."""
-    reports: dict[tuple[int, str], bytes] = {}
+    reports: dict[tuple[int, str], str] = {}
     sums: dict[tuple[int, str], Sums] = {}
     for home in homes:
         for charge in Ledger.open(home / "ledger.db").history():
             assert charge.refused is None, charge.refused
             content = pb.SendReportRequest.FromString(charge.message).report
             report = pb.Report.FromString(content)
-            reports[charge.window, report.device] = hashlib.sha256(content).digest()
+            reports[charge.window, report.device] = hashlib.sha256(content).hexdigest()
             group, one = (charge.window, report.release), sums_of(report)
             sums[group] = sums[group] + one if group in sums else one
     return Account(reports, sums)

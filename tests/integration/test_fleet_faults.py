@@ -39,9 +39,10 @@ from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import release_pb2, statistics_pb2
 from fedhw_client import AgentMissingError
 from fedhw_client.enrolment import Enrolment, enrol, secure_channel
+from fedhw_client.home import Home
 from fedhw_client.reporter import SIGNED, signed
 from fedhw_client.store import Store
-from fedhw_client.supernode import _connected
+from fedhw_client.supernode import _Clock, _connected
 from fedhw_server import superlink
 from tests.client.releases import published, shuffled
 from tests.integration import steer
@@ -107,7 +108,10 @@ class Running:
         self.agents[name] = AgentProcess(self.agents[name].home, network=self.network)
 
     def publish(self) -> None:
-        """Publish another release of the same quality."""
+        """Publish another release of the same quality, about which devices may decide at once."""
+        for home in self.homes:
+            decided = Home(home).decided
+            until(lambda decided=decided: not decided.exists() or age(decided) > WINDOW)
         number = next(self.numbers)
         place = self.coordinator.home.with_name(f"release-{number}")
         published(self.registry, self.release, shuffled(number), place)
@@ -129,6 +133,11 @@ class Running:
         for agent in self.agents.values():
             agent.kill()
         self.coordinator.kill()
+
+
+def age(path: Path) -> float:
+    """Seconds since it was written."""
+    return time.time() - path.stat().st_mtime
 
 
 @dataclass
@@ -341,7 +350,7 @@ def test_a_device_is_revoked_while_it_is_connected(fleet: Running) -> None:
     )
     # and for releases, as soon as the coordinator has looked.
     until(lambda: '"revoked"' in fleet.coordinator.logged)
-    with pytest.raises(httpx.HTTPError), _connected(enrolment):
+    with pytest.raises(httpx.HTTPError), _connected(enrolment, _Clock(), None):
         pass
     until(lambda: "no coordinator" in eve.logged)
     del fleet.agents["eve"]
