@@ -126,8 +126,12 @@ def main() -> None:
 
 def measure(devices: int, address: Address, bare_port: int, process: int) -> None:
     control = SuperLink(address)
-    while not control.is_up():
-        time.sleep(0.1)
+    while True:
+        try:
+            control.nodes()
+            break
+        except httpx.HTTPError:
+            time.sleep(0.1)
     keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(devices)]
     for key in keys:
         control.register(public_key_to_bytes(key.public_key()).decode())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -70,11 +71,19 @@ def superlink_of(home: Path, port: int) -> Iterator[Address]:
     )
     try:
         with closing(SuperLink(address)) as control:
-            until(control.is_up)
+            until(lambda: answers(control))
         yield address
     finally:
         process.kill()
         process.wait()
+
+
+def answers(control: SuperLink) -> bool:
+    try:
+        control.nodes()
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 @contextmanager

@@ -437,7 +437,7 @@ def test_reports_that_must_not_count(quiet: Running, pen: Enrolment) -> None:
         "out of range": (report(pen, window - 1, name, steps=huge), "INVALID_ARGUMENT"),
         "too short": (report(pen, window - 1, name, steps=huge[:5]), "INVALID_ARGUMENT"),
         "cheaper": (report(pen, window - 1, name, epsilon=1.0), "INVALID_ARGUMENT"),
-        "not over": (report(pen, window + 1, name), "INVALID_ARGUMENT"),
+        "not over": (report(pen, window + 1, name), "FAILED_PRECONDITION"),
         "over for long": (report(pen, window - 20, name), "INVALID_ARGUMENT"),
         "of no release": (report(pen, window - 1, "v9-01234567"), "INVALID_ARGUMENT"),
         "of another's name": (report(replace(pen, invitation=replace(
