@@ -71,6 +71,9 @@ BUSY, IDLE = 0.2, 10.0
 LARGEST = offer.LARGEST + 2**20
 """Bytes of a message; more is not taken."""
 
+LONGEST_PAUSE = 20.0
+"""Seconds between two tries to connect at most."""
+
 GRACE = 3.0
 """Seconds that the coordinator has to hear that the device leaves."""
 
@@ -99,7 +102,7 @@ class SuperNode:
         self._thread.join(GRACE)
 
     def _run(self) -> None:
-        backoff = Backoff(longest=60.0)
+        backoff = Backoff(LONGEST_PAUSE)
         while not self._stopping.is_set():
             try:
                 with _connected(self._enrolment, self._clock, self._node) as link:

@@ -19,12 +19,15 @@ RUN = 6
 
 
 class Secrets:
-    """By kind, pieces of which none may be found anywhere."""
+    """By kind, pieces of which none may be found anywhere.
+
+    `mixtures` are as they are stored, and `sentences` what somebody was told of a mistake.
+    """
 
     def __init__(
         self,
         written: Sequence[Character],
-        tensors: bytes,
+        mixtures: Iterable[bytes],
         alphabet: str,
         sentences: Iterable[str],
     ) -> None:
@@ -35,7 +38,8 @@ class Secrets:
             "glyph": {row for character in written for row in _rows(character.glyph)},
             "weights": {
                 piece
-                for tensor in safetensors.numpy.load(tensors).values()
+                for mixture in mixtures
+                for tensor in safetensors.numpy.load(mixture).values()
                 for piece in _pieces(tensor)
             },
             "text": {"".join(labels[i : i + RUN]).encode() for i in runs}

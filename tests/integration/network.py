@@ -54,11 +54,13 @@ def wired() -> Iterator[Wire]:
     wire = Wire()
     try:
         wire.lay()
-        yield wire
     except FileNotFoundError:
         pytest.skip("needs `ip` (iproute2) to make networks of its own")
     except subprocess.CalledProcessError as error:
+        wire.remove()
         pytest.skip(f"needs root's rights to make networks of its own: {error.stderr}")
+    try:
+        yield wire
     finally:
         wire.remove()
 

@@ -4,7 +4,6 @@ import base64
 import gzip
 import math
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import enrolment_pb2, release_pb2, statistics_pb2
-from fedhw_client.store import Store
+from fedhw_server.fleet import SETTLED
 from tests.client.releases import published, shuffled
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
 from tests.integration.leaks import Secrets
@@ -29,6 +28,7 @@ from tests.integration.relay import Between, Relay
 
 WINDOW = 5
 CORRECTIONS = 60
+BUDGET = ("--epsilon-per-day", 1e6, "--epsilon-in-all", 1e6)
 
 RECORD = 22
 """Bytes that TLS 1.3 adds to a record (RFC 8446, section 5.2): header, type, tag."""
@@ -88,30 +88,31 @@ def recording(
             flower=outer_flower.address,
         )
         coordinator.command("publish", release_directory)
-        agent = AgentProcess(home, "--enroll", enroll, "--epsilon-per-day", 1e6, *_IN_ALL)
+        agent = AgentProcess(home, "--enroll", enroll, *BUDGET)
         try:
             agent.until_ready()
             sentences = write(agent, written[:CORRECTIONS])
+            mixtures = [mixture(home)]
             keys = coordinator.home / "release.key"
             registry = Registry(coordinator.home / "releases", ReleaseKey.load(keys))
             published(registry, release, shuffled(1), place / "second")
             latest = registry.latest
             assert latest is not None
-            coordinator.until_running(latest.name)
+            # One of two decisions, and neither is to tell anything else.
+            until(lambda: coordinator.devices()["anna"].offered == latest.version)
+            until(lambda: coordinator.devices()["anna"].adoption in SETTLED, 120)
             until(lambda: len(Ledger.open(home / "ledger.db").history()) > 3)
             until(lambda: not Ledger.open(home / "ledger.db").unsent())
             assert agent.stop() == 0
         finally:
             agent.kill()
-        with closing(Store(home / "device.db")) as store:
-            assert store.personal is not None
-            tensors = store.personal.tensors
+        mixtures.append(mixture(home))
         yield Recording(
             [bytes(one.sent) for one in statistics.conversations],
             [bytes(one.sent) for one in flower.conversations],
             outer_statistics.sent + outer_flower.sent,
             home,
-            Secrets(written[:CORRECTIONS], tensors, release.alphabet, sentences),
+            Secrets(written[:CORRECTIONS], mixtures, release.alphabet, sentences),
             agent.logged,
         )
     finally:
@@ -120,7 +121,12 @@ def recording(
         coordinator.kill()
 
 
-_IN_ALL = ("--epsilon-in-all", 1e6)
+def mixture(home: Path) -> bytes:
+    """The personal mixture, as it is stored."""
+    with closing(sqlite3.connect(f"{(home / 'device.db').as_uri()}?mode=ro", uri=True)) as db:
+        ((tensors,),) = db.execute("SELECT tensors FROM personal").fetchall()
+    assert isinstance(tensors, bytes)
+    return tensors
 
 
 def write(agent: AgentProcess, written: list[Character]) -> list[str]:
@@ -135,7 +141,6 @@ def write(agent: AgentProcess, written: list[Character]) -> list[str]:
                 device.learn(glyph, label)
             sentences.append(str(mistake.value))
         until(lambda: device.status().personal_version > 0)
-    time.sleep(0.1)
     return sentences
 
 
@@ -164,17 +169,17 @@ def test_the_model_plane_carries_answers(recording: Recording) -> None:
     calls = recording.calls()
     said = list(answers(calls))
     assert all(isinstance(one, release_pb2.Answer) for one in said)
-    wanted, learning, running = (release_pb2.Adoption.Value(f"ADOPTION_{n}") for n in _STATES)
-    assert {one.adoption for one in said} >= {wanted, learning, running}
+    assert {one.adoption for one in said} >= {
+        release_pb2.ADOPTION_WANTED,
+        release_pb2.ADOPTION_LEARNING,
+        release_pb2.ADOPTION_RUNNING,
+    }
     for one in calls:
         assert one.headers.keys() <= {
             *("host", "accept", "accept-encoding", "connection", "user-agent", "content-type"),
             *("content-length", "flwr-public-key", "flwr-timestamp", "flwr-signature"),
             *("flwr-package-name", "flwr-package-version", "flwr-component-name"),
         }
-
-
-_STATES = ("WANTED", "LEARNING", "RUNNING")
 
 
 def test_nothing_of_what_was_written_or_learned_is_in_it(recording: Recording) -> None:
