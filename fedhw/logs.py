@@ -14,5 +14,6 @@ def log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Whatever stderr is when something is logged, not when this is called.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

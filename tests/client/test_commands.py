@@ -12,6 +12,7 @@ from PIL import Image
 from fedhw.data.writers import WriterSet
 from fedhw_client import Device
 from fedhw_client.replay import running_agent
+from tests.integration.conftest import until
 
 EXAMPLE = Path(__file__).parents[2] / "client/examples/letters.py"
 
@@ -53,6 +54,7 @@ def test_a_picture_is_learned_and_then_recognised(device, picture):
         assert learned.returncode == 0, learned.stderr
         assert learned.stdout.startswith("stored as ")
     assert agent.status().kept == before + 8
+    until(lambda: agent.status().personal_version > 0 and not agent.status().learning)
     seen = typed(home, "recognize", "--device", picture, picture)
     assert seen.returncode == 0, seen.stderr
     assert seen.stdout.count("letter.png") == 2

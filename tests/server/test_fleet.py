@@ -18,7 +18,7 @@ from fedhw.errors import InputError
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.statistics import SCHEMA, Report
 from fedhw_server.fleet import KEPT_ROUNDS, MIGRATIONS, Accepted, EnrolmentError, Fleet, Policy
-from tests.server.conftest import POLICY, Pen, noise_free, past
+from tests.server.conftest import POLICY, START, Pen, noise_free, past
 
 
 def accepted(device: str, window: int, release: str, steps: int) -> Accepted:
@@ -155,7 +155,7 @@ def test_two_processes_count_together(tmp_path):
 
 
 def test_what_is_long_over_is_forgotten_but_its_sums(fleet):
-    now = time.time()
+    now = START
     fleet.count([accepted("a", past(1000), "v1", 1), accepted("a", past(300), "v1", 1)])
     fleet.prune(now)
     assert [window for window, _ in fleet.windows()] == [past(300)]
@@ -164,7 +164,7 @@ def test_what_is_long_over_is_forgotten_but_its_sums(fleet):
 
 def test_nothing_that_may_still_come_is_forgotten(fleet):
     # Or it would count again.
-    now = time.time()
+    now = START
     oldest = min(w for w in range(past(2000), past()) if POLICY.is_open(w, now))
     fleet.count([accepted("a", oldest, "v1", 1)])
     fleet.prune(now)
