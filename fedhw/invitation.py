@@ -18,6 +18,11 @@ _KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+def proof_of_keys(device: str, node_key: str) -> bytes:
+    """Return what the report key signs, to prove that the node key (PEM) is the same device's."""
+    return b"fedhw enrolment 1:" + device.encode() + b"\0" + node_key.encode()
+
+
 @dataclass(frozen=True)
 class Invitation:
     """All that a device must know of a coordinator, and the token that it is let in with.

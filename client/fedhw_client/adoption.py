@@ -25,7 +25,6 @@ from fedhw.release.offer import (
 from fedhw.release.registry import SIGNATURE
 from fedhw.release.release import Release
 from fedhw_client.agent import Agent, step_back
-from fedhw_client.enrolment import Enrolment
 from fedhw_client.home import Home
 
 RETRY = 60.0
@@ -51,13 +50,13 @@ class Adoption:
     ) -> None:
         self.installed = threading.Event()
         self._period = period
-        self._failed: tuple[str, float] | None = None
+        self._failed = ("", 0.0)
         self._agent = agent
         self._home = home
         self._release_key = release_key
         self._considering = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._learning: str | None = None
+        self._is_learning = False
 
     def close(self) -> None:
         """Wait until nothing is being learned; close the agent first, which hastens it."""
@@ -78,21 +77,20 @@ class Adoption:
             return Answer(state, running, refusal)
 
     def _considered(self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]) -> State:
-        learning = self._learning  # asked first: once it is None, the agent uses what was adopted
+        learning = self._is_learning  # asked first: once it ends, the agent uses what was adopted
         in_hand = None if self._agent is None else self._agent.release.manifest
         offered = verify_offer(manifest, signature, self._release_key, in_hand)
         if in_hand is not None and offered.digest == in_hand.digest:
             return State.RUNNING
         if (self._home.held_back / offered.digest).exists():
             return State.HELD_BACK
-        if learning is not None:
+        if learning:
             return State.LEARNING  # for another one; then comes this
         if self._has_decided(offered):
             return State.DEFERRED
-        if self._failed is not None and self._failed[0] == offered.digest:
-            if time.monotonic() - self._failed[1] < RETRY:
-                raise RefusedError(Refusal.STORE, "home: the release could not be put to use")
-            self._failed = None
+        failed, at = self._failed
+        if failed == offered.digest and time.monotonic() - at < RETRY:
+            raise RefusedError(Refusal.STORE, "home: the release could not be put to use")
         if not files or self.installed.is_set():
             return State.WANTED
         verify_files(offered, files)
@@ -109,7 +107,7 @@ class Adoption:
                 f"home: {self._home.directory} cannot be written ({error.strerror}); free some "
                 "space",
             ) from None
-        self._learning = offered.digest
+        self._is_learning = True
         self._thread = threading.Thread(
             target=self._adopt, args=(self._agent, offered), name="adoption", daemon=True
         )
@@ -133,7 +131,7 @@ class Adoption:
         step_back()
         incoming, held_back = self._home.incoming, self._home.held_back
         try:
-            if self._agent is not None and offered.restores is None:
+            if offered.restores is None:
                 self._home.decided.touch(mode=0o600)
             if agent.adopt(Release.load(incoming), lambda: self._home.install(incoming)):
                 shutil.rmtree(held_back, ignore_errors=True)  # all of them are older now
@@ -145,17 +143,4 @@ class Adoption:
             self._failed = (offered.digest, time.monotonic())
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-            self._learning = None
-
-
-def await_release(enrolment: Enrolment, home: Home) -> None:
-    """Stay with the coordinator of a device that has no release until it has got its first."""
-    from fedhw_client.app import client_app  # which knows this module
-    from fedhw_client.supernode import SuperNode
-
-    adoption = Adoption(None, home, enrolment.invitation.release_key)
-    node = SuperNode(enrolment, client_app(adoption))
-    try:
-        adoption.installed.wait()
-    finally:
-        node.close()
+            self._is_learning = False

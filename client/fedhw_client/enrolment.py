@@ -4,7 +4,6 @@ The keys are made here and their private halves never leave the home. One signs 
 proves the device to Flower.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedhw.atomic import replacing, sync_entry
 from fedhw.errors import InputError
-from fedhw.invitation import Invitation
+from fedhw.invitation import Invitation, proof_of_keys
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
-
-PROOF = b"fedhw enrolment 1:"
 
 PATIENCE = 20.0
 """Seconds that the coordinator has to answer."""
@@ -64,16 +61,14 @@ def enrol(invitation: Invitation, directory: Path) -> Enrolment:
     """
     waiting = directory.with_name(f"{directory.name}.new")
     enrolment = _prepared(invitation, waiting)
-    node_key = enrolment.node_key.public_key().public_bytes(
-        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
-    )
-    signed = PROOF + invitation.device.encode() + b"\0" + node_key
+    public_key = enrolment.node_key.public_key()
+    node_key = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     request = pb.EnrolRequest(
         device=invitation.device,
         token=invitation.token,
         report_key=enrolment.report_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
-        node_key=node_key.decode(),
-        proof=enrolment.report_key.sign(signed),
+        node_key=node_key,
+        proof=enrolment.report_key.sign(proof_of_keys(invitation.device, node_key)),
     )
     try:
         with secure_channel(invitation) as channel:
@@ -134,8 +129,5 @@ def _pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "wb") as output:
-        output.write(content)
-        output.flush()
-        os.fsync(output.fileno())
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)

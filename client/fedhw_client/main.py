@@ -23,7 +23,7 @@ from fedhw.logs import log_as_json
 from fedhw.privacy.ledger import Ledger, Limits
 from fedhw.release.release import Release
 from fedhw.service_manager import notify, watchdog_period
-from fedhw_client.adoption import Adoption, await_release
+from fedhw_client.adoption import Adoption
 from fedhw_client.agent import Agent
 from fedhw_client.app import client_app
 from fedhw_client.device_service import device_server
@@ -80,7 +80,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         enrolment = _enrolment(settings, say)
         if enrolment is not None and not home.release.is_dir():
             say(f"waiting for the first release from {enrolment.invitation.flower}")
-            await_release(enrolment, home)
+            _await_release(enrolment, home)
         release = _release(home, settings.release)
         store = Store(home.database)
         for notice in store.notices:
@@ -140,6 +140,16 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
         )
     home.ledger.unlink()
     return Ledger.create(home.ledger, wanted).limits
+
+
+def _await_release(enrolment: Enrolment, home: Home) -> None:
+    """Stay with the coordinator of a device that has no release until it has got its first."""
+    adoption = Adoption(None, home, enrolment.invitation.release_key)
+    node = SuperNode(enrolment, client_app(adoption))
+    try:
+        adoption.installed.wait()
+    finally:
+        node.close()
 
 
 def _take_part(

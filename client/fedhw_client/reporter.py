@@ -16,15 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhw.privacy.ledger import BudgetSpentError, Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
-from fedhw.privacy.statistics import Report, make_report
+from fedhw.privacy.statistics import SIGNED, Report, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_client.agent import Agent
 from fedhw_client.backoff import Backoff
 from fedhw_client.enrolment import Enrolment, secure_channel
 from fedhw_client.usage import Usage
-
-SIGNED = b"fedhw report 1:"
 
 PATIENCE = 10.0
 """Seconds that the coordinator has to answer."""
@@ -83,7 +81,8 @@ class Reporter:
                 if window != done and self._is_to_tell(window):
                     self._pay(window)
                 done = window
-                is_done = self._send_all()
+                self._send_all()
+                is_done = True
             except grpc.RpcError as error:
                 log.info("not sent yet", code=error.code().name)
                 is_done = False
@@ -117,15 +116,14 @@ class Reporter:
         report = make_report(tally, self._invitation.device, window, release, self._mechanism)
         return signed(report, self._key)
 
-    def _send_all(self) -> bool:
-        """Send what has not arrived; returns that nothing is left, or raises what hinders it."""
+    def _send_all(self) -> None:
+        """Send what has not arrived; raises what hinders it."""
         unsent = self._ledger.unsent()
         if unsent:
             with secure_channel(self._invitation) as channel:
                 stub = pb_grpc.StatisticsStub(channel)  # type: ignore[no-untyped-call]
                 for charge in unsent:
                     self._send(stub, charge.window, charge.message)
-        return True
 
     def _send(self, stub: pb_grpc.StatisticsStub, window: int, message: bytes) -> None:
         try:

@@ -16,6 +16,9 @@ from fedhw.privacy.mechanism import GRID, GaussianMechanism
 SCHEMA = 1
 """The version of the table below; any change to it takes the next."""
 
+SIGNED = b"fedhw report 1:"
+"""Stands before a report's bytes where it is signed, so that the signature is of nothing else."""
+
 LATENCIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 """Upper bounds of the latency buckets in seconds; one more bucket is for all that took longer."""
 

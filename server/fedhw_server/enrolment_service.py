@@ -17,11 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from fedhw.errors import InputError
+from fedhw.invitation import proof_of_keys
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
 from fedhw_server.fleet import EnrolmentError, Fleet
-
-PROOF = b"fedhw enrolment 1:"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -62,7 +61,7 @@ def _checked(request: pb.EnrolRequest) -> str:
     """The node key, written as Flower writes it, once both keys are proved to be one device's."""
     if len(request.report_key) != 32:
         raise InputError(f"report_key: {len(request.report_key)} bytes are not 32; send Ed25519")
-    signed = PROOF + request.device.encode() + b"\0" + request.node_key.encode()
+    signed = proof_of_keys(request.device, request.node_key)
     try:
         Ed25519PublicKey.from_public_bytes(request.report_key).verify(request.proof, signed)
     except (InvalidSignature, ValueError):

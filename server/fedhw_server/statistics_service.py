@@ -19,13 +19,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
 
 from fedhw.errors import InputError
-from fedhw.privacy.statistics import Report, check_report
+from fedhw.privacy.statistics import SIGNED, Report, check_report
 from fedhw.release.registry import Registry
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.fleet import Accepted, Fleet
-
-SIGNED = b"fedhw report 1:"
 
 BURST, PER_SECOND = 20.0, 1.0
 """Reports that a device may send at once, and how fast it may go on."""

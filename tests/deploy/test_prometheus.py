@@ -5,7 +5,8 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,15 @@ def records() -> list[str]:
     return [rule["record"] for rule in rules() if "record" in rule]
 
 
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    directory = tmp_path_factory.mktemp("prometheus")
-    exporter = FleetExporter()
-    pages, thread = start_http_server(0, addr="127.0.0.1", registry=exporter.registry)
+@contextmanager
+def watching(
+    target: str, directory: Path, is_ready: Callable[[Prometheus], object]
+) -> Iterator[Prometheus]:
+    """Runs a Prometheus as `deploy/` sets it up, but for whom it watches and how often."""
     port = free_port()
     text = (CONFIG / "prometheus.yml").read_text("utf-8")
     for old, new in {
-        "coordinator:9472": f"127.0.0.1:{pages.server_port}",
+        "coordinator:9472": target,
         "rules/": f"{CONFIG}/rules/",
         "_interval: 15s": "_interval: 1s",
     }.items():
@@ -79,20 +80,35 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         )
     asked = Prometheus(port)
 
-    def is_warm() -> bool:
+    def has_begun() -> object:
         assert process.poll() is None, (directory / "log").read_text("utf-8")
-        exporter.go_on()
         try:
-            return asked.has("fedhw:reports_accepted:ratio_1h > 0 < 1")
+            return is_ready(asked)
         except httpx.HTTPError:  # it does not listen, or is not ready
             return False
 
     try:
-        until(is_warm)
+        until(has_begun)
         yield asked
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    exporter = FleetExporter()
+    pages, thread = start_http_server(0, addr="127.0.0.1", registry=exporter.registry)
+
+    def is_warm(asked: Prometheus) -> bool:
+        exporter.go_on()
+        return asked.has("fedhw:reports_accepted:ratio_1h > 0 < 1")
+
+    directory = tmp_path_factory.mktemp("prometheus")
+    try:
+        with watching(f"127.0.0.1:{pages.server_port}", directory, is_warm) as asked:
+            yield asked
+    finally:
         pages.shutdown()
         pages.server_close()
         thread.join()

@@ -2,7 +2,6 @@
 
 import math
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import pytest
 
 from fedhw.release.manifest import MANIFEST, Manifest
 from tests.deploy.dashboard import Query, queries
-from tests.deploy.parts import free_port, need
-from tests.deploy.test_prometheus import CONFIG, Prometheus, records, rules
+from tests.deploy.parts import need
+from tests.deploy.test_prometheus import Prometheus, records, rules, watching
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
 
 pytestmark = need("prometheus")
@@ -38,42 +37,14 @@ def prometheus(
     coordinator: CoordinatorProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """It has scraped the coordinator before anything happens."""
-    directory, port = tmp_path_factory.mktemp("prometheus"), free_port()
-    text = (CONFIG / "prometheus.yml").read_text("utf-8")
-    for old, new in {
-        "coordinator:9472": f"127.0.0.1:{coordinator.metrics_port}",
-        "rules/": f"{CONFIG}/rules/",
-        "_interval: 15s": "_interval: 1s",
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    (directory / "prometheus.yml").write_text(text, "utf-8")
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    asked = Prometheus(port)
+    target = f"127.0.0.1:{coordinator.metrics_port}"
+    directory = tmp_path_factory.mktemp("prometheus")
 
-    def has_begun() -> bool:
-        assert process.poll() is None, (directory / "log").read_text("utf-8")
-        try:
-            return asked.values('up{job="fedhw-coordinator"}') == [1]
-        except httpx.HTTPError:  # it does not listen, or is not ready
-            return False
+    def has_scraped(asked: Prometheus) -> bool:
+        return asked.values('up{job="fedhw-coordinator"}') == [1]
 
-    try:
-        until(has_begun)
+    with watching(target, directory, has_scraped) as asked:
         yield asked
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
