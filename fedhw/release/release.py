@@ -137,11 +137,13 @@ def publish(
     generic: WriterSet,
     trained_on: list[str],
     validation: dict[str, float],
+    privacy: dict[str, float] | None = None,
 ) -> None:
     """Write a release to `directory`, whole or not at all; a registry gives it its version.
 
-    `generic` are public characters that nobody trained on. Raises InputError when `directory`
-    exists.
+    `generic` are public characters that nobody trained on, `privacy` is the epsilon and delta of
+    people's data spent in making it: none where it was made of public data alone. Raises InputError
+    when `directory` exists.
     """
     check_new(directory)
     training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
@@ -171,7 +173,7 @@ def publish(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={name: sha256((unfinished / name).read_bytes()) for name in contents},
             validation=validation,
-            privacy={"epsilon": 0.0, "delta": 0.0},  # public data costs nobody anything
+            privacy=privacy or {"epsilon": 0.0, "delta": 0.0},
         )
         (unfinished / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 

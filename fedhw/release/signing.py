@@ -18,6 +18,12 @@ from fedhw.errors import InputError
 DOMAIN = b"fedhw release 1:"
 """Stands before the manifest, so that a signature of anything else is none of a release."""
 
+CANDIDATE_DOMAIN = b"fedhw candidate 1:"
+"""Stands before the manifest of what is only tried, so that no device can be made to install it."""
+
+DEVICE_DOMAIN = b"fedhw device 1:"
+"""Stands before a device's name and key, so that a certificate is no signature of anything else."""
+
 
 class SignatureError(InputError):
     """A signature that the release key did not make."""
@@ -76,9 +82,46 @@ class ReleaseKey:
         """Return the signature, 64 bytes, of a manifest's bytes."""
         return self._private.sign(DOMAIN + manifest)
 
+    def sign_candidate(self, manifest: bytes) -> bytes:
+        """Return the signature, 64 bytes, of a candidate's manifest."""
+        return self._private.sign(CANDIDATE_DOMAIN + manifest)
+
+    def certify(self, device: str, report_key: bytes) -> bytes:
+        """Return the certificate, 64 bytes, that a device of this name has this report key."""
+        return self._private.sign(_certified(device, report_key))
+
 
 def verify(manifest: bytes, signature: bytes, public: str) -> None:
     """Raise SignatureError unless the key whose public half is given has signed these bytes."""
+    if not _has_signed(public, signature, DOMAIN + manifest):
+        raise SignatureError(
+            f"signature: is not that of the release key {public}; fetch the release from who holds "
+            "that key"
+        )
+
+
+def verify_candidate(manifest: bytes, signature: bytes, public: str) -> None:
+    """Raise SignatureError unless the key has signed these bytes as those of a candidate."""
+    if not _has_signed(public, signature, CANDIDATE_DOMAIN + manifest):
+        raise SignatureError(
+            f"signature: is not that of the release key {public} for a candidate; sign it as one"
+        )
+
+
+def verify_device(device: str, report_key: bytes, certificate: bytes, release_key: str) -> None:
+    """Raise SignatureError unless the release key has certified that the device has this key."""
+    if not _has_signed(release_key, certificate, _certified(device, report_key)):
+        raise SignatureError(
+            f"certificate: that of {device[:64]!r} is not by the release key {release_key}; enrol "
+            "the device anew"
+        )
+
+
+def _certified(device: str, report_key: bytes) -> bytes:
+    return DEVICE_DOMAIN + device.encode() + b"\0" + report_key
+
+
+def _has_signed(public: str, signature: bytes, content: bytes) -> bool:
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
     except ValueError:
@@ -86,9 +129,7 @@ def verify(manifest: bytes, signature: bytes, public: str) -> None:
             f"release key: {public[:80]!r} is no Ed25519 public key; give its 64 hexadecimal digits"
         ) from None
     try:
-        key.verify(signature, DOMAIN + manifest)
+        key.verify(signature, content)
     except InvalidSignature:
-        raise SignatureError(
-            f"signature: is not that of the release key {public}; fetch the release from who holds "
-            "that key"
-        ) from None
+        return False
+    return True

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
-from fedhw.release.signing import DOMAIN, ReleaseKey, SignatureError, verify
+from fedhw.release.signing import (
+    DOMAIN,
+    ReleaseKey,
+    SignatureError,
+    verify,
+    verify_candidate,
+    verify_device,
+)
 
 KEY, OTHER = ReleaseKey(Ed25519PrivateKey.generate()), ReleaseKey(Ed25519PrivateKey.generate())
 
@@ -44,6 +51,20 @@ def test_what_the_key_signed_for_another_purpose_is_no_release() -> None:
         verify(b"manifest", KEY._private.sign(b"manifest"), KEY.public)
     verify(b"manifest", KEY._private.sign(DOMAIN + b"manifest"), KEY.public)
     assert DOMAIN == b"fedhw release 1:"
+
+
+def test_a_candidate_is_no_release_and_a_release_no_candidate() -> None:
+    signature = KEY.sign_candidate(b"manifest")
+    verify_candidate(b"manifest", signature, KEY.public)
+    for altered in (b"manifest ", b""):
+        with pytest.raises(SignatureError, match="for a candidate"):
+            verify_candidate(altered, signature, KEY.public)
+    with pytest.raises(SignatureError, match="for a candidate"):
+        verify_candidate(b"manifest", signature, OTHER.public)
+    with pytest.raises(SignatureError):
+        verify(b"manifest", signature, KEY.public)
+    with pytest.raises(SignatureError):
+        verify_candidate(b"manifest", KEY.sign(b"manifest"), KEY.public)
 
 
 @pytest.mark.parametrize("public", ["", "zz" * 32, "00" * 31, "é" * 64])
@@ -89,3 +110,27 @@ def test_a_key_that_is_none_is_one_sentence(tmp_path: Path) -> None:
 def test_a_key_does_not_show_itself() -> None:
     assert KEY.public not in repr(KEY)
     assert KEY._private.private_bytes_raw().hex() not in repr(KEY)
+
+
+@given(st.text(), st.binary(min_size=32, max_size=32), st.text(), st.binary(max_size=40))
+def test_a_certificate_is_of_this_name_and_this_key(
+    device: str, report_key: bytes, another: str, other_key: bytes
+) -> None:
+    certificate = KEY.certify(device, report_key)
+    verify_device(device, report_key, certificate, KEY.public)
+    for name, key, authority in (
+        (another, report_key, KEY.public),
+        (device, other_key, KEY.public),
+        (device, report_key, OTHER.public),
+    ):
+        if (name, key, authority) != (device, report_key, KEY.public):
+            with pytest.raises(SignatureError, match="certificate: that of"):
+                verify_device(name, key, certificate, authority)
+
+
+def test_a_certificate_is_no_release_and_a_release_no_certificate() -> None:
+    named = b"pen\0" + bytes(32)
+    with pytest.raises(SignatureError):
+        verify(named, KEY.certify("pen", bytes(32)), KEY.public)
+    with pytest.raises(SignatureError):
+        verify_device("pen", bytes(32), KEY.sign(named), KEY.public)

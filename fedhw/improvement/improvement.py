@@ -1,0 +1,164 @@
+"""One improvement of the global expert: federated averaging whose steps cool, with rehearsal.
+
+    for each round, cooling from 1 to 0 along half a cosine:
+        devices: update_i := local training at `rate` * cooling from the common parameters
+        sum      := secure sum of their clipped, rounded, noised updates
+        u        := mean of it;  v := mean of the clipped updates of as many public writers
+        a step, times cooling, along (1 - rehearsal) u + rehearsal v          server optimiser
+        the radius of clipping follows the share of devices that were within it
+
+McMahan et al. 2017, arXiv 1602.05629, and with user-level privacy McMahan et al. 2018, arXiv
+1710.06963. What it takes to improve an expert that was trained to the end is the cooling: at a
+constant rate devices pull it apart faster than averaging puts it together. The server takes part
+with its public writers, trained and clipped as devices are, so that generic accuracy stays.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.improvement.clipping import adapted
+from fedhw.improvement.contribution import Task
+from fedhw.improvement.local_update import LocalTraining, flat, unflatten
+from fedhw.improvement.public import Public
+from fedhw.improvement.robust import clipped
+from fedhw.improvement.server_optimiser import FedMuon, Moments, ServerOptimiser, Vector
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to improve: so many `rounds`, at a first local `rate`.
+
+    `noise` is that of a round's sum, as a multiple of the longest vector; `rehearsal` is the weight
+    of the public writers, of whom `writers` are drawn each round; `radius` is the first one, for a
+    rate of 1, and follows the norms so that the share `quantile` of the devices is within.
+    """
+
+    rounds: int = 100
+    rate: float = 4e-3
+    noise: float = 1.0
+    rehearsal: float = 0.4
+    writers: int = 27
+    radius: float = 100.0
+    quantile: float = 0.5
+    optimiser: ServerOptimiser = field(default_factory=lambda: FedMuon(0.03, 0.9))
+    training: LocalTraining = field(default_factory=LocalTraining)
+
+    def cooling(self, round: int) -> float:
+        """Return how far steps have cooled in a round, counted from 0: from 1 towards 0."""
+        return 0.5 * (1 + math.cos(math.pi * round / self.rounds))
+
+
+class State(NamedTuple):
+    """Where an improvement stands after `round` rounds; `radius` is for a rate of 1."""
+
+    round: int
+    parameters: Vector
+    moments: Moments
+    radius: float
+
+    def to_bytes(self) -> bytes:
+        """Return the state as safetensors."""
+        return safetensors.numpy.save(
+            {
+                "round": np.array(self.round),
+                "radius": np.array(self.radius),
+                "parameters": self.parameters,
+                **self.moments._asdict(),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "State":
+        """Read what `to_bytes` wrote; raises InputError where it is damaged."""
+        try:
+            found = safetensors.numpy.load(content)
+            moments = Moments(found["first"], found["second"])
+            done, radius = int(found["round"]), float(found["radius"])
+            return cls(done, found["parameters"], moments, radius)
+        except (safetensors.SafetensorError, KeyError, ValueError):
+            raise InputError(
+                "improvement: its state is damaged; begin anew with `fedhw server improve`"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Improves `running`, the expert in use, by a recipe; everything random follows from `seed`."""
+
+    running: GlobalExpert
+    public: Public
+    recipe: Recipe
+    seed: int = 0
+
+    def begin(self) -> State:
+        """Return the state before the first round."""
+        parameters = flat(self.running)
+        return State(0, parameters, Moments.zero(len(parameters)), self.recipe.radius)
+
+    def task(self, state: State, devices: int, survivors: int) -> Task:
+        """Return what so many devices are asked next, of whom `survivors` must stay."""
+        rate = self.recipe.rate * self.recipe.cooling(state.round)
+        return Task(
+            parameters=state.parameters.astype("<f4").tobytes(),
+            rate=rate,
+            radius=state.radius * rate,
+            noise=self.recipe.noise,
+            devices=devices,
+            survivors=survivors,
+        )
+
+    def advance(self, state: State, task: Task, total: NDArray[np.int64], devices: int) -> State:
+        """Return the state after a round in which the contributions of `devices` sum to `total`.
+
+        Raises InputError where honest devices cannot have summed to that.
+        """
+        if not task.is_plausible(total, devices):
+            raise InputError(
+                f"sum: its norm is beyond what {devices} devices can add; the round is dropped"
+            )
+        update, within = task.mean(total, devices)
+        return self.step(state, task, update, within)
+
+    def step(self, state: State, task: Task, update: Vector, within: float) -> State:
+        """Return the state after a step along the devices' mean update [P]."""
+        recipe, weight = self.recipe, self.recipe.rehearsal
+        if weight > 0:
+            update = (1 - weight) * update + weight * self._rehearsed(state, task)
+        shapes = [tuple(part.shape) for part in self.running.parameters()]
+        parameters, moments = recipe.optimiser.step(
+            state.parameters, update, state.moments, recipe.cooling(state.round), shapes
+        )
+        radius = adapted(state.radius, within, recipe.quantile)
+        return State(state.round + 1, parameters, moments, radius)
+
+    def expert(self, state: State) -> GlobalExpert:
+        """Return the expert as it is now."""
+        return unflatten(self.running, state.parameters)
+
+    def _rehearsed(self, state: State, task: Task) -> Vector:
+        """The mean update of some public writers, who train as devices do."""
+        data = self.public.rehearsal
+        rng = np.random.default_rng((self.seed, state.round))
+        expert = self.expert(state)
+        updates = [
+            self.recipe.training.update(
+                expert, data.images[rows], data.labels[rows].astype(np.int64), task.rate, seed
+            )
+            for seed, rows in self._drawn(rng)
+        ]
+        mean: Vector = clipped(np.stack(updates), task.radius).mean(axis=0)
+        return mean
+
+    def _drawn(self, rng: np.random.Generator) -> list[tuple[int, NDArray[np.int64]]]:
+        """A seed and the rows of each public writer of this round."""
+        data = self.public.rehearsal
+        writers = rng.permutation(np.unique(data.writer))[: self.recipe.writers]
+        return [(int(rng.integers(2**31)), data.rows_of(int(w))) for w in writers]

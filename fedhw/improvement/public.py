@@ -1,0 +1,71 @@
+"""Public characters on the server: to rehearse, so that nothing is unlearned, and to judge by.
+
+They are those that the running expert was made of, `rehearsal`, and those that nobody trained on,
+`validation`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedhw.atomic import replacing
+from fedhw.data.npz import load_npz, save_npz
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.release.release import Release
+
+REHEARSAL, VALIDATION = "rehearsal.npz", "validation.npz"
+
+
+@dataclass(frozen=True)
+class Public:
+    """Two sets of public characters of one alphabet."""
+
+    rehearsal: WriterSet
+    validation: WriterSet
+
+    @property
+    def writers(self) -> list[str]:
+        """The names of those who wrote what is rehearsed."""
+        return [self.rehearsal.names[w] for w in np.unique(self.rehearsal.writer)]
+
+    @classmethod
+    def of(cls, data: WriterSet, release: Release) -> "Public":
+        """Take from `data` what a release was trained on, and its own test characters to judge by.
+
+        Raises InputError where the release has travelled, is of another alphabet, or was not
+        trained on these writers.
+        """
+        release.check_fits(data)
+        validation = release.generic
+        tested = {glyph.tobytes() for glyph in validation.images}
+        writers = [w for w, name in enumerate(data.names) if name in release.trained_on]
+        rows = [
+            row
+            for row in np.flatnonzero(np.isin(data.writer, writers))
+            if data.images[row].tobytes() not in tested
+        ]
+        if not rows:
+            raise InputError(
+                f"data: none of its {len(data.names)} writers is among those that "
+                f"{release.manifest.name} was trained on; give the data that it was made of"
+            )
+        return cls(data.take(np.array(rows)), validation)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Public":
+        """Read what `save` wrote; raises InputError where it is missing or damaged."""
+        if not directory.is_dir():
+            raise InputError(
+                f"public: there are no public characters in {directory}; give some with "
+                "`fedhw server public DATA RELEASE`"
+            )
+        return cls(load_npz(directory / REHEARSAL), load_npz(directory / VALIDATION))
+
+    def save(self, directory: Path) -> None:
+        """Write both sets to a directory, whole or not at all, in place of what was there."""
+        with replacing(directory) as unfinished:
+            unfinished.mkdir()
+            save_npz(unfinished / REHEARSAL, self.rehearsal)
+            save_npz(unfinished / VALIDATION, self.validation)
