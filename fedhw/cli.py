@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fedhw.data.writers import WriterSet
+    from fedhw.improvement.public import Public
+    from fedhw.release.release import Release
+    from fedhw.simulation.experiment import Shots
+    from fedhw.simulation.fleet import Plan
     from fedhw_client.connection import Device
 
 Ranked = list[list[tuple[str, float]]]
@@ -34,6 +39,9 @@ app = typer.Typer(
 app.add_typer(client, name="client")
 app.add_typer(server, name="server")
 app.command()(fleet)
+
+DEVICES = 300
+"""Synthetic writers of a simulated fleet, unless the user wants more or fewer."""
 
 DEVICE_HELP = "Ask the agent of this device."
 HOME_HELP = "The agent's home; $FEDHW_HOME or this user's own by default."
@@ -99,6 +107,7 @@ def train_expert(
 
 @app.command()
 def simulate(
+    context: typer.Context,
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of the report.")] = Path(
         "out/simulation"
     ),
@@ -109,7 +118,12 @@ def simulate(
     data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
     writers: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000, help="Writers to personalise for; 60 at most by default."),
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Writers to personalise for; 60 at most by default, in a fleet 300 synthetic ones "
+            "or all.",
+        ),
     ] = None,
     shots: Annotated[
         str, typer.Option(help="Samples of each writer to learn from, or half of them.")
@@ -117,17 +131,35 @@ def simulate(
     methods: Annotated[
         str, typer.Option(help="Names with commas between them; all by default.")
     ] = "all",
+    fleet: Annotated[
+        bool,
+        typer.Option("--fleet", help="Live through the days of a fleet, improvements and all."),
+    ] = False,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days of a fleet.")] = 30,
+    epsilon: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="What a report of a fleet costs.")
+    ] = 50.0,
+    noise: Annotated[
+        float, typer.Option(min=0, max=999, help="Noise of a fleet's improvement rounds.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
     ] = None,
 ) -> None:
-    """Personalise for many writers, compare methods, and write a report with pictures."""
-    from fedhw.commands.making import release_and_writers
-    from fedhw.personalization.baselines import METHODS
-    from fedhw.simulation.experiment import draw_writers, run_experiment
-    from fedhw.simulation.report import check_place, summary, table, write_report
+    """Personalise for many writers, compare methods, and write a report with pictures.
 
+    Or let them be the fleet of a coordinator, for some days in virtual time.
+    """
+    from fedhw.commands.making import release_and_writers
+    from fedhw.data.sources import load_source
+    from fedhw.improvement.public import Public
+    from fedhw.personalization.baselines import METHODS
+    from fedhw.simulation.coordinator import Policy
+    from fedhw.simulation.fleet import Plan, draw_people
+    from fedhw.simulation.report import check_place
+
+    _check_kind(context, fleet)
     wanted = _shots(shots)
     chosen = _methods(methods, list(METHODS))
     check_place(out_dir)
@@ -135,23 +167,18 @@ def simulate(
         _check_json(json_file, out_dir)
     origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
     quick = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
-    known, unseen = release_and_writers(release, data, seed, writers or 60, quick)
-    splits = draw_writers(known, unseen, writers, wanted, seed)
-    with progress() as shown:
-        bars = {name: shown.add_task(name, total=len(splits), start=False) for name in chosen}
-
-        def after(stage: str, count: int) -> None:
-            if stage in bars:
-                shown.start_task(bars[stage])
-                shown.advance(bars[stage], count)
-
-        experiment = run_experiment(
-            known, unseen, splits, {name: METHODS[name] for name in chosen}, wanted, seed, after
-        )
-    out.print(table(experiment))
-    write_report(experiment, out_dir)
+    known, unseen = release_and_writers(
+        release, data, seed, writers or (DEVICES if fleet else 60), quick
+    )
+    if fleet:
+        people = draw_people(known, unseen, writers, seed)
+        plan = Plan(days, epsilon, seed, Policy.quick(len(people), noise))
+        public = Public.of(load_source(data, seed), known)
+        figures = _live(known, public, unseen, people, plan, out_dir)
+    else:
+        figures = _compare(known, unseen, writers, wanted, chosen, seed, out_dir)
     if json_file is not None:
-        write_json(json_file, summary(experiment))
+        write_json(json_file, figures)
     out.print(f"Report: {out_dir / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -252,6 +279,56 @@ def learn(
     out.print(f"stored as {name}", highlight=False)
 
 
+def _compare(
+    release: "Release",
+    data: "WriterSet",
+    writers: int | None,
+    shots: "Shots",
+    methods: list[str],
+    seed: int,
+    out_dir: Path,
+) -> dict[str, Any]:
+    """Compare methods, show and write the report, and return its figures."""
+    from fedhw.personalization.baselines import METHODS
+    from fedhw.simulation.experiment import draw_writers, run_experiment
+    from fedhw.simulation.report import summary, table, write_report
+
+    splits = draw_writers(release, data, writers, shots, seed)
+    with progress() as shown:
+        bars = {name: shown.add_task(name, total=len(splits), start=False) for name in methods}
+
+        def after(stage: str, count: int) -> None:
+            if stage in bars:
+                shown.start_task(bars[stage])
+                shown.advance(bars[stage], count)
+
+        chosen = {name: METHODS[name] for name in methods}
+        experiment = run_experiment(release, data, splits, chosen, shots, seed, after)
+    out.print(table(experiment))
+    write_report(experiment, out_dir)
+    return summary(experiment)
+
+
+def _live(
+    release: "Release",
+    public: "Public",
+    data: "WriterSet",
+    people: list[int],
+    plan: "Plan",
+    out_dir: Path,
+) -> dict[str, Any]:
+    """Live through the days of a fleet, show and write the report, and return its figures."""
+    from fedhw.simulation.fleet import live
+    from fedhw.simulation.fleet_report import summary, table, write_report
+
+    with progress() as shown:
+        bar = shown.add_task("days", total=plan.days)
+        chronicle = live(release, public, data, people, plan, lambda day: shown.advance(bar))
+    out.print(table(chronicle))
+    write_report(chronicle, out_dir)
+    return summary(chronicle)
+
+
 def _ranked_by_release(glyphs: "list[NDArray[np.uint8]]", release: Path) -> Ranked:
     import numpy as np
 
@@ -296,6 +373,17 @@ def _methods(text: str, known: list[str]) -> list[str]:
             raise InputError(f"methods: {name!r} is not known; use some of {','.join(known)}")
     # The global expert is what every gain is measured against.
     return [name for name in known if name in asked or name == "ge"]
+
+
+def _check_kind(context: typer.Context, fleet: bool) -> None:
+    """Raise InputError for options that say nothing of what is simulated."""
+    names, wrong = ["days", "epsilon", "noise"], "is for a fleet; give --fleet, too"
+    if fleet:
+        names, wrong = ["shots", "methods"], "is not for a fleet; leave one of both out"
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{name}: {context.params[name]} {wrong}")
 
 
 def _check_json(path: Path, report: Path) -> None:

@@ -69,6 +69,21 @@ def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
     assert Release.load(release.directory).manifest.created == made
 
 
+def test_simulate_lives_through_the_days_of_a_fleet(
+    release_directory: Path, tmp_path: Path
+) -> None:
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    save_npz(tmp_path / "all.npz", synthetic_writers(34, 150))
+    asked = ("--days", 3, "--epsilon", 2, "--seed", 5, "--json", figures, "--out", report)
+    given = ("--release", release_directory, "--data", tmp_path / "all.npz", "--fleet")
+    assert run("simulate", *given, *asked) == 0
+    assert (report / "index.html").stat().st_size > 10_000
+    found = json.loads(figures.read_text())
+    assert found == json.loads((report / "summary.json").read_text())
+    assert (found["writers"], len(found["days"]), found["seed"]) == (10, 3, 5)
+    assert len(found["decisions"]) == 3
+
+
 def test_train_expert_then_cost_then_recognize(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +189,11 @@ def test_figures_have_their_place_outside_the_report(
         (["--shots", "0"], "shots: '0' is no count"),
         (["--shots", "some"], "shots: 'some' is no count"),
         (["--shots", "900"], "data: no writer"),
+        (["--days", "9"], "days: 9 is for a fleet; give --fleet, too"),
+        (["--noise", "1"], "noise: 1.0 is for a fleet; give --fleet, too"),
+        (["--fleet", "--shots", "9"], "shots: 9 is not for a fleet; leave one of both out"),
+        (["--fleet", "--writers", "5"], "writers: 5 cannot be drawn from the 4"),
+        (["--fleet"], "data: none of its 4 writers is among those"),
         (["--methods", "moe,magic"], "methods: 'magic' is not known; use some of ge,moe"),
         (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
@@ -206,6 +226,7 @@ def test_a_bad_option_is_one_sentence(
         (["--epsilon-per-day", "4"], "epsilon-per-day: 4 is agreed when a device joins"),
         (["--epsilon-in-all", "40"], "epsilon-in-all: 40 is agreed when a device joins"),
         (["--replay", "x.npz", "--epsilon-in-all", "40"], "epsilon-in-all: 40.0 is not for a"),
+        (["--replay", "x.npz", "--least-cohort", "4"], "least-cohort: 4 is not for a replay"),
         (["--replay", "x.npz", "--enroll", "x.enroll"], "enroll: x.enroll is not for a replay"),
         (["--writer", "anna"], "writer: anna is for a replay; give --replay, too"),
         (["--replay", "x.npz"], "writer: is missing"),

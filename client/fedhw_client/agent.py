@@ -10,8 +10,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import eq
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +28,9 @@ from fedhw.experts.gate import Gate
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
 from fedhw.personalization.learner import Learner, PersonalMixture
+from fedhw.personalization.replay import Sample
 from fedhw.personalization.stream import Personalizer, Prequential, Recognition, looks_worse
-from fedhw.privacy.statistics import Tally
+from fedhw.privacy.statistics import Evaluation, Tally
 from fedhw.release.release import Release
 from fedhw_client.profile import LONGEST_ID, Profile
 from fedhw_client.row import Row
@@ -114,6 +117,8 @@ class Agent:
         self.recognitions = 0
         self.learnings = 0
         self.learning_seconds = 0.0
+        self.removals = 0
+        """How often corrections were taken back, or grew too old."""
         self._store = store
         self._keep_days = keep_days
         self._evicted: list[int] = []
@@ -232,6 +237,29 @@ class Agent:
         start looks for it. Raises InputError for another alphabet, StoreError when the agent is
         closed, and whatever `install` raises; nothing has changed then.
         """
+        with self._trying(release):
+            return self._adopt(release, install)
+
+    def evaluate(self, release: Release) -> Evaluation:
+        """Count how another release would do for this person, and change nothing.
+
+        Raises InputError for another alphabet and StoreError when the agent is closed.
+        """
+        with self._trying(release):
+            old, new = self._personalizer, self._learned_for(release)
+            # On the others the candidate may have been trained, in rounds that this device was in.
+            judges = new.replay.held_back(CAPACITY)
+            return Evaluation(
+                held_back=len(judges),
+                candidate_ge_right=_ge_right(new, judges),
+                ge_right=_ge_right(old, judges),
+                candidate_right=int(new.right_on(judges).sum()),
+                right=int(old.right_on(judges).sum()),
+            )
+
+    @contextmanager
+    def _trying(self, release: Release) -> Iterator[None]:
+        """Learn for another release meanwhile, and nothing else."""
         if release.alphabet != self.release.alphabet:
             raise InputError(
                 f"release: the alphabet of {release.manifest.name} is not that of "
@@ -243,12 +271,13 @@ class Agent:
             with self._learning:
                 if self._stopping.is_set():
                     raise StoreError("release: the agent is stopping; offer it again later")
-                return self._adopt(release, install)
+                yield
         finally:
             self._adopting = False
             self._changed()
 
-    def _adopt(self, release: Release, install: Callable[[], object]) -> bool:
+    def _learned_for(self, release: Release) -> Personalizer:
+        """What was learned, learned anew for another release."""
         began = time.thread_time()
         old, name = self._personalizer, release.manifest.name
         new = replace(old, expert=release.expert, sketch=release.sketch, release=name)
@@ -258,6 +287,10 @@ class Agent:
             new.adopt(None, old.version + 1)
         self.learnings += 1
         self.learning_seconds += time.thread_time() - began
+        return new
+
+    def _adopt(self, release: Release, install: Callable[[], object]) -> bool:
+        old, new, name = self._personalizer, self._learned_for(release), release.manifest.name
         judges = new.replay.held_back(CAPACITY)
         # The operator goes back to an older release for a reason that no device can see.
         is_rollback = release.manifest.restores is not None
@@ -312,6 +345,15 @@ class Agent:
         with self._changing:
             rows = self._store.newest(n)
         return [_kept(row) for row in rows]
+
+    def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return glyphs [N, 28, 28] and classes [N] of what is kept and may be learned from.
+
+        What is held back judges releases, so no release may have learned from it either.
+        """
+        kept = [each for each in self._personalizer.replay.samples() if not each.is_held_back]
+        images = np.array([each.glyph for each in kept], np.uint8).reshape(-1, SIDE, SIDE)
+        return images, np.array([each.label for each in kept], np.int64)
 
     def progress(self, n: int = 250) -> list[Window]:
         """Return how guesses went in the n newest windows of 20 corrections, the oldest first."""
@@ -412,6 +454,7 @@ class Agent:
     def _remove(self, positions: list[int], everything: bool = False) -> None:
         self._store.remove(positions, everything)
         self._personalizer.replay.remove(set(positions))
+        self.removals += 1
         self._recount()
         self._is_awaited = True
         try:
@@ -530,6 +573,12 @@ class Agent:
                 self.forget(expired)
         except StoreError as error:
             log.warning("not forgotten yet", reason=str(error))
+
+
+def _ge_right(person: Personalizer, samples: Sequence[Sample]) -> int:
+    """How many of these samples the global expert by itself recognises."""
+    guesses = [person.predict_one(sample.glyph).ge_label for sample in samples]
+    return sum(map(eq, guesses, [person.alphabet[sample.label] for sample in samples]))
 
 
 def step_back() -> None:

@@ -26,12 +26,14 @@ from fedhw.service_manager import notify, watchdog_period
 from fedhw_client.adoption import Adoption
 from fedhw_client.agent import Agent
 from fedhw_client.app import client_app
+from fedhw_client.contributor import Contributor
 from fedhw_client.device_service import device_server
 from fedhw_client.enrolment import Enrolment, enrol
 from fedhw_client.home import Home
 from fedhw_client.metrics import Metrics
 from fedhw_client.pad.app import pad_app, pad_url
 from fedhw_client.reporter import Reporter
+from fedhw_client.shadow import Shadow
 from fedhw_client.store import Store
 from fedhw_client.supernode import SuperNode
 from fedhw_client.usage import Usage
@@ -45,6 +47,9 @@ WATCHDOG = 30.0
 DEFAULT_LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
 """What reports may cost a person who has not chosen."""
 
+DEFAULT_COHORT = 20
+"""Devices in the sums of who has not chosen."""
+
 log = structlog.get_logger()
 
 
@@ -52,13 +57,15 @@ log = structlog.get_logger()
 class Settings:
     """How to run an agent; ports of 0 are free ones, None does without.
 
-    With an `invitation` the device joins a fleet; its reports cost at most `limits`.
+    With an `invitation` the device joins a fleet; what it tells costs at most `limits`. It adds to
+    sums over `least_cohort` devices or more.
     """
 
     home: Home
     release: Path | None = None
     invitation: Path | None = None
     limits: Limits | None = None
+    least_cohort: int = DEFAULT_COHORT
     port: int | None = None
     pad_port: int | None = None
     metrics_port: int | None = None
@@ -88,7 +95,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         agent = Agent(release, store, settings.keep_days)
         with ExitStack() as ending:
             ending.callback(log.info, "stopped")
-            observe = _take_part(enrolment, agent, home, ending)
+            observe = _take_part(enrolment, agent, settings, ending)
             if settings.release is not None:
                 home.install(settings.release)
             asyncio.run(_serve(agent, settings, enrolment, observe, say))
@@ -133,10 +140,10 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
     ledger = Ledger.open(home.ledger)
     if wanted in (None, ledger.limits):
         return ledger.limits
-    if ledger.history():
+    if ledger.history() or ledger.rounds():
         raise InputError(
             f"epsilon-per-day, epsilon-in-all: {ledger.limits.per_day:g} and "
-            f"{ledger.limits.in_all:g} were agreed and reports were paid for; leave both out"
+            f"{ledger.limits.in_all:g} were agreed and spent from; leave both out"
         )
     home.ledger.unlink()
     return Ledger.create(home.ledger, wanted).limits
@@ -153,7 +160,7 @@ def _await_release(enrolment: Enrolment, home: Home) -> None:
 
 
 def _take_part(
-    enrolment: Enrolment | None, agent: Agent, home: Home, ending: ExitStack
+    enrolment: Enrolment | None, agent: Agent, settings: Settings, ending: ExitStack
 ) -> Callable[[float], object]:
     """Join the fleet, if there is one, until `ending`, which ends the agent, too.
 
@@ -162,18 +169,25 @@ def _take_part(
     if enrolment is None:
         ending.callback(agent.close)
         return lambda seconds: None
-    invitation = enrolment.invitation
+    home, invitation = settings.home, enrolment.invitation
     adoption = Adoption(agent, home, invitation.release_key, invitation.window)
-    ending.callback(adoption.close)
+    after_agent = ending.enter_context(ExitStack())
+    after_agent.callback(adoption.close)
     ending.callback(agent.close)
     usage = Usage(invitation.window)
+    contributor = shadow = None
     try:
-        reporter = Reporter(agent, enrolment, Ledger.open(home.ledger), usage)
+        ledger = Ledger.open(home.ledger)
+        reporter = Reporter(agent, enrolment, ledger, usage)
         ending.callback(reporter.close)
+        shadow = Shadow(agent, enrolment, ledger, reporter.send_soon)
+        after_agent.callback(shadow.close)
+        contributor = Contributor(agent, enrolment, ledger, settings.least_cohort)
+        ending.callback(contributor.close)
     except InputError as error:
         # Without a ledger nothing may be sent; the device goes on all the same.
         log.error("nothing is reported", reason=str(error))
-    ending.callback(SuperNode(enrolment, client_app(adoption)).close)
+    ending.callback(SuperNode(enrolment, client_app(adoption, contributor, shadow)).close)
     return usage.observe
 
 

@@ -3,7 +3,7 @@
 when a window has ended:
     tally := what happened in it, counted from what is still kept
     the ledger pays for its report and keeps the bytes, in one step
-until it has arrived:
+until it has arrived, and with all else that the ledger has paid for:
     send these very bytes
 """
 
@@ -62,13 +62,19 @@ class Reporter:
         self._is_revoked = False
         self._backoff = Backoff(LONGEST_PAUSE)
         self._stopping = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop; what is not sent by `GRACE` is sent after the next start."""
         self._stopping.set()
+        self._due.set()
         self._thread.join(GRACE)
+
+    def send_soon(self) -> None:
+        """Send what was paid for meanwhile, without waiting for the end of a window."""
+        self._due.set()
 
     def _run(self) -> None:
         done, window = -1, -1
@@ -95,7 +101,8 @@ class Reporter:
                 self._backoff.reset()
             else:
                 pause = min(pause, self._backoff.next())
-            self._stopping.wait(pause)
+            self._due.wait(pause)
+            self._due.clear()
 
     def _is_to_tell(self, window: int) -> bool:
         """Whether the device was of the fleet all that time, and runs a release of the fleet's."""
@@ -123,19 +130,19 @@ class Reporter:
             with secure_channel(self._invitation) as channel:
                 stub = pb_grpc.StatisticsStub(channel)  # type: ignore[no-untyped-call]
                 for charge in unsent:
-                    self._send(stub, charge.window, charge.message)
+                    self._send(stub, charge.about, charge.message)
 
-    def _send(self, stub: pb_grpc.StatisticsStub, window: int, message: bytes) -> None:
+    def _send(self, stub: pb_grpc.StatisticsStub, about: int | str, message: bytes) -> None:
         try:
             stub.SendReport(pb.SendReportRequest.FromString(message), timeout=PATIENCE)
         except grpc.RpcError as error:
             if error.code() not in FINAL:
                 raise
             self._is_revoked = error.code() is grpc.StatusCode.PERMISSION_DENIED
-            log.warning("refused", window=window, reason=str(error.details()))
-            self._ledger.mark_refused(window, str(error.details()))
+            log.warning("refused", about=about, reason=str(error.details()))
+            self._ledger.mark_refused(about, str(error.details()))
         else:
-            self._ledger.mark_sent(window, time.time())
+            self._ledger.mark_sent(about, time.time())
 
 
 def signed(report: Report, key: Ed25519PrivateKey) -> bytes:

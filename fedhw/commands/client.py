@@ -40,6 +40,10 @@ def client(
         float | None,
         typer.Option("--epsilon-in-all", help="The most that they may cost in all; 40 by default."),
     ] = None,
+    least_cohort: Annotated[
+        int | None,
+        typer.Option(min=2, help="Add to sums over that many devices or more; 20 by default."),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -82,6 +86,7 @@ def client(
         "enroll": enroll,
         "epsilon-per-day": per_day,
         "epsilon-in-all": in_all,
+        "least-cohort": least_cohort,
         "port": port,
         "pad": pad or None,
         "pad-port": pad_port,
@@ -104,7 +109,7 @@ def client(
         if value is not None and enroll is None:
             raise InputError(f"{name}: {value:g} is agreed when a device joins; give --enroll, too")
     with needs("client"):
-        from fedhw_client.main import DEFAULT_LIMITS, Settings, run
+        from fedhw_client.main import DEFAULT_COHORT, DEFAULT_LIMITS, Settings, run
 
     limits = (
         None
@@ -121,6 +126,7 @@ def client(
             release=release,
             invitation=enroll,
             limits=limits,
+            least_cohort=least_cohort or DEFAULT_COHORT,
             port=port,
             pad_port=(pad_port or 0) if pad else None,
             metrics_port=metrics_port,

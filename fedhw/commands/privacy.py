@@ -13,7 +13,7 @@ from fedhw.commands.console import needs, out, say
 from fedhw.errors import InputError
 
 if TYPE_CHECKING:
-    from fedhw.privacy.ledger import Charge, Ledger
+    from fedhw.privacy.ledger import Charge, Ledger, PaidRound
     from fedhw_client.enrolment import Enrolment
 
 
@@ -21,7 +21,7 @@ def privacy(
     context: typer.Context,
     home: Annotated[Path | None, typer.Option(help="The agent's home.")] = None,
     report: Annotated[
-        int | None, typer.Option(help="Print the report of this window, byte for byte.")
+        str | None, typer.Option(help="Print the report of this window or candidate in full.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -46,6 +46,8 @@ def privacy(
 
 
 def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
+    from fedhw.privacy.ledger import ROUNDS_A_DAY
+
     invitation, limits = enrolment.invitation, ledger.limits
     spent, history = ledger.spent(time.time()), ledger.history()
     say(f"This device is {invitation.device} of the fleet at {invitation.statistics}.")
@@ -53,32 +55,55 @@ def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
         f"Every {_span(invitation.window)} it sends one report: how many characters were "
         "corrected, how often each expert was right, at which characters errors were made, how "
         "long recognising took. All of it is clipped and covered with random noise first, so that "
-        "any one report says little about you. Your handwriting, your corrections and what was "
-        "learned from them are never sent. The fleet's operator also learns which release this "
+        "any one report says little about you. Now and then it is asked to try a candidate for the "
+        "next release, and reports in the same way how that compares; or to take part in a round "
+        "that improves the release, and adds what it has learned, clipped and covered with noise, "
+        "to a sum that nobody sees the parts of. Your handwriting, your corrections, your local "
+        "expert and gate are never sent. The fleet's operator also learns which release this "
         "device runs, and when it is online."
     )
     say("")
     shown = Table("privacy budget", "spent", "limit")
     shown.add_row("epsilon in the last 24 hours", f"{spent.day:.2f}", f"{limits.per_day:g}")
     shown.add_row("epsilon in all", f"{spent.in_all:.2f}", f"{limits.in_all:g}")
+    shown.add_row("rounds in the last 24 hours", str(spent.rounds), str(ROUNDS_A_DAY))
     shown.caption = f"at delta {limits.delta:g}; when it is spent, nothing more is sent"
     out.print(shown)
-    shown = Table("window", "from", "to", "epsilon", "bytes", "what became of it")
+    shown = Table("about", "from", "to", "epsilon", "bytes", "what became of it")
     for charge in history[-20:]:
-        start, end = (
-            datetime.fromtimestamp(number * invitation.window).strftime("%Y-%m-%d %H:%M:%S")
-            for number in (charge.window, charge.window + 1)
-        )
         shown.add_row(
-            str(charge.window),
-            start,
-            end,
+            str(charge.about),
+            *_from_to(charge, invitation.window),
             f"{charge.epsilon:g}",
             str(len(charge.message)),
             _fate(charge),
         )
-    shown.caption = f"{len(history)} reports in all; --report WINDOW prints one byte for byte"
+    shown.caption = (
+        f"{len(history)} reports in all, of windows by number and of candidates by name; "
+        "--report prints one byte for byte"
+    )
     out.print(shown)
+    if rounds := ledger.rounds():
+        out.print(_table_of(rounds))
+
+
+def _table_of(rounds: "list[PaidRound]") -> Table:
+    shown = Table("round", "paid for at", "rho")
+    for paid in rounds[-20:]:
+        shown.add_row(paid.name, _moment(paid.at), f"{paid.rho:.3g}")
+    shown.caption = f"{len(rounds)} rounds in all"
+    return shown
+
+
+def _from_to(charge: "Charge", window: int) -> tuple[str, str]:
+    """When the window began and ended, and nothing for a candidate."""
+    if isinstance(charge.about, str):
+        return "", ""
+    return _moment(charge.about * window), _moment((charge.about + 1) * window)
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at):%Y-%m-%d %H:%M:%S}"
 
 
 def _span(seconds: int) -> str:
@@ -98,7 +123,7 @@ def _fate(charge: "Charge") -> str:
         return f"refused: {charge.refused}"
     if charge.sent_at is None:
         return "not sent yet"
-    return f"sent {datetime.fromtimestamp(charge.sent_at):%Y-%m-%d %H:%M:%S}"
+    return f"sent {_moment(charge.sent_at)}"
 
 
 def _told(enrolment: "Enrolment", ledger: "Ledger") -> dict[str, Any]:
@@ -109,7 +134,7 @@ def _told(enrolment: "Enrolment", ledger: "Ledger") -> dict[str, Any]:
         "limits": vars(ledger.limits),
         "reports": [
             {
-                "window": charge.window,
+                "about": charge.about,
                 "at": charge.at,
                 "epsilon": charge.epsilon,
                 "delta": charge.delta,
@@ -119,20 +144,19 @@ def _told(enrolment: "Enrolment", ledger: "Ledger") -> dict[str, Any]:
             }
             for charge in ledger.history()
         ],
+        "rounds": [paid._asdict() for paid in ledger.rounds()],
     }
 
 
-def _print_report(ledger: "Ledger", window: int) -> None:
+def _print_report(ledger: "Ledger", about: str) -> None:
     """The bytes as they were sent, and what they say."""
     from fedhw.privacy.mechanism import GRID
-    from fedhw.privacy.statistics import layout, length
+    from fedhw.privacy.statistics import TABLES, layout, length
     from fedhw.v1 import statistics_pb2 as pb
 
-    found = [charge for charge in ledger.history() if charge.window == window]
+    found = [charge for charge in ledger.history() if str(charge.about) == about]
     if not found:
-        raise InputError(
-            f"report: none was made of window {window}; `fedhw client privacy` lists them all"
-        )
+        raise InputError(f"report: none was made of {about}; `fedhw client privacy` lists them all")
     [charge] = found
     request = pb.SendReportRequest.FromString(charge.message)
     content = pb.Report.FromString(request.report)
@@ -143,8 +167,9 @@ def _print_report(ledger: "Ledger", window: int) -> None:
     say("")
     for name in ("device", "schema", "window", "release", "epsilon", "delta"):
         say(f"{name}: {getattr(content, name)}")
-    classes = len(content.steps) - length(0)
-    for name, place in layout(classes).items():
+    table = TABLES[content.schema]
+    classes = len(content.steps) - length(0, table)
+    for name, place in layout(classes, table).items():
         entries = " ".join(f"{step * GRID:.3f}" for step in content.steps[place])
         say(f"{name}, with noise of {charge.sigma:.2f}: {entries}")
     say(f"signature: {request.signature.hex()}")

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedhw.commands.console import needs, out, say
+from fedhw.commands.console import DATA_HELP, MAX_SEED, needs, out, say
 from fedhw.errors import InputError
 
 if TYPE_CHECKING:
     from fedhw.invitation import Invitation
     from fedhw.privacy.estimate import Estimate
+    from fedhw.release.manifest import Manifest
     from fedhw.release.registry import Registry
     from fedhw_server.fleet import Device, Fleet
     from fedhw_server.home import Home
@@ -30,6 +32,9 @@ HomeOption = Annotated[
     Path | None,
     typer.Option(help="The coordinator's home; $FEDHW_SERVER_HOME or this user's own by default."),
 ]
+SHOWN = 20
+"""Decisions that are listed, the newest."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -226,13 +231,26 @@ def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List what was published, and how many devices run it."""
+    """List what was published, what was tried to improve it, and every decision with its reason."""
     with _fleet(home) as (place, fleet):
+        from fedhw_server.attempts import Attempts
+
         manifests = registry(place).versions()
         running = [device.running for device in fleet.devices() if device.state == "enrolled"]
+        known = Attempts(fleet)
+        attempts, decisions = known.all(), known.decisions()
+        share = known.roll_out(manifests[-1]).share if manifests else 1.0
     if as_json:
-        found = [json.loads(manifest.to_json()) | {"name": manifest.name} for manifest in manifests]
-        out.print_json(json.dumps(found))
+        content = {
+            "releases": [json.loads(each.to_json()) | {"name": each.name} for each in manifests],
+            "share": share,
+            "attempts": [
+                each._asdict() | {"plan": json.loads(each.plan), "stopping": bool(each.stopping)}
+                for each in attempts
+            ],
+            "decisions": [each._asdict() for each in decisions],
+        }
+        out.print_json(json.dumps(content))
         return
     shown = Table("release", "architecture", "generic accuracy", "restores", "made", "devices")
     for manifest in manifests:
@@ -245,6 +263,152 @@ def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
             Text(manifest.created),
             str(running.count(manifest.name)),
         )
+    out.print(shown)
+    if share < 1:
+        out.print(f"{manifests[-1].name} is for {share:.0%} of the devices so far")
+    if attempts:
+        shown = Table("attempt", "improves", "stage", "candidate", "published as")
+        for each in attempts:
+            version = "" if each.version is None else f"version {each.version}"
+            shown.add_row(
+                str(each.number),
+                f"version {each.parent}",
+                each.stage,
+                each.candidate or "",
+                version,
+            )
+        out.print(shown)
+    if decisions:
+        shown = Table("attempt", "when", "decision", "reason")
+        for one in decisions[-SHOWN:]:
+            number = "" if one.attempt is None else str(one.attempt)
+            shown.add_row(number, _ago(one.moment), one.decision, Text(one.reason))
+        out.print(shown)
+
+
+@app.command()
+def public(
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    release: Annotated[Path, typer.Argument(help="The release that was made of it.")],
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="That of train-expert, for synthetic data.")
+    ] = 0,
+    home: HomeOption = None,
+) -> None:
+    """Give the public characters that improvements rehearse and candidates are judged by."""
+    with _fleet(home) as (place, _):
+        from fedhw.data.sources import load_source
+        from fedhw.improvement.public import Public
+        from fedhw.release.release import Release
+
+        given = Public.of(load_source(data, seed), Release.load(release))
+        given.save(place.public)
+    say(f"{len(given.rehearsal)} characters to rehearse, {len(given.validation)} to judge by")
+
+
+@app.command()
+def improve(
+    home: HomeOption = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the attempt in flight.")] = False,
+) -> None:
+    """Begin an attempt to improve the newest release, by the plan."""
+    with _fleet(home) as (place, fleet):
+        from fedhw.improvement.public import Public
+        from fedhw_server.attempts import Attempts
+
+        attempts = Attempts(fleet)
+        if stop:
+            attempts.stop()
+            say("the attempt ends after what it does now; a release that is rolled out goes back")
+            return
+        newest = _newest(place)
+        Public.load(place.public)
+        attempts.begin(newest.version, "asked for by hand")
+    say(f"{newest.name} is to be improved; fedhw server releases says how far it is")
+
+
+@app.command()
+def improvement(
+    home: HomeOption = None,
+    automatic: Annotated[
+        bool | None,
+        typer.Option(
+            "--automatic/--by-hand", help="Begin when the statistics tell for it, or not."
+        ),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of an attempt.")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Noise of a round's sum, in lengths of an update.")
+    ] = None,
+    cohort: Annotated[int | None, typer.Option(help="Devices asked in a round, at most.")] = None,
+    survivors: Annotated[
+        int | None, typer.Option(help="Devices in a round's sum, at least.")
+    ] = None,
+    participations: Annotated[
+        int | None, typer.Option(help="Rounds of an attempt that a device is asked for, at most.")
+    ] = None,
+    canary: Annotated[
+        float | None, typer.Option(help="Share of the devices online that try a candidate.")
+    ] = None,
+    error: Annotated[
+        float | None, typer.Option(help="Begin where the global expert is wrong on a larger share.")
+    ] = None,
+    rise: Annotated[
+        float | None, typer.Option(help="Or where gates open on so much more since the last one.")
+    ] = None,
+    online: Annotated[int | None, typer.Option(help="Only with so many devices online.")] = None,
+    pause_days: Annotated[
+        float | None, typer.Option(help="Only so long after the last one.")
+    ] = None,
+    epsilon_in_all: Annotated[
+        float | None, typer.Option(help="Only while all of them cost no device more.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the plan for attempts to improve, changed to what is given."""
+    with _fleet(home) as (place, fleet):
+        from fedhw.improvement.trigger import DAY
+        from fedhw.privacy.discrete_gaussian import epsilon_of
+        from fedhw_server.attempts import Attempts
+
+        newest, attempts, delta = _newest(place), Attempts(fleet), fleet.policy.delta
+        pause = None if pause_days is None else pause_days * DAY
+        when = _given(error=error, rise=rise, cohort=online, pause=pause, epsilon=epsilon_in_all)
+        given = _given(
+            automatic=automatic,
+            rounds=rounds,
+            noise=noise,
+            cohort=cohort,
+            survivors=survivors,
+            participations=participations,
+            canary=canary,
+        )
+        plan = attempts.plan
+        if given or when:
+            plan = replace(plan, **given, trigger=replace(plan.trigger, **when))
+            attempts.agree(plan)
+        parameters = registry(place).release(newest.version).expert.parameters()
+        rho = plan.rho(sum(each.numel() for each in parameters))
+        costs = {"attempt": epsilon_of(rho, delta), "spent": epsilon_of(attempts.rho, delta)}
+    if as_json:
+        out.print_json(json.dumps(json.loads(plan.to_json()) | {"epsilon": costs, "delta": delta}))
+        return
+    shown = Table("attempts to improve", "")
+    trigger = plan.trigger
+    for name, value in {
+        "begin": "when the statistics tell for it" if plan.automatic else "by hand",
+        "rounds": f"{plan.rounds}, noise {plan.noise:g}",
+        "a round": f"asks {plan.cohort} devices and needs {plan.survivors}",
+        "a device": f"is asked for {plan.participations} rounds at most",
+        "a candidate": f"is tried by {plan.canary:.0%} of the devices online",
+        "epsilon of one": f"{costs['attempt']:.2f} at delta {delta:g}",
+        "epsilon spent": f"{costs['spent']:.2f} by the device that was in most",
+        "begins where": f"the global expert is wrong on {trigger.error:.0%}, or gates open on "
+        f"{trigger.rise:.0%} more",
+        "and": f"{trigger.cohort} devices are online, {trigger.pause / DAY:g} days after the last, "
+        f"below epsilon {trigger.epsilon:g} in all",
+    }.items():
+        shown.add_row(name, value)
     out.print(shown)
 
 
@@ -300,6 +464,17 @@ def statistics(
         character = latest.alphabet[each.entry or 0]
         shown.add_row(Text(character), f"{each.mean:.3f}", f"{each.standard_error:.3f}")
     out.print(shown)
+
+
+def _newest(home: "Home") -> "Manifest":
+    newest = registry(home).latest
+    if newest is None:
+        raise InputError("release: none was published yet; run `fedhw server publish` first")
+    return newest
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def invite(home: "Home", fleet: "Fleet", name: str) -> "Invitation":

@@ -114,12 +114,14 @@ class Task:
         """Return what a device adds to the sum for its update [P], int64 [P + 1].
 
         `source` gives so many random bytes; only a simulation has another one than the system's.
-        Raises ValueError where the update is not finite: what is no number has no norm to clip.
+        An update that is not finite counts as none and as beyond the radius. To refuse it would
+        tell, without noise, what training on somebody's characters comes to.
         """
         norm = float(np.linalg.norm(update.astype(np.float64)))
-        if not math.isfinite(norm):
-            raise ValueError("an update must be finite")
-        clipped = update.astype(np.float64) / max(norm, self.radius)
+        if math.isfinite(norm):
+            clipped = update.astype(np.float64) / max(norm, self.radius)
+        else:
+            clipped = np.zeros(len(update))
         indicator = INDICATOR if norm <= self.radius else -INDICATOR
         random = np.random.default_rng(int.from_bytes(source(16)))
         steps = self._rounded(SCALE * np.append(clipped, indicator) / GRID, random)

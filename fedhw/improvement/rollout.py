@@ -10,9 +10,8 @@ import hashlib
 import math
 from collections.abc import Iterable
 from enum import StrEnum
+from statistics import NormalDist
 from typing import NamedTuple
-
-from scipy.stats import norm
 
 from fedhw.privacy.estimate import Estimate
 
@@ -73,7 +72,7 @@ def look(new: Iterable[Estimate], old: Iterable[Estimate], windows: int) -> Verd
             continue
         change = after.mean - before[after.name].mean
         error = math.hypot(after.standard_error, before[after.name].standard_error)
-        if change + norm.ppf(CONFIDENCE) * error < 0:
+        if change + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
             return Verdict(
                 Step.ROLL_BACK,
                 f"{after.name} is {change:+.3f} (standard error {error:.3f}) against the devices "

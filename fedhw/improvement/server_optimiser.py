@@ -1,8 +1,7 @@
 """How the server steps along the mean of the devices' updates.
 
 Reddi et al. 2021, Adaptive Federated Optimization, arXiv 2003.00295; FedAvgM is Hsu, Qi, Brown
-2019, arXiv 1909.06335. The state is explicit, so that a coordinator can keep it on its disk. Every
-step is `cooling` times as long as the first one.
+2019, arXiv 1909.06335. The state is explicit, so that a coordinator can keep it on its disk.
 """
 
 import math
@@ -43,12 +42,12 @@ class ServerOptimiser(ABC):
 
     @abstractmethod
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, cooling: float, shapes: Shapes
+        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
     ) -> tuple[Vector, Moments]:
         """Return the parameters [P] after a step along the mean update [P], and the new memory."""
 
-    def _moved(self, parameters: Vector, along: Vector, cooling: float) -> Vector:
-        there: Vector = parameters + np.float32(self.rate * cooling) * along
+    def _moved(self, parameters: Vector, along: Vector) -> Vector:
+        there: Vector = parameters + np.float32(self.rate) * along
         return there
 
 
@@ -57,17 +56,17 @@ class FedAvgM(ServerOptimiser):
     """The sum of all updates, the older ones fading; without momentum it is FedAvg.
 
     >>> one = np.ones(1, np.float32)
-    >>> after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, Moments.zero(1), 1.0, [(1,)])
+    >>> after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, Moments.zero(1), [(1,)])
     >>> after.tolist()
     [3.0]
     """
 
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, cooling: float, shapes: Shapes
+        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
     ) -> tuple[Vector, Moments]:
         """Return the parameters [P] after a step along the mean update [P], and the new memory."""
         first = self.momentum * moments.first + update
-        return self._moved(parameters, first, cooling), Moments(first, moments.second)
+        return self._moved(parameters, first), Moments(first, moments.second)
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,13 @@ class _Adaptive(ServerOptimiser):
     caution: float = 1e-3
 
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, cooling: float, shapes: Shapes
+        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
     ) -> tuple[Vector, Moments]:
         """Return the parameters [P] after a step along the mean update [P], and the new memory."""
         first = self.momentum * moments.first + (1 - self.momentum) * update
         second = self._second(moments.second, np.square(update))
         along = (first / (np.sqrt(second) + self.caution)).astype(np.float32)
-        return self._moved(parameters, along, cooling), Moments(first, second)
+        return self._moved(parameters, along), Moments(first, second)
 
     @abstractmethod
     def _second(self, second: Vector, square: Vector) -> Vector:
@@ -118,7 +117,7 @@ class FedMuon(ServerOptimiser):
     """
 
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, cooling: float, shapes: Shapes
+        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
     ) -> tuple[Vector, Moments]:
         """Return the parameters [P] after a step along the mean update [P], and the new memory."""
         first = self.momentum * moments.first + (1 - self.momentum) * update
@@ -128,7 +127,7 @@ class FedMuon(ServerOptimiser):
         along = np.concatenate(
             [_orthogonal(part, shape) for part, shape in zip(parts, shapes, strict=True)]
         )
-        return self._moved(parameters, along, cooling), Moments(first, moments.second)
+        return self._moved(parameters, along), Moments(first, moments.second)
 
 
 def _orthogonal(part: Vector, shape: tuple[int, ...]) -> Vector:

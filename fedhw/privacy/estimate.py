@@ -15,15 +15,13 @@ import numpy as np
 
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
-from fedhw.privacy.statistics import STATISTICS, Report, layout, length
+from fedhw.privacy.statistics import WINDOW, Report, Statistic, Table, layout, length
 
 LEAST_ACTIVE = 0.1
 """The smallest share of active devices that is divided by."""
 
 AT_ONCE = 256
 """Reports whose squares are summed in int64: with the most noise there is they need 63 bits."""
-
-ROWS = {row.name: row for row in STATISTICS}
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Sums:
 
     @classmethod
     def of(cls, *reports: Report) -> "Sums":
-        """Return the sums of reports of one alphabet that `check_report` has passed."""
+        """Return the sums of reports of one table and alphabet that `check_report` has passed."""
         sums = []
         for start in range(0, len(reports), AT_ONCE):
             some = reports[start : start + AT_ONCE]
@@ -110,42 +108,54 @@ class Estimate(NamedTuple):
         return self.mean - reach, self.mean + reach
 
 
-def estimate(sums: Sums, classes: int, minimum_cohort: int) -> list[Estimate] | None:
-    """Return the estimate of every statistic, and of `moe_accuracy`; None under the minimum cohort.
+def estimate(
+    sums: Sums, classes: int, minimum_cohort: int, table: Table = WINDOW
+) -> list[Estimate] | None:
+    """Return the estimate of every statistic of a table; None under the minimum cohort.
+
+    Of a window there is `moe_accuracy`, too, the sum of `ge_accuracy` and `gain`.
 
     A standard error comes from the sample variance over reports, which holds noise and people, and
     is never less than the noise alone explains: a tiny cohort that happens to agree is not trusted
     for it. Where a figure exists only for devices with corrections, the mean is over those: the sum
     of what they sent, divided by the estimated share of active devices (delta method; that share is
     taken to be between 0.1 and 1). The reports are taken to be of different devices, so of one
-    window. Raises InputError where the minimum is below 2 or the sums are
-    of another alphabet.
+    window or candidate. Raises InputError where the minimum is below 2 or the sums are of another
+    alphabet or table.
     """
     if minimum_cohort < 2:
         raise InputError(f"minimum_cohort: {minimum_cohort} would show one device; give 2 or more")
-    if len(sums.totals) != length(classes):
+    if len(sums.totals) != length(classes, table):
         raise InputError(
             f"sums: their {len(sums.totals)} entries are not of {classes} classes; "
             "give those of one alphabet"
         )
     if sums.count < minimum_cohort:
         return None
-    moments = {name: _moments(sums, name, place) for name, place in layout(classes).items()}
+    rows, places = {row.name: row for row in table.rows}, layout(classes, table)
+    moments = {name: _moments(sums, row, places[name]) for name, row in rows.items()}
     [active] = moments["active"]
+    share = min(1.0, max(LEAST_ACTIVE, rows["active"].centre + active.mean))
     estimates = []
     for name, entries in moments.items():
-        row = ROWS[name]
+        row = rows[name]
         for entry, one in enumerate(entries):
-            mean, error = one.among(active, sums.count) if row.of_active else one.over(sums.count)
+            mean, error = (
+                one.among(share, active, sums.count) if row.of_active else one.over(sums.count)
+            )
             index = None if row.size == 1 else entry
             estimates.append(Estimate(name, index, row.centre + mean, error, sums.count, row.unit))
-    ge, [mixed] = ROWS["ge_accuracy"], map(_both, moments["ge_accuracy"], moments["gain"])
-    mean, error = mixed.among(active, sums.count)
-    estimates.append(Estimate("moe_accuracy", None, ge.centre + mean, error, sums.count, ge.unit))
+    if table is WINDOW:
+        ge, [mixed] = rows["ge_accuracy"], map(_both, moments["ge_accuracy"], moments["gain"])
+        mean, error = mixed.among(share, active, sums.count)
+        moe = Estimate("moe_accuracy", None, ge.centre + mean, error, sums.count, ge.unit)
+        estimates.append(moe)
     return estimates
 
 
-def noise_error(name: str, mechanism: GaussianMechanism, devices: int) -> float:
+def noise_error(
+    name: str, mechanism: GaussianMechanism, devices: int, table: Table = WINDOW
+) -> float:
     """Return the standard error that noise alone gives a statistic, in its unit.
 
     With all devices active, and for what is sent as 0.
@@ -153,7 +163,8 @@ def noise_error(name: str, mechanism: GaussianMechanism, devices: int) -> float:
     >>> round(noise_error("gain", GaussianMechanism(2, 1e-6), 10_000), 3)
     0.029
     """
-    return mechanism.sigma * ROWS[name].scale / math.sqrt(devices)
+    [row] = [row for row in table.rows if row.name == name]
+    return mechanism.sigma * row.scale / math.sqrt(devices)
 
 
 class _Moments(NamedTuple):
@@ -169,20 +180,19 @@ class _Moments(NamedTuple):
         """Mean over all devices, and its standard error."""
         return self.mean, math.sqrt((self.noise + self.people) / count)
 
-    def among(self, active: "_Moments", count: int) -> tuple[float, float]:
-        """Mean over the devices with corrections, and its standard error.
+    def among(self, share: float, active: "_Moments", count: int) -> tuple[float, float]:
+        """Mean over the devices with corrections, a `share` of all, and its standard error.
 
         The others send 0, so the covariance with being active is known: mean * (1 - share).
         """
-        share = min(1.0, max(LEAST_ACTIVE, ROWS["active"].centre + active.mean))
         mean = self.mean / share
         noise = self.noise + mean**2 * active.noise
         people = max(0.0, self.people - mean**2 * share * (1 - share))
         return mean, math.sqrt((noise + people) / count) / share
 
 
-def _moments(sums: Sums, name: str, place: slice) -> list[_Moments]:
-    count, step = sums.count, GRID * ROWS[name].scale
+def _moments(sums: Sums, row: Statistic, place: slice) -> list[_Moments]:
+    count, step = sums.count, GRID * row.scale
     noise = sums.noise / count * step**2
     entries = zip(sums.totals[place], sums.squares[place], strict=True)
     return [

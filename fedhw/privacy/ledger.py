@@ -23,11 +23,17 @@ from fedhw.privacy.mechanism import DELTAS, GaussianMechanism, composed_epsilon
 DAY = 24 * 60 * 60
 """Seconds."""
 
+ROUNDS_A_DAY = 200
+"""Improvement rounds in 24 hours, however little each tells: they cost the device energy, and a
+coordinator whose rounds tell more than was believed is stopped all the same."""
+
+PATIENCE = 30.0
+"""Seconds for which somebody else may be at the ledger: an accountant is slow to import."""
+
 TOLERANCE = 1e-6
 """How far rounding may carry an epsilon over a limit that it just meets."""
 
 SCHEMA = """
-BEGIN IMMEDIATE;
 CREATE TABLE limits (
   per_day REAL NOT NULL,
   in_all REAL NOT NULL,
@@ -47,15 +53,42 @@ CREATE TABLE charges (
   refused TEXT
 ) STRICT;
 """
+"""How a ledger begins; never edit it."""
+
+MIGRATIONS = [
+    """
+    CREATE TABLE told (
+      about ANY PRIMARY KEY, -- a window or, as text, a candidate
+      at REAL NOT NULL,
+      epsilon REAL NOT NULL,
+      delta REAL NOT NULL,
+      sigma REAL NOT NULL,
+      message BLOB NOT NULL,
+      checksum INTEGER NOT NULL,
+      sent_at REAL,
+      refused TEXT
+    ) STRICT;
+    INSERT INTO told SELECT * FROM charges;
+    DROP TABLE charges;
+    ALTER TABLE told RENAME TO charges;
+    CREATE TABLE rounds (
+      name TEXT PRIMARY KEY,
+      at REAL NOT NULL,
+      rho REAL NOT NULL,
+      checksum INTEGER NOT NULL
+    ) STRICT;
+    """,
+]
+"""What makes each schema version of the one before; never edit one."""
 
 
 class BudgetSpentError(InputError):
-    """One more report would cost more than the device may tell."""
+    """One more report or round would cost more than the device may tell."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that reports may cost together: epsilon `per_day` and `in_all`, both at `delta`."""
+    """The most that all may cost together: epsilon `per_day` and `in_all`, both at `delta`."""
 
     per_day: float
     in_all: float
@@ -77,19 +110,24 @@ class Limits:
 
 
 class Spent(NamedTuple):
-    """Epsilon of all reports of the last 24 hours, and of all reports, at the limits' delta."""
+    """What reports and rounds have cost together: epsilon at the limits' delta.
+
+    `day` is of the last 24 hours, in which there were that many `rounds`.
+    """
 
     day: float
     in_all: float
+    rounds: int
 
 
 class Charge(NamedTuple):
     """One report that was paid for: when, in Unix seconds, its cost, its bytes, what became of it.
 
-    `sigma` is the standard deviation of its noise as a fraction of the ball's radius.
+    It is `about` the window of that number, or the candidate of that name. `sigma` is the standard
+    deviation of its noise as a fraction of the ball's radius.
     """
 
-    window: int
+    about: int | str
     at: float
     epsilon: float
     delta: float
@@ -101,8 +139,21 @@ class Charge(NamedTuple):
     @property
     def checksum(self) -> int:
         """CRC-32 of what never changes."""
-        cost = (self.window, self.at, self.epsilon, self.delta, self.sigma)
+        cost = (self.about, self.at, self.epsilon, self.delta, self.sigma)
         return _checksum(*cost, zlib.crc32(self.message))
+
+
+class PaidRound(NamedTuple):
+    """An improvement round that was paid for: when, in Unix seconds, and its cost in zCDP."""
+
+    name: str
+    at: float
+    rho: float
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of all of it."""
+        return _checksum(*self)
 
 
 class Ledger:
@@ -111,8 +162,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._opened() as db:
+            _migrate(db)
             self.limits = self._limits(db)
-            self._charges(db)
+            self._paid(db)
 
     @classmethod
     def create(cls, path: Path, limits: Limits) -> "Ledger":
@@ -126,7 +178,7 @@ class Ledger:
             with replacing(path, durable=True) as unfinished:
                 unfinished.touch(mode=0o600)
                 with closing(_connect(unfinished)) as db:
-                    _migrate(db, limits)
+                    _begin(db, limits)
         except (OSError, *_FAILURES) as error:
             raise _explained(path, error) from error
         return cls(path)
@@ -141,36 +193,34 @@ class Ledger:
         return cls(path)
 
     def spent(self, now: float) -> Spent:
-        """Return what reports have cost by `now`, in Unix seconds.
+        """Return what reports and rounds have cost by `now`, in Unix seconds.
 
-        Charges that are dated later count as of today: a clock that is set back refunds nothing.
+        What is dated later counts as of today: a clock that is set back refunds nothing.
         """
         with self._opened() as db:
-            return self._composed(self._charges(db), now)
+            return self._composed(*self._paid(db), now)
 
     def charge(
         self,
-        window: int,
+        about: int | str,
         mechanism: GaussianMechanism,
         now: float,
         make: Callable[[], bytes],
     ) -> bytes:
-        """Pay for a window's report and return the bytes of it, which `make` makes.
+        """Pay for the report about a window or a candidate and return what `make` makes, its bytes.
 
-        They are durable before they are returned. A window that is paid for returns the same bytes
-        and costs nothing. Raises BudgetSpentError where a limit would be passed, and InputError
-        where the disk refuses.
+        They are durable before they are returned. What is paid for returns the same bytes and costs
+        nothing. Raises BudgetSpentError where a limit would be passed, and InputError where the
+        disk refuses.
         """
         with self._opened() as db:
             db.execute("BEGIN IMMEDIATE")
-            charges = self._charges(db)
+            charges, rounds = self._paid(db)
             for earlier in charges:
-                if earlier.window == window:
+                if earlier.about == about:
                     return earlier.message
-            # As SQLite gives them back, for the checksum.
-            epsilon, delta = float(mechanism.epsilon), float(mechanism.delta)
-            charge = Charge(window, float(now), epsilon, delta, mechanism.sigma, b"")
-            self._refuse_beyond_limits([*charges, charge], now)
+            charge = _charge(about, mechanism, now)
+            self._refuse_beyond_limits([*charges, charge], rounds, now)
             charge = charge._replace(message=make())
             db.execute(
                 "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
@@ -179,33 +229,70 @@ class Ledger:
             db.execute("COMMIT")
             return charge.message
 
+    def check_report(self, mechanism: GaussianMechanism, now: float) -> None:
+        """Raise BudgetSpentError where one more report would pass a limit."""
+        with self._opened() as db:
+            charges, rounds = self._paid(db)
+            self._refuse_beyond_limits([*charges, _charge("", mechanism, now)], rounds, now)
+
+    def check_round(self, rho: float, now: float) -> None:
+        """Raise BudgetSpentError where one more round that is rho-zCDP would pass a limit."""
+        with self._opened() as db:
+            charges, rounds = self._paid(db)
+            self._refuse_beyond_limits(charges, [*rounds, _round("", rho, now)], now)
+
+    def charge_round(self, round: str, rho: float, now: float) -> None:
+        """Pay for taking part in an improvement round that is rho-zCDP; durable on return.
+
+        A round that is paid for costs nothing again. Raises BudgetSpentError where a limit would be
+        passed, and InputError where the round was paid for at another cost or the disk refuses.
+        """
+        paid = _round(round, rho, now)
+        with self._opened() as db:
+            db.execute("BEGIN IMMEDIATE")
+            charges, rounds = self._paid(db)
+            for earlier in rounds:
+                if earlier.name == round:
+                    if earlier.rho != rho:
+                        raise InputError(
+                            f"round: {round} was paid for at rho {earlier.rho:g}, and {rho:g} is "
+                            "another cost; begin another round"
+                        )
+                    return
+            self._refuse_beyond_limits(charges, [*rounds, paid], now)
+            db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (*paid, paid.checksum))
+            db.execute("COMMIT")
+
+    def rounds(self) -> list[PaidRound]:
+        """Return the rounds that were paid for, as they came."""
+        with self._opened() as db:
+            return self._paid(db)[1]
+
     def unsent(self) -> list[Charge]:
-        """Return what was paid for and has neither arrived nor been refused, the oldest first."""
+        """Return the reports that have neither arrived nor been refused, in order."""
         return [c for c in self.history() if c.sent_at is None and c.refused is None]
 
-    def mark_sent(self, window: int, at: float) -> None:
+    def mark_sent(self, about: int | str, at: float) -> None:
         """Note that a report has arrived; raises InputError where it was never paid for."""
-        self._mark("sent_at", window, at)
+        self._mark("sent_at", about, at)
 
-    def mark_refused(self, window: int, reason: str) -> None:
+    def mark_refused(self, about: int | str, reason: str) -> None:
         """Note that a report is not to be sent again; it stays charged.
 
         Raises InputError where it was never paid for.
         """
-        self._mark("refused", window, reason)
+        self._mark("refused", about, reason)
 
     def history(self) -> list[Charge]:
-        """Return every charge, the oldest first."""
+        """Return every report that was paid for: of windows in order, then of candidates."""
         with self._opened() as db:
-            return self._charges(db)
+            return self._paid(db)[0]
 
-    def _mark(self, column: str, window: int, value: float | str) -> None:
+    def _mark(self, column: str, about: int | str, value: float | str) -> None:
         with self._opened() as db:
-            changed = db.execute(
-                f"UPDATE charges SET {column} = ? WHERE window = ?", (value, window)
-            )
+            changed = db.execute(f"UPDATE charges SET {column} = ? WHERE about = ?", (value, about))
             if changed.rowcount != 1:
-                raise InputError(f"window: {window} was never charged; charge it first")
+                raise InputError(f"about: {about} was never charged; charge it first")
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -224,36 +311,47 @@ class Ledger:
             return Limits(*found[0][:3])
         raise sqlite3.DatabaseError("limits")
 
-    def _charges(self, db: sqlite3.Connection) -> list[Charge]:
-        if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
-            raise sqlite3.DatabaseError("pages")
-        columns = "window, at, epsilon, delta, sigma, message, sent_at, refused, checksum"
-        charges = []
-        for *row, checksum in db.execute(f"SELECT {columns} FROM charges ORDER BY window"):
+    def _paid(self, db: sqlite3.Connection) -> tuple[list[Charge], list[PaidRound]]:
+        _check_pages(db)
+        charges, rounds = [], []
+        columns = "about, at, epsilon, delta, sigma, message, sent_at, refused, checksum"
+        for *row, checksum in db.execute(f"SELECT {columns} FROM charges ORDER BY about"):
             charges.append(Charge(*row))
             if charges[-1].checksum != checksum:
                 raise sqlite3.DatabaseError("charges")
-        return charges
+        for *row, checksum in db.execute("SELECT * FROM rounds ORDER BY rowid"):
+            rounds.append(PaidRound(*row))
+            if rounds[-1].checksum != checksum:
+                raise sqlite3.DatabaseError("rounds")
+        return charges, rounds
 
-    def _composed(self, charges: list[Charge], now: float) -> Spent:
-        today = [charge.sigma for charge in charges if charge.at > now - DAY]
-        delta = self.limits.delta
+    def _composed(self, charges: list[Charge], rounds: list[PaidRound], now: float) -> Spent:
+        of_day = [charge for charge in charges if charge.at > now - DAY]
+        rounds_of_day = [paid for paid in rounds if paid.at > now - DAY]
         return Spent(
-            composed_epsilon(today, delta),
-            composed_epsilon([charge.sigma for charge in charges], delta),
+            self._epsilon(of_day, rounds_of_day),
+            self._epsilon(charges, rounds),
+            len(rounds_of_day),
         )
 
-    def _refuse_beyond_limits(self, charges: list[Charge], now: float) -> None:
-        after = self._composed(charges, now)
-        for period, epsilon, limit in (
-            ("the last 24 hours", after.day, self.limits.per_day),
-            ("all reports", after.in_all, self.limits.in_all),
+    def _epsilon(self, charges: list[Charge], rounds: list[PaidRound]) -> float:
+        rho = math.fsum(paid.rho for paid in rounds)
+        return composed_epsilon([charge.sigma for charge in charges], self.limits.delta, rho)
+
+    def _refuse_beyond_limits(
+        self, charges: list[Charge], rounds: list[PaidRound], now: float
+    ) -> None:
+        after = self._composed(charges, rounds, now)
+        for what, spent, limit in (
+            ("epsilon {:.3g} of the last 24 hours", after.day, self.limits.per_day),
+            ("epsilon {:.3g} of all that was told", after.in_all, self.limits.in_all),
+            ("{} rounds in the last 24 hours", after.rounds, ROUNDS_A_DAY),
         ):
             # Written so that NaN fails.
-            if not epsilon <= limit + TOLERANCE:
+            if not spent <= limit + TOLERANCE:
                 raise BudgetSpentError(
-                    f"budget: one more report would make epsilon {epsilon:.3g} of {period}, and "
-                    f"the limit is {limit:g}; nothing is sent"
+                    f"budget: one more would make {what.format(spent)}, and the limit is "
+                    f"{limit:g}; nothing is sent"
                 )
 
 
@@ -265,20 +363,64 @@ _FAILURES = (sqlite3.Error, UnicodeDecodeError)
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Commands are sent as they are: transactions begin and end where we say.
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE
+    )
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA cell_size_check = ON")
     return db
 
 
-def _migrate(db: sqlite3.Connection, limits: Limits) -> None:
-    db.executescript(SCHEMA)
+def _charge(about: int | str, mechanism: GaussianMechanism, now: float) -> Charge:
+    """A charge for what is still to be made, its numbers as SQLite gives them back."""
+    epsilon, delta = float(mechanism.epsilon), float(mechanism.delta)
+    return Charge(about, float(now), epsilon, delta, mechanism.sigma, b"")
+
+
+def _round(name: str, rho: float, now: float) -> PaidRound:
+    # Written so that NaN fails.
+    if not rho >= 0:
+        raise InputError(f"rho: {rho:g} is no cost; give it from 0 on")
+    return PaidRound(name, float(now), float(rho))
+
+
+def _begin(db: sqlite3.Connection, limits: Limits) -> None:
+    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
     values = (limits.per_day, limits.in_all, limits.delta, limits.checksum)
     db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", values)
     db.execute("COMMIT")
 
 
-def _checksum(*values: float) -> int:
+def _migrate(db: sqlite3.Connection) -> None:
+    """Bring an older ledger up to date, whole or not at all; checksums come along as they are."""
+    if _version(db) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    version = _version(db)
+    if version > len(MIGRATIONS):
+        raise InputError(
+            f"ledger: its schema {version} is newer than {len(MIGRATIONS)}, the newest this "
+            "program knows; update fedhw"
+        )
+    _check_pages(db)  # first, or what cannot be read would be left behind
+    for number, migration in enumerate(MIGRATIONS[version:], version + 1):
+        for statement in filter(str.strip, migration.split(";\n")):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number}")
+    db.execute("COMMIT")
+
+
+def _version(db: sqlite3.Connection) -> int:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _check_pages(db: sqlite3.Connection) -> None:
+    if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("pages")
+
+
+def _checksum(*values: float | str) -> int:
     return zlib.crc32(repr(values).encode())
 
 

@@ -9,14 +9,15 @@ dp-accounting is imported when it is first needed: it takes longer than all the 
 
 import math
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
+from fedhw.privacy.discrete_gaussian import epsilon_of
 
 GRID = 1 / 1024
 """One step, a fraction of the ball's radius."""
@@ -33,11 +34,13 @@ DELTAS = (1e-15, 0.1)
 class GaussianMechanism:
     """Noise that makes a vector of the ball (`epsilon`, `delta`)-differentially private.
 
-    Raises InputError where one of them is out of range.
+    `source` gives so many random bytes; only a simulation, to be repeatable, has another one than
+    the system's. Raises InputError where epsilon or delta is out of range.
     """
 
     epsilon: float
     delta: float
+    source: Callable[[int], bytes] = field(default=secrets.token_bytes, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in (("epsilon", EPSILONS), ("delta", DELTAS)):
@@ -65,7 +68,7 @@ class GaussianMechanism:
         mechanism's output after post-processing. What is left of floating point is that the
         chance of each step is right to about 15 digits.
         """
-        return on_grid(vector) + gaussian_steps(self.sigma, len(vector))
+        return on_grid(vector) + gaussian_steps(self.sigma, len(vector), self.source)
 
 
 @lru_cache
@@ -93,14 +96,16 @@ def on_grid(vector: NDArray[np.float64]) -> NDArray[np.int64]:
     return steps
 
 
-def gaussian_steps(sigma: float, size: int) -> NDArray[np.int64]:
+def gaussian_steps(
+    sigma: float, size: int, source: Callable[[int], bytes] = secrets.token_bytes
+) -> NDArray[np.int64]:
     """Draw independent N(0, sigma^2), int64 [size], rounded to steps of 1/1024.
 
     Box and Muller (1958) on 64-bit integers of the system's generator for secrets, which nobody
     can predict or wind back; the tail ends at 9.4 sigma, where less than 1e-20 is left.
     """
     pairs = -(-size // 2)
-    drawn = np.frombuffer(secrets.token_bytes(16 * pairs), np.uint64).reshape(2, pairs)
+    drawn = np.frombuffer(source(16 * pairs), np.uint64).reshape(2, pairs)
     uniform, turn = (drawn.astype(np.float64) + 1) / 2**64  # in (0, 1]
     radius = sigma / GRID * np.sqrt(-2 * np.log(uniform))
     normal = np.concatenate([radius * np.cos(math.tau * turn), radius * np.sin(math.tau * turn)])
@@ -108,14 +113,18 @@ def gaussian_steps(sigma: float, size: int) -> NDArray[np.int64]:
     return steps
 
 
-def composed_epsilon(sigmas: Iterable[float], delta: float) -> float:
+def composed_epsilon(sigmas: Iterable[float], delta: float, rho: float = 0.0) -> float:
     """Return the epsilon, at `delta`, of several noised vectors about the same device together.
 
     Gaussians compose exactly: together they are one with 1/z^2 = sum of 1/z_i^2, where z is sigma
     over sensitivity (Dong, Roth and Su 2019, arXiv 1905.02383), also where later noise was chosen
-    after earlier answers (Smith and Thakurta 2022, arXiv 2210.17520).
+    after earlier answers (Smith and Thakurta 2022, arXiv 2210.17520). Where the device has told
+    something else that is rho-zCDP, each Gaussian is 1/(2 z^2)-zCDP and all of it adds up (Bun and
+    Steinke 2016, arXiv 1605.02065).
     """
     squares = math.fsum((SENSITIVITY / sigma) ** 2 for sigma in sigmas)
+    if rho != 0:
+        return epsilon_of(squares / 2 + rho, delta)
     if squares == 0:
         return 0.0
     from dp_accounting import get_epsilon_gaussian

@@ -279,6 +279,8 @@ def check_keys(terms: Terms, keys: Keys, authority: str) -> None:
         verify_device(keys.device, keys.report_key, keys.certificate, authority)
         report_key = Ed25519PublicKey.from_public_bytes(keys.report_key)
         report_key.verify(keys.signature, _signed(terms, keys))
+        for key in (keys.mask_key, keys.share_key):  # one of low order agrees on nothing
+            X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
     except (InvalidSignature, ValueError):
         raise SumError(
             f"keys: those of {keys.device[:64]!r} are not signed for this sum by a device of the "
@@ -419,14 +421,9 @@ def _agreed(
     terms: Terms, purpose: bytes, private: bytes, public: bytes, sender: str, receiver: str
 ) -> bytes:
     """Return the 32-byte key of two devices for one purpose (X25519, RFC 7748; HKDF, RFC 5869)."""
-    try:
-        secret = X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(public)
-        )
-    except ValueError:
-        raise SumError(
-            f"keys: those of {sender} and {receiver} agree on nothing; begin a new sum"
-        ) from None
+    secret = X25519PrivateKey.from_private_bytes(private).exchange(
+        X25519PublicKey.from_public_bytes(public)
+    )
     return _derived(purpose, secret, _between(terms, sender, receiver))
 
 

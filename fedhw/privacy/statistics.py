@@ -1,20 +1,18 @@
 """The one door: all that the statistics plane sends is declared, bounded and noised here.
 
-`STATISTICS` says what leaves a device, `make_report` is the only way out.
+`WINDOW` and `SHADOW` say what leaves a device, `make_report` is the only way out.
 """
 
 import math
 from dataclasses import dataclass
 from operator import add
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
-
-SCHEMA = 1
-"""The version of the table below; any change to it takes the next."""
 
 SIGNED = b"fedhw report 1:"
 """Stands before a report's bytes where it is signed, so that the signature is of nothing else."""
@@ -54,6 +52,18 @@ class Statistic:
     def scale(self) -> float:
         """How much of the unit an entry of 1 is."""
         return ((self.high - self.low) / 2 if self.size == 1 else 1.0) / self.weight
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a kind of report says: its rows, in this order, under the number that it is sent with.
+
+    The squares of the weights sum to 1, so that a vector in range lies in the ball of radius 1 by
+    itself. Any change to a table takes a number that none had before.
+    """
+
+    schema: int
+    rows: tuple[Statistic, ...]
 
 
 STATISTICS = (
@@ -126,9 +136,43 @@ STATISTICS = (
         weight=math.sqrt(0.03),
     ),
 )
-"""Everything that is sent, in this order. The squares of the weights sum to 1, so that a vector in
-range lies in the ball of radius 1 by itself. The gain has most of it: it is what the fleet is run
-for. The mixture's accuracy is not sent: it is `ge_accuracy` and `gain` together."""
+"""What is sent of a window. The gain has most of the weight: it is what the fleet is run for. The
+mixture's accuracy is not sent: it is `ge_accuracy` and `gain` together."""
+
+WINDOW = Table(1, STATISTICS)
+"""How a window went."""
+
+SHADOW = Table(
+    2,
+    (
+        Statistic(
+            "active",
+            "whether there were corrections to judge by",
+            "share of devices",
+            *(1, 0, 1),
+            weight=math.sqrt(0.10),
+        ),
+        Statistic(
+            "ge_gain",
+            "accuracy of the candidate's global expert less that of the one in use",
+            "share of corrections",
+            *(1, -0.5, 0.5),
+            weight=math.sqrt(0.45),
+            of_active=True,
+        ),
+        Statistic(
+            "gain",
+            "accuracy of the mixture learned for the candidate less that of the one in use",
+            "share of corrections",
+            *(1, -0.5, 0.5),
+            weight=math.sqrt(0.45),
+            of_active=True,
+        ),
+    ),
+)
+"""What a candidate for the next release would be to this person, while the one in use goes on."""
+
+TABLES = {table.schema: table for table in (WINDOW, SHADOW)}
 
 
 @dataclass(frozen=True)
@@ -140,6 +184,8 @@ class Tally:
     0.5, and `errors` [C] those where the mixture was wrong, by true class. `latencies` [10] counts
     recognitions by the bounds in `LATENCIES`. Raises InputError where counts contradict each other.
     """
+
+    table: ClassVar[Table] = WINDOW
 
     corrections: int
     ge_right: int
@@ -209,12 +255,56 @@ class Tally:
         return {name: np.array(figure, float, ndmin=1) for name, figure in figures.items()}
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw counts of a candidate and of the release in use on one device; they stay there.
+
+    Of the corrections `held_back`, which neither an expert nor a mixture has learned from,
+    `candidate_ge_right` and `ge_right` count those where the global experts were right,
+    `candidate_right` and `right` those where the mixtures were. Raises InputError where counts
+    contradict each other.
+    """
+
+    table: ClassVar[Table] = SHADOW
+
+    held_back: int
+    candidate_ge_right: int
+    ge_right: int
+    candidate_right: int
+    right: int
+
+    def __post_init__(self) -> None:
+        if self.held_back < 0:
+            raise InputError(f"held_back: {self.held_back} is below zero; count anew")
+        for name in ("candidate_ge_right", "ge_right", "candidate_right", "right"):
+            if not 0 <= getattr(self, name) <= self.held_back:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} is not among {self.held_back} corrections; "
+                    "count anew"
+                )
+
+    def figures(self) -> dict[str, NDArray[np.float64]]:
+        """Return what each statistic is before clipping and noise.
+
+        Both gains are NaN where nothing was held back.
+        """
+        held_back = self.held_back or math.nan
+        figures = {
+            "active": self.held_back > 0,
+            "ge_gain": (self.candidate_ge_right - self.ge_right) / held_back,
+            "gain": (self.candidate_right - self.right) / held_back,
+        }
+        return {name: np.array(figure, float, ndmin=1) for name, figure in figures.items()}
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What leaves a device: one window's vector after clipping and noise.
+    """What leaves a device: one vector after clipping and noise.
 
-    `steps` int64 [D] in steps of 1/1024, laid out as the table of version `schema` has it;
-    `window` counts windows since 1970; `release` is the name of the release in use.
+    `steps` int64 [D] in steps of 1/1024, laid out as the table of that `schema` has it; `window`
+    counts windows since 1970. A report of the table `WINDOW` is of that window, and `release` is
+    the name of the release in use; one of the table `SHADOW` was made in that window, and `release`
+    is the name of the candidate.
     """
 
     device: str
@@ -225,56 +315,68 @@ class Report:
     delta: float
     steps: NDArray[np.int64]
 
+    @property
+    def about(self) -> int | str:
+        """What a device reports of once: the window, or the candidate."""
+        return self.release if self.schema == SHADOW.schema else self.window
 
-def layout(classes: int) -> dict[str, slice]:
-    """Return where each statistic stands in the vector of an alphabet."""
+
+def layout(classes: int, table: Table = WINDOW) -> dict[str, slice]:
+    """Return where each statistic of a table stands in the vector of an alphabet."""
     places, start = {}, 0
-    for statistic in STATISTICS:
+    for statistic in table.rows:
         stop = start + (classes if statistic.size is None else statistic.size)
         places[statistic.name] = slice(start, stop)
         start = stop
     return places
 
 
-def length(classes: int) -> int:
+def length(classes: int, table: Table = WINDOW) -> int:
     """Return D, the entries of the vector of an alphabet."""
-    return sum(classes if row.size is None else row.size for row in STATISTICS)
+    return sum(classes if row.size is None else row.size for row in table.rows)
 
 
-def vector(tally: Tally) -> NDArray[np.float64]:
-    """Return a window's statistics clipped, mapped and weighed, [D], of L2 norm at most 1."""
-    figures = tally.figures()
+def vector(counts: Tally | Evaluation) -> NDArray[np.float64]:
+    """Return a table's statistics clipped, mapped and weighed, [D], of L2 norm at most 1."""
+    figures = counts.figures()
     parts = []
-    for row in STATISTICS:
+    for row in counts.table.rows:
         clipped = np.clip(figures[row.name], row.low, row.high)
         parts.append(np.nan_to_num((clipped - row.centre) / row.scale, nan=0.0))
     return np.concatenate(parts)
 
 
 def make_report(
-    tally: Tally, device: str, window: int, release: str, mechanism: GaussianMechanism
+    counts: Tally | Evaluation,
+    device: str,
+    window: int,
+    release: str,
+    mechanism: GaussianMechanism,
 ) -> Report:
-    """Turn a window into what may leave the device; nothing else of it does.
+    """Turn counts into what may leave the device; nothing else of it does.
 
     The report is (epsilon, delta)-differentially private for everything that ever happened on the
-    device, as long as one is made of idle windows, too. Several cost what the ledger says.
+    device, as long as one is made where there is nothing to count, too. Several cost what the
+    ledger says.
     """
-    steps = mechanism.privatise(vector(tally))
-    return Report(device, SCHEMA, window, release, mechanism.epsilon, mechanism.delta, steps)
+    steps = mechanism.privatise(vector(counts))
+    schema = counts.table.schema
+    return Report(device, schema, window, release, mechanism.epsilon, mechanism.delta, steps)
 
 
 def check_report(report: Report, classes: int) -> None:
     """Raise InputError where a report cannot be what `make_report` makes for an alphabet."""
-    if report.schema != SCHEMA:
-        raise InputError(f"schema: {report.schema} is not {SCHEMA}; update the device")
+    if report.schema not in TABLES:
+        known = " or ".join(map(str, TABLES))
+        raise InputError(f"schema: {report.schema} is not {known}; update the device")
     if report.window < 0:
         raise InputError(f"window: {report.window} is before 1970; set the clock")
     mechanism = GaussianMechanism(report.epsilon, report.delta)
-    steps, entries = report.steps, length(classes)
+    steps, entries = report.steps, length(classes, TABLES[report.schema])
     if steps.shape != (entries,) or not np.issubdtype(steps.dtype, np.integer):
         raise InputError(
             f"steps: {steps.dtype} {list(steps.shape)} is not int [{entries}]; send one for each "
-            f"entry of table {SCHEMA}"
+            f"entry of table {report.schema}"
         )
     largest = math.ceil((1 + REACH * mechanism.sigma) / GRID)
     beyond = (steps > largest) | (steps < -largest)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from fedhw.atomic import replacing
 from fedhw.errors import InputError
 from fedhw.release.manifest import FOR_DEVICES, FORMAT, LARGEST, MANIFEST, Manifest
-from fedhw.release.release import open_files, read_files
+from fedhw.release.release import Release, open_files, read_files
 from fedhw.release.signing import ReleaseKey, SignatureError, verify
 
 SIGNATURE = "manifest.sig"
@@ -49,6 +49,12 @@ class Registry:
         """What devices should run, None before anything was published."""
         places = self._places()
         return self._manifest(places[max(places)]) if places else None
+
+    def release(self, version: int) -> Release:
+        """Return a version; raises InputError for one that is not there."""
+        place = self._place(version)
+        self._manifest(place)
+        return Release.load(place)
 
     def parcel(self, version: int) -> Parcel:
         """Return what a device gets of a version; raises InputError for one that is not there."""

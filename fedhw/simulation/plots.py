@@ -104,6 +104,35 @@ def gate_openings(own: Floats, generic: Floats) -> str:
     return _svg(figure, "Distribution of gate openings")
 
 
+@matplotlib.rc_context(_STYLE)
+def by_day(
+    title: str, up: str, lines: Mapping[str, Floats], intervals: tuple[Floats, Floats] | None = None
+) -> str:
+    """Draw up to four lines over the days, and the intervals that estimate the first of them."""
+    figure, axes = _canvas("day", up)
+    if intervals is not None:
+        low, high = intervals
+        days = np.arange(1, len(low) + 1)
+        axes.vlines(days, low, high, color=_ORANGE, lw=1.5, label="estimate")
+    ways = ((_BLUE, "-"), (_TEXT, ":"), (_FAINT, "--"), (_ORANGE, "-."))
+    for (label, values), (colour, way) in zip(lines.items(), ways, strict=False):
+        axes.plot(np.arange(1, len(values) + 1), values, way, color=colour, label=label)
+    return _svg(figure, title)
+
+
+@matplotlib.rc_context(_STYLE)
+def devices_by_version(versions: Mapping[str, Floats], online: Floats) -> str:
+    """Draw how many devices run each version on each day, and how many are online."""
+    figure, axes = _canvas("day", "devices")
+    days, below = np.arange(1, len(online) + 1), np.zeros(len(online))
+    for count, (name, devices) in enumerate(versions.items(), 1):
+        above, depth = below + devices, 0.15 + 0.75 * count / len(versions)
+        axes.fill_between(days, below, above, color=_BLUE, alpha=depth, lw=0, label=name)
+        below = above
+    axes.plot(days, online, color=_ORANGE, label="online")
+    return _svg(figure, "Devices by the version that they run, day by day")
+
+
 def _canvas(across: str, up: str) -> tuple[Figure, Axes]:
     # As wide as a phone, so that the text is as large as the page's there.
     figure = Figure(figsize=(4.2, 3.2), layout="constrained")

@@ -119,12 +119,17 @@ def write_report(experiment: Experiment, directory: Path) -> None:
 
     An earlier report there is replaced. Raises InputError when there is anything else.
     """
+    write(directory, _page(experiment), summary(experiment))
+
+
+def write(directory: Path, html: str, figures: dict[str, Any]) -> None:
+    """Write a page and its figures to `directory`, as `write_report` does."""
     check_place(directory)
     with replacing(directory) as unfinished:
         unfinished.mkdir()
-        (unfinished / PAGE).write_text(_page(experiment), encoding="utf-8")
-        figures = json.dumps(summary(experiment), indent=2, allow_nan=False)
-        (unfinished / SUMMARY).write_text(figures + "\n", encoding="utf-8")
+        (unfinished / PAGE).write_text(html, encoding="utf-8")
+        content = json.dumps(figures, indent=2, allow_nan=False)
+        (unfinished / SUMMARY).write_text(content + "\n", encoding="utf-8")
 
 
 def check_place(directory: Path) -> None:
@@ -149,6 +154,23 @@ def changes(experiment: Experiment) -> list[Change]:
         for row, before, after in zip(split.test, ge, moe, strict=True)
         if before != after
     ]
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """Return a page of sections as HTML; the title is HTML, too."""
+    frame = Template(files("fedhw.simulation").joinpath("report.html").read_text(encoding="utf-8"))
+    return frame.substitute(title=title, sections="\n".join(sections))
+
+
+def section(heading: str, reading: str, content: str) -> str:
+    """Return a section of a page: its heading, how to read it, and what it shows, all HTML."""
+    return f"<section>\n<h2>{heading}</h2>\n<p>{reading}</p>\n{content}\n</section>"
+
+
+def listed(facts: dict[str, str]) -> str:
+    """Return facts, which are plain text, as a list in HTML."""
+    items = (f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
+    return "<dl>" + "\n".join(items) + "</dl>"
 
 
 def _figures(experiment: Experiment, name: str) -> dict[str, float | None]:
@@ -209,8 +231,7 @@ def _page(experiment: Experiment) -> str:
             _worst_section(experiment, found),
         ]
     sections.append(_origin_section(experiment))
-    page = Template(files("fedhw.simulation").joinpath("report.html").read_text(encoding="utf-8"))
-    return page.substitute(title=title, sections="\n".join(sections))
+    return page(title, sections)
 
 
 def _lead(experiment: Experiment) -> str:
@@ -223,10 +244,6 @@ def _lead(experiment: Experiment) -> str:
     )
 
 
-def _section(heading: str, reading: str, content: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n<p>{reading}</p>\n{content}\n</section>"
-
-
 def _methods_section(experiment: Experiment) -> str:
     head = "".join(f'<th scope="col">{heading}</th>' for heading in COLUMNS)
     rows = []
@@ -235,7 +252,7 @@ def _methods_section(experiment: Experiment) -> str:
         chosen = ' class="chosen"' if name == "moe" else ""
         cells = "".join(f"<td>{figure}</td>" for figure in figures)
         rows.append(f'<tr{chosen}><th scope="row">{title}</th>{cells}</tr>')
-    return _section(
+    return section(
         "Methods",
         "Own are a writer's test characters, with the standard error over writers; generic are "
         "everybody's. Gains and changes are points above the global expert; the gain is repeated "
@@ -252,7 +269,7 @@ def _methods_section(experiment: Experiment) -> str:
 def _pictures_section(experiment: Experiment) -> str:
     """Everything drawn by `plots`, side by side where the page is wide."""
     pictures = [
-        _section(
+        section(
             "Every writer, before and after",
             "A stick is a writer: it goes from the accuracy of the global expert alone to that of "
             "the mixture. Triangles are writers who lost.",
@@ -262,7 +279,7 @@ def _pictures_section(experiment: Experiment) -> str:
     if experiment.curve:
         learned = float(np.mean([_samples(experiment, w) for w in range(len(experiment.splits))]))
         pictures.append(
-            _section(
+            section(
                 "Gain by characters seen",
                 "The writers' mean gain when each gives so many characters to learn from. The "
                 "diamond is this experiment.",
@@ -271,7 +288,7 @@ def _pictures_section(experiment: Experiment) -> str:
         )
     if experiment.openings is not None:
         pictures.append(
-            _section(
+            section(
                 "How far the gates open",
                 "At 1 the local expert is fully heard, at 0 the global expert decides alone. Gates "
                 "should open for their writer's characters and stay closed for everybody else's.",
@@ -293,7 +310,7 @@ def _changes_section(experiment: Experiment, found: list[Change]) -> str:
             ("Became wrong", wronged, WRONGED),
         )
     ]
-    return _section(
+    return section(
         "Characters that changed",
         "Under each glyph: what it is, what the global expert said, and what the mixture says. "
         "They are drawn at random, from every writer in turn.",
@@ -318,7 +335,7 @@ def _worst_section(experiment: Experiment, found: list[Change]) -> str:
             f"{len(lost)}{left_out}.</p>\n"
             + _glyphs(experiment, _spread(lost, LOST, experiment.seed))
         )
-    return _section(
+    return section(
         "Writers who gained least",
         "Their accuracy before and after, and the characters that the global expert read rightly "
         "and the mixture does not.",
@@ -340,12 +357,10 @@ def _origin_section(experiment: Experiment) -> str:
         **{f"release's {k.replace('_', ' ')}": f"{v:,.4g}" for k, v in manifest.validation.items()},
         "fedhw": __version__,
     }
-    return _section(
+    return section(
         "Made from",
         "The same data, release and seed give the same figures, but for the time that it takes.",
-        "<dl>"
-        + "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
-        + "</dl>",
+        listed(facts),
     )
 
 

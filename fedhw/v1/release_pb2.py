@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x65\x64hw/v1/release.proto\x12\x08\x66\x65\x64hw.v1\"\x85\x01\n\x05Offer\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12)\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1a.fedhw.v1.Offer.FilesEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"c\n\x06\x41nswer\x12$\n\x08\x61\x64option\x18\x01 \x01(\x0e\x32\x12.fedhw.v1.Adoption\x12\x0f\n\x07running\x18\x02 \x01(\t\x12\"\n\x07refusal\x18\x03 \x01(\x0e\x32\x11.fedhw.v1.Refusal*\xab\x01\n\x08\x41\x64option\x12\x18\n\x14\x41\x44OPTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x44OPTION_WANTED\x10\x01\x12\x15\n\x11\x41\x44OPTION_LEARNING\x10\x02\x12\x14\n\x10\x41\x44OPTION_RUNNING\x10\x03\x12\x16\n\x12\x41\x44OPTION_HELD_BACK\x10\x04\x12\x14\n\x10\x41\x44OPTION_REFUSED\x10\x05\x12\x15\n\x11\x41\x44OPTION_DEFERRED\x10\x06*\xa4\x01\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x15\n\x11REFUSAL_SIGNATURE\x10\x01\x12\x13\n\x0fREFUSAL_VERSION\x10\x02\x12\x14\n\x10REFUSAL_ALPHABET\x10\x03\x12\x18\n\x14REFUSAL_ARCHITECTURE\x10\x04\x12\x11\n\rREFUSAL_FILES\x10\x05\x12\x11\n\rREFUSAL_STORE\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66\x65\x64hw/v1/release.proto\x12\x08\x66\x65\x64hw.v1\"\x85\x01\n\x05Offer\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12)\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1a.fedhw.v1.Offer.FilesEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"c\n\x06\x41nswer\x12$\n\x08\x61\x64option\x18\x01 \x01(\x0e\x32\x12.fedhw.v1.Adoption\x12\x0f\n\x07running\x18\x02 \x01(\t\x12\"\n\x07refusal\x18\x03 \x01(\x0e\x32\x11.fedhw.v1.Refusal\"0\n\x0cShadowAnswer\x12 \n\x06shadow\x18\x01 \x01(\x0e\x32\x10.fedhw.v1.Shadow*\xab\x01\n\x08\x41\x64option\x12\x18\n\x14\x41\x44OPTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x44OPTION_WANTED\x10\x01\x12\x15\n\x11\x41\x44OPTION_LEARNING\x10\x02\x12\x14\n\x10\x41\x44OPTION_RUNNING\x10\x03\x12\x16\n\x12\x41\x44OPTION_HELD_BACK\x10\x04\x12\x14\n\x10\x41\x44OPTION_REFUSED\x10\x05\x12\x15\n\x11\x41\x44OPTION_DEFERRED\x10\x06*\xa4\x01\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x15\n\x11REFUSAL_SIGNATURE\x10\x01\x12\x13\n\x0fREFUSAL_VERSION\x10\x02\x12\x14\n\x10REFUSAL_ALPHABET\x10\x03\x12\x18\n\x14REFUSAL_ARCHITECTURE\x10\x04\x12\x11\n\rREFUSAL_FILES\x10\x05\x12\x11\n\rREFUSAL_STORE\x10\x06*\x84\x01\n\x06Shadow\x12\x16\n\x12SHADOW_UNSPECIFIED\x10\x00\x12\x11\n\rSHADOW_WANTED\x10\x01\x12\x15\n\x11SHADOW_EVALUATING\x10\x02\x12\x0f\n\x0bSHADOW_TOLD\x10\x03\x12\x13\n\x0fSHADOW_DECLINED\x10\x04\x12\x12\n\x0eSHADOW_REFUSED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_OFFER_FILESENTRY']._loaded_options = None
   _globals['_OFFER_FILESENTRY']._serialized_options = b'8\001'
-  _globals['_ADOPTION']._serialized_start=274
-  _globals['_ADOPTION']._serialized_end=445
-  _globals['_REFUSAL']._serialized_start=448
-  _globals['_REFUSAL']._serialized_end=612
+  _globals['_ADOPTION']._serialized_start=324
+  _globals['_ADOPTION']._serialized_end=495
+  _globals['_REFUSAL']._serialized_start=498
+  _globals['_REFUSAL']._serialized_end=662
+  _globals['_SHADOW']._serialized_start=665
+  _globals['_SHADOW']._serialized_end=797
   _globals['_OFFER']._serialized_start=37
   _globals['_OFFER']._serialized_end=170
   _globals['_OFFER_FILESENTRY']._serialized_start=126
   _globals['_OFFER_FILESENTRY']._serialized_end=170
   _globals['_ANSWER']._serialized_start=172
   _globals['_ANSWER']._serialized_end=271
+  _globals['_SHADOWANSWER']._serialized_start=273
+  _globals['_SHADOWANSWER']._serialized_end=321
 # @@protoc_insertion_point(module_scope)

@@ -26,6 +26,15 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_ARCHITECTURE: _ClassVar[Refusal]
     REFUSAL_FILES: _ClassVar[Refusal]
     REFUSAL_STORE: _ClassVar[Refusal]
+
+class Shadow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHADOW_UNSPECIFIED: _ClassVar[Shadow]
+    SHADOW_WANTED: _ClassVar[Shadow]
+    SHADOW_EVALUATING: _ClassVar[Shadow]
+    SHADOW_TOLD: _ClassVar[Shadow]
+    SHADOW_DECLINED: _ClassVar[Shadow]
+    SHADOW_REFUSED: _ClassVar[Shadow]
 ADOPTION_UNSPECIFIED: Adoption
 ADOPTION_WANTED: Adoption
 ADOPTION_LEARNING: Adoption
@@ -40,6 +49,12 @@ REFUSAL_ALPHABET: Refusal
 REFUSAL_ARCHITECTURE: Refusal
 REFUSAL_FILES: Refusal
 REFUSAL_STORE: Refusal
+SHADOW_UNSPECIFIED: Shadow
+SHADOW_WANTED: Shadow
+SHADOW_EVALUATING: Shadow
+SHADOW_TOLD: Shadow
+SHADOW_DECLINED: Shadow
+SHADOW_REFUSED: Shadow
 
 class Offer(_message.Message):
     __slots__ = ("manifest", "signature", "files")
@@ -67,3 +82,9 @@ class Answer(_message.Message):
     running: str
     refusal: Refusal
     def __init__(self, adoption: _Optional[_Union[Adoption, str]] = ..., running: _Optional[str] = ..., refusal: _Optional[_Union[Refusal, str]] = ...) -> None: ...
+
+class ShadowAnswer(_message.Message):
+    __slots__ = ("shadow",)
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    shadow: Shadow
+    def __init__(self, shadow: _Optional[_Union[Shadow, str]] = ...) -> None: ...

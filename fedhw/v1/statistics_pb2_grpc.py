@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class StatisticsStub:
-    """What devices tell the coordinator: noised sums of one window of time, and nothing else. Input that
-    cannot be used is answered by INVALID_ARGUMENT, a device that is not enrolled by
-    UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window by
-    ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
+    """What devices tell the coordinator: noised figures of one window of time or of one candidate, and
+    nothing else. Input that cannot be used is answered by INVALID_ARGUMENT, a device that is not
+    enrolled by UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window
+    or candidate by ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
     """
 
     def __init__(self, channel):
@@ -46,10 +46,10 @@ class StatisticsStub:
 
 
 class StatisticsServicer:
-    """What devices tell the coordinator: noised sums of one window of time, and nothing else. Input that
-    cannot be used is answered by INVALID_ARGUMENT, a device that is not enrolled by
-    UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window by
-    ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
+    """What devices tell the coordinator: noised figures of one window of time or of one candidate, and
+    nothing else. Input that cannot be used is answered by INVALID_ARGUMENT, a device that is not
+    enrolled by UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window
+    or candidate by ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
     """
 
     def SendReport(self, request, context):
@@ -77,10 +77,10 @@ def add_StatisticsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Statistics:
-    """What devices tell the coordinator: noised sums of one window of time, and nothing else. Input that
-    cannot be used is answered by INVALID_ARGUMENT, a device that is not enrolled by
-    UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window by
-    ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
+    """What devices tell the coordinator: noised figures of one window of time or of one candidate, and
+    nothing else. Input that cannot be used is answered by INVALID_ARGUMENT, a device that is not
+    enrolled by UNAUTHENTICATED, a revoked one by PERMISSION_DENIED, another report of the same window
+    or candidate by ALREADY_EXISTS, too many calls by RESOURCE_EXHAUSTED, each with one sentence.
     """
 
     @staticmethod

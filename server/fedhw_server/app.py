@@ -7,6 +7,7 @@ a new run with it.
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,12 +19,18 @@ from fedhw.logs import log_as_json
 from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
 from fedhw_server import superlink
+from fedhw_server.canary import try_out
 from fedhw_server.coordinator import coordinate
 from fedhw_server.fleet import Fleet
 from fedhw_server.home import Home
+from fedhw_server.improvement import Improver
+from fedhw_server.secure_round import secure_sum
 from fedhw_server.supervisor import die_with_parent
 
 HOME = "FEDHW_SERVER_HOME"
+
+SUM_DEADLINE = 60.0
+"""Seconds that devices have for each step of a secure sum; in one of them they train."""
 
 app = ServerApp()
 
@@ -32,9 +39,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Coordinate the fleet in `$FEDHW_SERVER_HOME`."""
     home = Home(Path(os.environ[HOME]))
-    coordinate(
-        grid, Fleet(home.database), Registry(home.releases, ReleaseKey.load(home.release_key))
-    )
+    key, fleet = ReleaseKey.load(home.release_key), Fleet(home.database)
+    registry = Registry(home.releases, key)
+    add_up = partial(secure_sum, grid, key=key, deadline=SUM_DEADLINE)
+    improver = Improver(home, fleet, registry, add_up, partial(try_out, grid, key))
+    coordinate(grid, fleet, registry, improver)
 
 
 def run(at: str) -> None:

@@ -1,4 +1,4 @@
-"""What the fleet's reports say, window by window, for people and for Prometheus."""
+"""What the fleet's reports say of each window, and of a candidate: for people and Prometheus."""
 
 import time
 from functools import reduce
@@ -6,6 +6,7 @@ from operator import add
 from typing import NamedTuple
 
 from fedhw.privacy.estimate import Estimate, estimate
+from fedhw.privacy.statistics import SHADOW
 from fedhw_server.fleet import Fleet
 
 
@@ -56,3 +57,10 @@ def figures(fleet: Fleet, classes: int, window: int | None = None) -> Figures | 
             by_release = {}
         return Figures(number, (number + 1) * policy.window, devices, whole, by_release)
     return None
+
+
+def shadow(fleet: Fleet, candidate: str) -> list[Estimate] | None:
+    """Return what the devices together say of a candidate; None under the minimum cohort."""
+    sums = fleet.shadow_sums(candidate)
+    # No statistic of theirs goes by class.
+    return None if sums is None else estimate(sums, 0, fleet.policy.minimum_cohort, SHADOW)

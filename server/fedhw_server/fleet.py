@@ -85,6 +85,65 @@ MIGRATIONS = [
       PRIMARY KEY (window, release)
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE told (
+      device TEXT NOT NULL,
+      about ANY NOT NULL, -- a window or, as text, a candidate
+      digest TEXT NOT NULL, -- SHA-256 in hexadecimal
+      PRIMARY KEY (about, device)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO told SELECT device, window, digest FROM reports;
+    DROP TABLE reports;
+    ALTER TABLE told RENAME TO reports;
+    CREATE TABLE summed (
+      about ANY NOT NULL,
+      release TEXT NOT NULL,
+      reports INTEGER NOT NULL,
+      content BLOB NOT NULL,
+      PRIMARY KEY (about, release)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO summed SELECT window, release, reports, content FROM sums;
+    DROP TABLE sums;
+    ALTER TABLE summed RENAME TO sums;
+    """,
+    """
+    CREATE TABLE attempts (
+      number INTEGER PRIMARY KEY,
+      parent INTEGER NOT NULL, -- the version that is to be improved
+      plan TEXT NOT NULL, -- JSON
+      stage TEXT NOT NULL,
+      since REAL NOT NULL, -- when the stage began
+      stopping INTEGER NOT NULL DEFAULT 0,
+      candidate TEXT, -- its name
+      version INTEGER, -- what it was published as
+      step INTEGER NOT NULL DEFAULT 0, -- of the roll-out
+      windows INTEGER NOT NULL DEFAULT 0, -- that the step was judged by
+      window INTEGER NOT NULL DEFAULT 0 -- up to which there is nothing to judge it by
+    ) STRICT;
+    CREATE TABLE training_rounds (
+      number INTEGER PRIMARY KEY,
+      attempt INTEGER NOT NULL,
+      began REAL NOT NULL,
+      seconds REAL, -- NULL while it runs, and for one that was cut off
+      rho REAL NOT NULL,
+      devices TEXT NOT NULL, -- JSON: whom it has cost rho
+      summed INTEGER, -- NULL for one that was abandoned
+      within REAL
+    ) STRICT;
+    CREATE TABLE canaries (
+      attempt INTEGER NOT NULL,
+      device TEXT NOT NULL,
+      state TEXT NOT NULL,
+      PRIMARY KEY (attempt, device)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE decisions (
+      number INTEGER PRIMARY KEY,
+      attempt INTEGER, -- NULL where none was begun
+      moment REAL NOT NULL,
+      decision TEXT NOT NULL,
+      reason TEXT NOT NULL
+    ) STRICT;
+    """,
 ]
 """What makes each schema version of the one before, from an empty file on; never edit one."""
 
@@ -210,10 +269,10 @@ class Fleet:
         Raises InputError for a value that differs from what devices have agreed to, or cannot be.
         """
         wanted = {name: value for name, value in given.items() if value is not None}
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = Policy() if self._setting("window") is None else self.policy
             policy = replace(known, **wanted)
-            if policy != known and self._read("SELECT 1 FROM devices LIMIT 1"):
+            if policy != known and self.read("SELECT 1 FROM devices LIMIT 1"):
                 name = next(name for name in wanted if wanted[name] != getattr(known, name))
                 raise InputError(
                     f"{name.replace('_', '-')}: {wanted[name]:g} is not the "
@@ -245,7 +304,7 @@ class Fleet:
 
     def keep(self, name: str, value: str) -> None:
         """Keep a setting."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
     @property
@@ -270,7 +329,7 @@ class Fleet:
                 f"name: {name!r} cannot name a device; use up to 64 letters, digits, '.', '_', '-'"
             )
         token = secrets.token_urlsafe(24)
-        with self._transaction() as db:
+        with self.transaction() as db:
             known = self._device(name)
             if known is not None and known.state != "invited":
                 raise InputError(f"name: {name} is {known.state} already; give another name")
@@ -286,7 +345,7 @@ class Fleet:
         Raises EnrolmentError for a token that is wrong, was used with other keys, or is revoked.
         """
         self._check_token(name, token)  # a stranger must not take the turn of who writes
-        with self._transaction() as db:
+        with self.transaction() as db:
             device = self._check_token(name, token)
             if device.enrolled_at is not None:
                 if (device.report_key, device.node_key) != (report_key, node_key):
@@ -294,7 +353,7 @@ class Fleet:
                         "token: it was used by another device; ask the operator for an invitation"
                     )
                 return device
-            if self._read("SELECT 1 FROM devices WHERE node_key = ?", (node_key,)):
+            if self.read("SELECT 1 FROM devices WHERE node_key = ?", (node_key,)):
                 raise EnrolmentError("node_key: it is another device's; make a new one")
             db.execute(
                 "UPDATE devices SET report_key = ?, node_key = ?, enrolled_at = ? WHERE name = ?",
@@ -303,7 +362,7 @@ class Fleet:
         return self.device(name)
 
     def _check_token(self, name: str, token: str) -> Device:
-        found = self._read("SELECT token FROM devices WHERE name = ?", (name,))
+        found = self.read("SELECT token FROM devices WHERE name = ?", (name,))
         device = self._device(name)
         right = found != [] and secrets.compare_digest(found[0][0], _sha256(token.encode()))
         if device is None or not right or device.revoked_at is not None:
@@ -313,7 +372,7 @@ class Fleet:
     def revoke(self, name: str) -> None:
         """Keep a device out for good; raises InputError when there is none of that name."""
         self.device(name)
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE devices SET revoked_at = coalesce(revoked_at, ?) WHERE name = ?",
                 (time.time(), name),
@@ -328,7 +387,7 @@ class Fleet:
 
     def reporter(self, name: str) -> tuple[bytes, bool] | None:
         """Return a device's report key and whether it is revoked, None before it has enrolled."""
-        for key, revoked_at in self._read(
+        for key, revoked_at in self.read(
             "SELECT report_key, revoked_at FROM devices WHERE name = ?", (name,)
         ):
             if key is not None:
@@ -337,17 +396,17 @@ class Fleet:
 
     def devices(self) -> list[Device]:
         """Return all devices by name."""
-        return [Device(*row) for row in self._read(f"{_SELECT_DEVICE} ORDER BY name")]
+        return [Device(*row) for row in self.read(f"{_SELECT_DEVICE} ORDER BY name")]
 
     def set_node(self, name: str, node: int | None) -> None:
         """Note as which node Flower knows a device, None for no longer."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             signed = None if node is None else _signed(node)
             db.execute("UPDATE devices SET node = ? WHERE name = ?", (signed, name))
 
     def seen(self, nodes: Iterable[int]) -> None:
         """Note that these nodes are online now."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany(
                 "UPDATE devices SET seen_at = ? WHERE node = ?",
                 [(time.time(), _signed(node)) for node in nodes],
@@ -355,7 +414,7 @@ class Fleet:
 
     def differing(self) -> set[str]:
         """Return who has enrolled or was revoked and Flower has to be told."""
-        found = self._read(
+        found = self.read(
             "SELECT name FROM devices WHERE node_key IS NOT NULL "
             "AND (node IS NULL) = (revoked_at IS NULL)"
         )
@@ -373,7 +432,7 @@ class Fleet:
         self, name: str, version: int, running: str, adoption: str, refusal: str | None
     ) -> None:
         """Keep what a device said about an offered version."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE devices SET running = ?, offered = ?, adoption = ?, refusal = ?, "
                 "answered_at = ? WHERE name = ?",
@@ -384,7 +443,7 @@ class Fleet:
 
     def begin_round(self, version: int, asked: int) -> int:
         """Note that a round has begun and return its number."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             begun = db.execute(
                 "INSERT INTO rounds (version, began, asked) VALUES (?, ?, ?)",
                 (version, time.time(), asked),
@@ -395,7 +454,7 @@ class Fleet:
 
     def end_round(self, number: int, answered: int, seconds: float) -> None:
         """Note how a round went."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "UPDATE rounds SET answered = ?, seconds = ? WHERE number = ?",
                 (answered, seconds, number),
@@ -405,7 +464,7 @@ class Fleet:
         """Return the rounds with higher numbers, the oldest first."""
         return [
             Round(*row)
-            for row in self._read(
+            for row in self.read(
                 "SELECT number, version, began, seconds, asked, answered FROM rounds "
                 "WHERE number > ? ORDER BY number",
                 (after,),
@@ -417,28 +476,28 @@ class Fleet:
     def count(self, accepted: Sequence[Accepted]) -> list[bool]:
         """Count reports that were not counted before, all of it durable when this returns.
 
-        Returns for each whether it agrees with what is counted of its device and window: the same
-        report again does, another one does not.
+        Returns for each whether it agrees with what its device has said of the same window or
+        candidate: the same report again does, another one does not.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             fresh = self._remember(accepted)
             agree = []
             groups = defaultdict(list)
             for report, digest in accepted:
-                key = (report.device, report.window)
+                key = (report.device, report.about)
                 if key in fresh:
                     fresh.remove(key)
-                    groups[report.window, report.release].append(report)
+                    groups[report.about, report.release].append(report)
                     agree.append(True)
                 else:
                     [known] = db.execute(
-                        "SELECT digest FROM reports WHERE device = ? AND window = ?", key
+                        "SELECT digest FROM reports WHERE device = ? AND about = ?", key
                     ).fetchone()
                     agree.append(known == digest)
             for group, reports in groups.items():
                 whole = Sums.of(*reports)
                 for (content,) in db.execute(
-                    "SELECT content FROM sums WHERE window = ? AND release = ?", group
+                    "SELECT content FROM sums WHERE about = ? AND release = ?", group
                 ).fetchall():
                     whole += Sums.from_bytes(content)
                 db.execute(
@@ -447,17 +506,17 @@ class Fleet:
                 )
         return agree
 
-    def _remember(self, accepted: Sequence[Accepted]) -> set[tuple[str, int]]:
-        """Note who has reported; returns the devices and windows that had not.
+    def _remember(self, accepted: Sequence[Accepted]) -> set[tuple[str, int | str]]:
+        """Note who has reported of what; returns what of it is new.
 
         In one statement: many small ones would hand Python's lock back and forth for each.
         """
-        rows = [(report.device, report.window, digest) for report, digest in accepted]
+        rows = [(report.device, report.about, digest) for report, digest in accepted]
         return set(
-            self._read(
+            self.read(
                 "INSERT OR IGNORE INTO reports SELECT json_extract(value, '$[0]'), "
                 "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?) "
-                "RETURNING device, window",
+                "RETURNING device, about",
                 (json.dumps(rows),),
             )
         )
@@ -467,37 +526,52 @@ class Fleet:
         policy = self.policy
         late = max(LATE_WINDOWS, LATE_SECONDS / policy.window)
         oldest = now / policy.window - late - REMEMBERED
-        with self._transaction() as db:
-            db.execute("DELETE FROM reports WHERE window < ?", (int(oldest),))
+        with self.transaction() as db:
+            # SQLite orders candidates, being text, behind every window.
+            db.execute("DELETE FROM reports WHERE about < ?", (int(oldest),))
 
     def windows(self) -> list[tuple[int, int]]:
         """Return the windows of late and how many devices reported each, the newest first."""
-        return self._read(
-            "SELECT window, sum(reports) FROM sums "
-            "WHERE window >= (SELECT min(window) FROM reports) GROUP BY window ORDER BY window DESC"
+        return self.read(
+            "SELECT about, sum(reports) FROM sums WHERE typeof(about) = 'integer' "
+            "AND about >= (SELECT min(about) FROM reports) GROUP BY about ORDER BY about DESC"
         )
 
     def sums(self, window: int) -> dict[str, Sums]:
         """Return the sums of a window by release."""
-        found = self._read("SELECT release, content FROM sums WHERE window = ?", (window,))
+        return self._sums(window)
+
+    def shadow_sums(self, candidate: str) -> Sums | None:
+        """Return the sums of what devices said of a candidate, None before any has."""
+        return self._sums(candidate).get(candidate)
+
+    @property
+    def candidate(self) -> str | None:
+        """The name of the candidate that devices may report of now, None while there is none."""
+        return self._setting("candidate") or None
+
+    def _sums(self, about: int | str) -> dict[str, Sums]:
+        found = self.read("SELECT release, content FROM sums WHERE about = ?", (about,))
         return {release: Sums.from_bytes(content) for release, content in found}
 
     def _setting(self, name: str) -> str | None:
-        for (value,) in self._read("SELECT value FROM settings WHERE name = ?", (name,)):
+        for (value,) in self.read("SELECT value FROM settings WHERE name = ?", (name,)):
             return str(value)
         return None
 
     def _device(self, name: str) -> Device | None:
-        for row in self._read(f"{_SELECT_DEVICE} WHERE name = ?", (name,)):
+        for row in self.read(f"{_SELECT_DEVICE} WHERE name = ?", (name,)):
             return Device(*row)
         return None
 
-    def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+    def read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """Return the rows that a statement gives."""
         with self._turn:
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database to write to: all of it or nothing, and nobody else meanwhile."""
         with self._turn:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -508,7 +582,7 @@ class Fleet:
                     self._db.execute("ROLLBACK")
 
     def _migrate(self, path: Path) -> None:
-        with self._transaction() as db:
+        with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version > len(MIGRATIONS):
                 raise InputError(

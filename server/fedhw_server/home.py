@@ -40,6 +40,20 @@ class Home:
         return self.directory / "release.key"
 
     @property
+    def public(self) -> Path:
+        """Public characters to rehearse, and to judge candidates by."""
+        return self.directory / "public"
+
+    @property
+    def improvement(self) -> Path:
+        """Where the attempt in flight stands, and every candidate there was."""
+        return self.directory / "improvement"
+
+    def candidate(self, attempt: int) -> Path:
+        """What an attempt has made, a release without a version."""
+        return self.improvement / "candidates" / str(attempt)
+
+    @property
     def certificates(self) -> Path:
         """The certificate authority and the server's certificate."""
         return self.directory / "tls"

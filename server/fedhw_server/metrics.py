@@ -25,8 +25,10 @@ from starlette.routing import Route
 
 from fedhw import __version__
 from fedhw.errors import InputError
+from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
 from fedhw.release.registry import Registry
+from fedhw_server.attempts import ENDS, IN_FLIGHT, Attempt, Attempts
 from fedhw_server.figures import figures
 from fedhw_server.fleet import Fleet
 from fedhw_server.statistics_service import REASONS, Watcher
@@ -64,6 +66,7 @@ class Metrics(Watcher):
         )
         self._exposed.register(_FleetCollector(fleet, registry, parts))
         self._exposed.register(_RoundCollector(fleet))
+        self._exposed.register(_ImprovementCollector(fleet, registry))
 
     def accepted(self, seconds: float) -> None:
         """Count a report."""
@@ -219,6 +222,75 @@ class _RoundCollector(Collector):
         yield GaugeMetricFamily(
             "fedhw_round_last_timestamp_seconds", "When the newest round ended.", value=self._last
         )
+
+
+class _ImprovementCollector(Collector):
+    """Reads what became of the attempts to improve; they are kept, so their counts go on."""
+
+    def __init__(self, fleet: Fleet, registry: Registry) -> None:
+        self._fleet = fleet
+        self._registry = registry
+        self._attempts = Attempts(fleet)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures of now."""
+        attempts, latest = self._attempts.all(), self._registry.latest
+        yield from self._counts(attempts)
+        rho, delta = self._attempts.rho, self._fleet.policy.delta
+        gauges = {
+            "improvements_epsilon": (
+                "What all rounds have cost the device that was in most, at the delta of reports.",
+                epsilon_of(rho, delta),
+            ),
+            "release_share": (
+                "The share of the devices that the newest release is for.",
+                self._attempts.roll_out(latest).share if latest else 1.0,
+            ),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(f"fedhw_{name}", meaning, value=value)
+        decided = GaugeMetricFamily(
+            "fedhw_improvement_decision_timestamp_seconds",
+            "When the newest decision was made.",
+            labels=["decision"],
+        )
+        for last in self._attempts.decisions()[-1:]:
+            decided.add_metric([last.decision], last.moment)
+        yield decided
+
+    def _counts(self, attempts: Sequence[Attempt]) -> Iterator[Metric]:
+        stages = collections.Counter(attempt.stage for attempt in attempts)
+        stage = GaugeMetricFamily(
+            "fedhw_improvement_stage", "1 at the stage of the attempt in flight.", labels=["stage"]
+        )
+        for name in IN_FLIGHT:
+            stage.add_metric([name], stages[name])
+        yield stage
+        ended = CounterMetricFamily(
+            "fedhw_improvements", "Attempts to improve that have ended.", labels=["outcome"]
+        )
+        for name in ENDS:
+            ended.add_metric([name], stages[name])
+        yield ended
+        rounds = [each for attempt in attempts for each in self._attempts.rounds(attempt.number)]
+        done = [each for each in rounds if each.summed is not None]
+        counted = CounterMetricFamily(
+            "fedhw_improvement_rounds", "Rounds of all attempts.", labels=["outcome"]
+        )
+        counted.add_metric(["done"], len(done))
+        counted.add_metric(["abandoned"], sum(each.is_abandoned for each in rounds))
+        yield counted
+        for last in done[-1:]:
+            yield GaugeMetricFamily(
+                "fedhw_improvement_round_devices",
+                "Devices in the sum of the last round.",
+                value=last.summed,
+            )
+            yield GaugeMetricFamily(
+                "fedhw_improvement_round_within_ratio",
+                "Noised share of them whose update was within the radius.",
+                value=last.within,
+            )
 
 
 class Pages(uvicorn.Server):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from google.protobuf.message import DecodeError
 
 from fedhw.errors import InputError
-from fedhw.privacy.statistics import SIGNED, Report, check_report
+from fedhw.privacy.statistics import SHADOW, SIGNED, Report, check_report
 from fedhw.release.registry import Registry
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
@@ -93,7 +93,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                 raise RefusedError(
                     grpc.StatusCode.ALREADY_EXISTS,
                     "repeated",
-                    "window: it was reported already, with other figures; send each once",
+                    "report: there was one already, with other figures; send each once",
                 )
         except RefusedError as error:
             self._watcher.refused(error.reason)
@@ -141,18 +141,20 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                 f"({policy.epsilon:g}, {policy.delta:g}); enrol again",
             )
         now = time.time()
-        if not policy.is_over(message.window, now):
+        # Of a candidate a device reports in the middle of a window; the one before is over.
+        window = message.window - (message.schema == SHADOW.schema)
+        if not policy.is_over(window, now):
             raise RefusedError(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "window",
                 f"window: {message.window} is not over yet; set the clock, and send it again later",
             )
-        if not policy.is_open(message.window, now):
+        if not policy.is_open(window, now):
             raise _bad(
                 "window",
                 f"window: {message.window} is over for too long; send reports sooner",
             )
-        classes = self._classes_of(message.release)
+        classes = self._classes_of(message.schema, message.release)
         if classes is None:
             raise _bad(
                 "release",
@@ -173,8 +175,10 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             raise _bad("range", str(error)) from None
         return Accepted(report, hashlib.sha256(request.report).hexdigest())
 
-    def _classes_of(self, release: str) -> int | None:
-        """The size of a release's alphabet, None for one that was never published."""
+    def _classes_of(self, schema: int, release: str) -> int | None:
+        """The size of a release's alphabet, None for one that devices should not report of."""
+        if schema == SHADOW.schema:  # none of its statistics goes by class
+            return 0 if release == self._reading.candidate else None
         if release not in self._classes:
             try:
                 published = self._registry.versions()

@@ -1,22 +1,28 @@
-"""An offer as it comes through Flower, and the answer that goes back."""
+"""Offers and steps of sums as they come through Flower, and the answers that go back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from google.protobuf.message import DecodeError
 
+from fedhw.data.writers import WriterSet
+from fedhw.improvement.contribution import Task
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
+from fedhw.v1 import improvement_pb2 as sums
 from fedhw.v1 import release_pb2 as pb
 from fedhw_client.adoption import Adoption
 from fedhw_client.agent import Agent
 from fedhw_client.app import app, client_app
+from fedhw_client.contributor import Contributor, Reason
 from fedhw_client.home import Home
 from fedhw_client.store import Store
+from tests.client import contributing
 from tests.client.releases import published, shuffled
 from tests.integration.conftest import until
 
@@ -41,7 +47,7 @@ def adoption(release_directory: Path, parcel: Parcel, tmp_path: Path) -> Iterato
     adoption.close()
 
 
-def message(content: RecordDict, action: str = "release") -> Message:
+def message(content: RecordDict, kind: str = "query.release") -> Message:
     metadata = Metadata(
         run_id=1,
         message_id="question",
@@ -51,16 +57,21 @@ def message(content: RecordDict, action: str = "release") -> Message:
         group_id="",
         created_at=0.0,
         ttl=1e12,
-        message_type=f"query.{action}",
+        message_type=kind,
         src_task_id=None,
         dst_task_id=None,
     )
     return Message(metadata=metadata, content=content)
 
 
-def called(adoption: Adoption, content: RecordDict, action: str = "release") -> Message:
+def called(
+    adoption: Adoption,
+    content: RecordDict,
+    kind: str = "query.release",
+    contributor: Contributor | None = None,
+) -> Message:
     context = Context(1, 3, node_config={}, state=RecordDict(), run_config={})
-    return client_app(adoption)(message(content, action), context)
+    return client_app(adoption, contributor)(message(content, kind), context)
 
 
 @pytest.fixture
@@ -109,9 +120,66 @@ def test_what_is_no_offer_is_no_offer(adoption):
     assert answer.adoption == pb.ADOPTION_REFUSED
 
 
+SUM = bytes(range(16))
+
+
+def asked_for(task: Task) -> sums.Task:
+    named = {each.name: getattr(task, each.name) for each in fields(task)}
+    return sums.Task(**named)
+
+
+@pytest.fixture
+def taking_part(
+    adoption: Adoption, release: Release, tmp_path: Path, unseen_writers: WriterSet
+) -> Iterator[Callable[[sums.SumRequest], sums.SumAnswer]]:
+    key = ReleaseKey.load(tmp_path / "release.key")
+    corrections = contributing.written(unseen_writers, 0, 40)
+    with contributing.device(
+        tmp_path / "anna", release, contributing.enrolled("anna", key.public), corrections
+    ) as device:
+
+        def taken(request: sums.SumRequest) -> sums.SumAnswer:
+            content = RecordDict({"fedhw": ConfigRecord({"request": request.SerializeToString()})})
+            reply = called(adoption, content, "train.sum", device.contributor)
+            assert list(reply.content["fedhw"]) == ["answer"]
+            return sums.SumAnswer.FromString(reply.content["fedhw"]["answer"])
+
+        yield taken
+
+
+def test_keys_are_shown_without_what_the_coordinator_knows(taking_part, release):
+    task = asked_for(contributing.task(release))
+    keys = taking_part(sums.SumRequest(sum=SUM, advertise=task)).keys
+    assert [len(each) for each in (keys.mask_key, keys.share_key, keys.signature)] == [32, 32, 64]
+    assert not keys.device
+    assert not keys.report_key
+    assert not keys.certificate
+
+
+def test_what_cannot_be_a_step_is_declined(taking_part, release):
+    task = asked_for(contributing.task(release))
+    task.rate = -1
+    for request, reason in (
+        (sums.SumRequest(sum=SUM, advertise=task), sums.DECLINE_TASK),
+        (sums.SumRequest(sum=SUM, advertise=sums.Task()), sums.DECLINE_TASK),
+        (sums.SumRequest(sum=SUM, share=sums.Neighbours()), sums.DECLINE_SUM),
+        (sums.SumRequest(sum=SUM, mask=sums.Envelopes()), sums.DECLINE_SUM),
+        (sums.SumRequest(sum=SUM, reveal=sums.Survivors()), sums.DECLINE_SUM),
+        (sums.SumRequest(sum=SUM), sums.DECLINE_STEP),
+        (sums.SumRequest(), sums.DECLINE_STEP),
+    ):
+        assert taking_part(request) == sums.SumAnswer(declined=reason)
+
+
+def test_every_reason_to_decline_has_a_name():
+    names = {f"DECLINE_{reason.name}" for reason in Reason} | {"DECLINE_UNSPECIFIED"}
+    assert set(sums.Decline.keys()) == names
+
+
 def test_nothing_else_is_answered(adoption):
-    with pytest.raises(ValueError, match="query"):
-        called(adoption, RecordDict(), "statistics")
+    for kind in ("query.statistics", "train.sum"):
+        with pytest.raises(ValueError, match=kind.partition(".")[0]):
+            called(adoption, RecordDict(), kind)
 
 
 def test_the_app_that_the_bundle_names_answers_nothing():

@@ -94,14 +94,14 @@ def test_each_window_is_reported_once_an_idle_one_too(
     until(lambda: len(arrived(ledger)) >= 2)
     agent.learn([Correction(unseen_writers.images[0], label)] * 30)
     at = agent.recent(1)[0].at
-    until(lambda: arrived(ledger)[-1].window > at // WINDOW)
+    until(lambda: arrived(ledger)[-1].about > at // WINDOW)
     charges = arrived(ledger)
-    windows = [charge.window for charge in charges]
+    windows = [charge.about for charge in charges]
     assert windows == sorted(set(windows))
     assert services.received == [charge.message for charge in charges]
     assert dict(services.fleet.windows()) == dict.fromkeys(windows, 1)
     # Six standard deviations of noise do not reach 0.5.
-    active = [charge.window for charge in charges if figure(charge, "active") > 0.5]
+    active = [charge.about for charge in charges if figure(charge, "active") > 0.5]
     assert active == [int(at // WINDOW)]
 
 
@@ -112,7 +112,7 @@ def test_what_is_sent_is_what_the_device_can_show(services, report, enrolment, l
     request = pb.SendReportRequest.FromString(services.received[0])
     content = pb.Report.FromString(request.report)
     assert services.received[0] == charge.message
-    assert (content.device, content.window) == ("anna", charge.window)
+    assert (content.device, content.window) == ("anna", charge.about)
     assert (content.release, content.epsilon) == (services.release.name, EPSILON)
     enrolment.report_key.public_key().verify(request.signature, module.SIGNED + request.report)
 
@@ -124,7 +124,7 @@ def test_a_report_whose_answer_is_lost_is_sent_again_as_it_was(services, report,
     assert arrived(ledger) == []
     services.loses_answers = False
     until(lambda: len(arrived(ledger)) >= 2)
-    charges = {charge.window: charge for charge in arrived(ledger)}
+    charges = {charge.about: charge for charge in arrived(ledger)}
     assert set(services.received) <= {charge.message for charge in ledger.history()}
     assert services.received.count(services.received[0]) >= 2
     counted = dict(services.fleet.windows())
@@ -154,10 +154,10 @@ def test_who_is_revoked_is_told_once_and_tells_nothing_more(services, report, le
     until(lambda: ledger.history()[-1].refused is not None)
     *before, refused = ledger.history()
     assert "revoked" in refused.refused
-    until(lambda: time.time() > (refused.window + 4) * WINDOW)
+    until(lambda: time.time() > (refused.about + 4) * WINDOW)
     assert ledger.history() == [*before, refused]
     assert services.received.count(refused.message) == 1
-    assert set(dict(services.fleet.windows())) == {charge.window for charge in before}
+    assert set(dict(services.fleet.windows())) == {charge.about for charge in before}
 
 
 def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment, ledger):
@@ -169,7 +169,7 @@ def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment,
     # A copy of the home has reported meanwhile.
     mechanism = GaussianMechanism(EPSILON, 1e-6)
     name = services.release.name
-    other = make_report(Tally.empty(62), "anna", charge.window, name, mechanism)
+    other = make_report(Tally.empty(62), "anna", charge.about, name, mechanism)
     services.start()
     with secure_channel(enrolment.invitation) as channel:
         copied = signed(other, enrolment.report_key)
@@ -178,7 +178,7 @@ def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment,
     until(lambda: arrived(ledger))
     [refused] = [one for one in ledger.history() if one.refused is not None]
     assert refused.message == charge.message
-    assert "reported already" in refused.refused
+    assert "there was one already" in refused.refused
     until(lambda: len(arrived(ledger)) >= 2)
     assert services.received.count(charge.message) == 1
 
@@ -188,7 +188,7 @@ def test_a_budget_that_is_spent_ends_it(services, agent, enrolment, tmp_path):
     with closing(Reporter(agent, enrolment, ledger, Usage(WINDOW))):
         until(lambda: arrived(ledger))
         [charge] = arrived(ledger)
-        until(lambda: time.time() > (charge.window + 4) * WINDOW)
+        until(lambda: time.time() > (charge.about + 4) * WINDOW)
     assert ledger.history() == [charge]
     assert services.received == [charge.message]
 
@@ -207,7 +207,7 @@ def test_a_clock_that_is_set_back_makes_no_report(services, report, ledger, monk
     assert len(ledger.history()) <= len(before) + 1
     behind = 0.0
     until(lambda: len(arrived(ledger)) >= len(before) + 2)
-    windows = [charge.window for charge in ledger.history()]
+    windows = [charge.about for charge in ledger.history()]
     assert windows == sorted(set(windows))
     assert all(devices == 1 for _, devices in services.fleet.windows())
 
@@ -215,7 +215,7 @@ def test_a_clock_that_is_set_back_makes_no_report(services, report, ledger, monk
 def test_only_windows_of_its_time_in_the_fleet_are_reported(report, enrolment, ledger):
     report()
     until(lambda: arrived(ledger))
-    assert all(charge.window * WINDOW >= enrolment.since for charge in ledger.history())
+    assert all(charge.about * WINDOW >= enrolment.since for charge in ledger.history())
 
 
 def test_of_a_release_that_is_not_the_fleets_nothing_is_told(

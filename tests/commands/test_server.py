@@ -9,9 +9,16 @@ import pytest
 
 from fedhw.cli import main
 from fedhw.commands import console
+from fedhw.data.npz import save_npz
+from fedhw.data.synthetic import synthetic_writers
+from fedhw.improvement.public import Public
+from fedhw.improvement.trigger import Trigger
 from fedhw.invitation import Invitation
+from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
+from fedhw_server.attempts import Attempts
 from fedhw_server.fleet import Accepted
+from fedhw_server.plan import Plan
 from fedhw_server.superlink import app_digest
 from tests.server.conftest import (  # noqa: F401
     POLICY,
@@ -102,12 +109,98 @@ def test_publish_and_roll_back(typed, registry, releases):  # noqa: F811
     assert typed("rollback", 9, code=2).startswith("version: 9 was never published; give one of")
     names = [manifest.name for manifest in registry.versions()]
     assert names[:2] == [first, second]
-    listed = json.loads(typed("releases", "--json"))
+    listed = json.loads(typed("releases", "--json"))["releases"]
     assert [each["name"] for each in listed] == names
     assert [each["restores"] for each in listed] == [None, None, 1]
     shown = typed("releases")
     assert all(name in shown for name in names)
     assert "version 1" in shown
+
+
+@pytest.fixture(scope="module")
+def launch_data(tmp_path_factory):
+    """What the small release was made of."""
+    path = tmp_path_factory.mktemp("data") / "launch.npz"
+    save_npz(path, synthetic_writers(30, 150))
+    return path
+
+
+def test_public_characters_are_those_of_the_release(
+    typed,
+    home,  # noqa: F811
+    launch_data,
+    release_directory,
+    tmp_path,
+):
+    assert typed("improve", code=2).startswith("release: none was published yet; run `fedhw")
+    typed("publish", release_directory)
+    assert typed("improve", code=2).startswith("public: there are no public characters in")
+    save_npz(tmp_path / "others.npz", synthetic_writers(range(50, 52), 62))
+    told = typed("public", tmp_path / "others.npz", release_directory, code=2)
+    assert told.startswith("data: none of its 2 writers is among those")
+    told = typed("public", launch_data, release_directory)
+    assert re.fullmatch(r"\d+ characters to rehearse, \d+ to judge by\n", told)
+    kept = Public.load(home.public)
+    assert set(kept.writers) <= Release.load(release_directory).trained_on
+    assert f"{len(kept.rehearsal)} characters to rehearse, {len(kept.validation)}" in told
+
+
+def test_an_attempt_is_begun_and_stopped_by_hand(typed, launch_data, release_directory):
+    newest = typed("publish", release_directory).removeprefix("published ").strip()
+    assert typed("improve", "--stop", code=2).startswith("stop: no attempt to improve is in flight")
+    typed("public", launch_data, release_directory)
+    assert typed("improve").startswith(f"{newest} is to be improved")
+    assert typed("improve", code=2).startswith("improve: attempt 1 is in flight (rounds)")
+    listed = json.loads(typed("releases", "--json"))
+    [attempt] = listed["attempts"]
+    assert (attempt["parent"], attempt["stage"], attempt["stopping"]) == (1, "rounds", False)
+    assert attempt["plan"]["rounds"] == Plan().rounds
+    [decision] = listed["decisions"]
+    assert (decision["decision"], decision["reason"]) == ("begin", "asked for by hand")
+    typed("improve", "--stop")
+    assert json.loads(typed("releases", "--json"))["attempts"][0]["stopping"] is True
+
+
+def test_what_came_of_attempts_is_shown(typed, ready, registry, releases):  # noqa: F811
+    registry.publish(releases[0])
+    attempts = Attempts(ready)
+    attempts.begin(1, "wrong on [much]")
+    gone = attempts.current._replace(stage="rejected", candidate="v0-0123abcd")
+    attempts.move(gone, "rejected", "worse on public data")
+    attempts.begin(1, "again")
+    newest = registry.publish(releases[1])
+    for node in range(50):
+        ready.set_node(Pen(f"pen-{node}").join(ready).name, node)
+    attempts.move(attempts.current._replace(stage="roll-out", version=2), "publish", "it is better")
+    shown = typed("releases")
+    for part in ("wrong on [much]", "v0-0123abcd", "rejected", "worse on public data", "version 2"):
+        assert part in shown
+    assert f"{newest.name} is for 8% of the devices so far" in shown
+    assert json.loads(typed("releases", "--json"))["share"] == 0.08
+
+
+def test_the_plan_is_shown_and_changed(typed, ready, registry, releases):  # noqa: F811
+    assert typed("improvement", "--rounds", 7, code=2).startswith("release: none was published yet")
+    assert Attempts(ready).plan == Plan()
+    registry.publish(releases[0])
+    known = json.loads(typed("improvement", "--json"))
+    assert (known["automatic"], known["rounds"]) == (False, Plan().rounds)
+    assert known["epsilon"]["spent"] == 0
+    before = known["epsilon"]["attempt"]
+    assert 0 < before < Plan().trigger.epsilon
+    options = ("--automatic", "--rounds", 7, "--noise", 2, "--cohort", 50, "--survivors", 30)
+    more = ("--participations", 3, "--canary", 0.5, "--error", 0.3, "--rise", 0.2)
+    limits = ("--online", 60, "--pause-days", 2, "--epsilon-in-all", 20)
+    known = json.loads(typed("improvement", *options, *more, *limits, "--json"))
+    trigger = Trigger(error=0.3, rise=0.2, cohort=60, pause=2 * 86_400, epsilon=20)
+    assert Attempts(ready).plan == Plan(True, 7, 2, 50, 30, 3, 0.5, trigger)
+    assert known["trigger"] == vars(trigger)
+    assert known["epsilon"]["attempt"] != before
+    shown = typed("improvement", "--by-hand")
+    assert "by hand" in shown
+    assert "asks 50 devices and needs 30" in shown
+    assert Attempts(ready).plan.trigger == trigger
+    assert typed("improvement", "--survivors", 51, code=2).startswith("survivors: 51 is out of ra")
 
 
 def test_pause_and_resume(typed, ready):
@@ -214,6 +307,9 @@ COMMANDS = [
     ("devices",),
     ("releases",),
     ("statistics",),
+    ("public", "synthetic", "somewhere"),
+    ("improve",),
+    ("improvement",),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fedhw_server.attempts import ENDS, IN_FLIGHT, Stage
 from fedhw_server.statistics_service import REASONS
 
 STATISTICS = (
@@ -29,6 +30,10 @@ GAUGES = {
     "fedhw_report_window_seconds": 86_400,
     "fedhw_minimum_cohort_devices": 10,
     "fedhw_paused": 0,
+    "fedhw_release_share": 1,
+    "fedhw_improvements_epsilon": 4,
+    "fedhw_improvement_round_devices": 80,
+    "fedhw_improvement_round_within_ratio": 0.5,
 }
 
 
@@ -56,6 +61,15 @@ class FleetExporter:
         for part in ("superlink", "serverapp"):
             up.labels(part).set(1)
             self._restarts.labels(part)
+        stage = self._gauge("fedhw_improvement_stage", "stage")
+        for name in IN_FLIGHT:
+            stage.labels(name).set(name == Stage.ROUNDS)
+        decided = self._gauge("fedhw_improvement_decision_timestamp_seconds", "decision")
+        decided.labels("begin").set(1_800_000_000)
+        ended = self._counter("fedhw_improvements_total", "outcome")
+        for name in ENDS:
+            ended.labels(name).inc()
+        self._sums = self._counter("fedhw_improvement_rounds_total", "outcome")
         self._rounds = self._counter("fedhw_rounds_total", "outcome")
         self._accepted = self._counter("fedhw_reports_accepted_total")
         self._refused = self._counter("fedhw_reports_refused_total", "reason")
@@ -67,6 +81,8 @@ class FleetExporter:
         """Let a round and some reports happen."""
         for outcome in ("answered", "abandoned"):
             self._rounds.labels(outcome).inc()
+        for outcome in ("done", "abandoned"):
+            self._sums.labels(outcome).inc()
         self._accepted.inc(len(REASONS))
         for reason in REASONS:
             self._refused.labels(reason).inc()

@@ -5,12 +5,13 @@ import pytest
 
 from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
-from fedhw.experts.training import accuracy
+from fedhw.experts.training import accuracy, recognised
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe, State
 from fedhw.improvement.local_update import LocalTraining, flat
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAdam, FedAvgM
+from fedhw.personalization.stream import looks_worse
 from fedhw.release.release import Release
 
 RECIPE = Recipe(
@@ -26,7 +27,7 @@ STRANGERS = synthetic_writers(range(400, 410), 62)
 
 
 def contributions(improvement: Improvement, state: State, task: Task) -> list[np.ndarray]:
-    expert = improvement.expert(state)
+    expert = improvement.start(state)
     own = [PEOPLE.take(PEOPLE.rows_of(w)) for w in range(task.devices)]
     return [
         task.contribution(
@@ -62,11 +63,18 @@ def test_it_makes_the_expert_better_for_people_whom_nobody_trained_on(
     )
 
 
-def test_the_rate_cools_to_nothing() -> None:
-    rates = [RECIPE.cooling(done) for done in range(RECIPE.rounds)]
-    assert rates[0] == 1
-    assert sorted(rates, reverse=True) == rates
-    assert 0 < rates[-1] < 0.2
+def test_the_expert_is_the_mean_over_the_second_half(running: Release, public: Public) -> None:
+    recipe = Recipe(rounds=6, rehearsal=0.0, optimiser=FedAvgM(1.0, 0.0))
+    improvement = Improvement(running.expert, public, recipe)
+    state, passed = improvement.begin(), []
+    for step in (1, 2, 4, 8, 16, 32):
+        task = improvement.task(state, 8, 6)
+        update = np.full(task.entries - 1, step, np.float32)
+        state = improvement.step(state, task, update, within=0.5)
+        passed.append(flat(improvement.start(state)))
+    np.testing.assert_allclose(
+        flat(improvement.expert(state)), np.mean(passed[3:], axis=0), rtol=1e-5
+    )
 
 
 def test_a_state_on_the_disk_goes_on_as_the_same(running: Release, public: Public) -> None:
@@ -80,6 +88,7 @@ def test_a_state_on_the_disk_goes_on_as_the_same(running: Release, public: Publi
     assert kept.round == 1
     assert kept.radius == state.radius
     assert improvement.task(kept, 8, 6) == improvement.task(state, 8, 6)
+    np.testing.assert_array_equal(kept.average, state.average)
     for mine, theirs in zip(kept.moments, state.moments, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -120,3 +129,20 @@ def test_the_radius_follows_the_norms(running: Release, public: Public) -> None:
     none = np.zeros(task.entries - 1, np.float32)
     assert improvement.step(state, task, none, within=1.0).radius < state.radius
     assert improvement.step(state, task, none, within=0.0).radius > state.radius
+
+
+def test_it_goes_no_farther_than_public_characters_allow(running: Release, public: Public) -> None:
+    improvement = Improvement(running.expert, public, RECIPE)
+    begun, characters = improvement.begin(), public.validation
+    away = np.random.default_rng(0).normal(size=len(begun.average)).astype(np.float32)
+    before = recognised(running.expert, characters.images, characters.labels)
+    shares = []
+    for size in np.geomspace(1e-3, 1, 40, dtype=np.float32):
+        state = begun._replace(average=begun.average + size * away)
+        expert = improvement.expert(state)
+        share = float((flat(expert) - begun.average) @ away) / float(size * (away @ away))
+        after = recognised(expert, characters.images, characters.labels)
+        shares.append(round(share, 2))
+        assert shares[-1] == 1 or not looks_worse(after, before)
+    assert shares[0] == shares[-1] == 1  # all the way where it harms nothing, or nothing helps
+    assert 0.5 <= min(shares) < 1

@@ -23,7 +23,7 @@ def stepped(optimiser: ServerOptimiser, *updates: Vector) -> tuple[Vector, Momen
     """From zero, along one update after another."""
     at, moments = 0 * updates[0], Moments.zero(len(updates[0]))
     for update in updates:
-        at, moments = optimiser.step(at, update, moments, 1.0, [(len(update),)])
+        at, moments = optimiser.step(at, update, moments, [(len(update),)])
     return at, moments
 
 
@@ -31,23 +31,16 @@ def stepped(optimiser: ServerOptimiser, *updates: Vector) -> tuple[Vector, Momen
 def test_every_optimiser_goes_to_the_minimum_of_a_bowl(optimiser: ServerOptimiser) -> None:
     shapes = [(2, 3), (2,)]
     at, moments = np.linspace(-3, 3, 8, dtype=np.float32), Moments.zero(8)
-    for done in range(2000):
-        at, moments = optimiser.step(at, -0.1 * at, moments, 1 - done / 2000, shapes)
-    np.testing.assert_allclose(at, 0, atol=0.05)
+    for _ in range(2000):
+        at, moments = optimiser.step(at, -0.1 * at, moments, shapes)
+    np.testing.assert_allclose(at, 0, atol=0.1)
     assert at.dtype == moments.first.dtype == moments.second.dtype == np.float32
-
-
-@pytest.mark.parametrize("optimiser", ALL)
-def test_cooled_down_nothing_moves(optimiser: ServerOptimiser) -> None:
-    at = np.ones(4, np.float32)
-    after, _ = optimiser.step(at, at, Moments.zero(4), 0.0, [(2, 2)])
-    np.testing.assert_array_equal(after, at)
 
 
 @pytest.mark.parametrize("optimiser", ALL)
 def test_no_update_is_no_step(optimiser: ServerOptimiser) -> None:
     none = np.zeros(4, np.float32)
-    after, _ = optimiser.step(none, none, Moments.zero(4), 1.0, [(2, 2)])
+    after, _ = optimiser.step(none, none, Moments.zero(4), [(2, 2)])
     np.testing.assert_array_equal(after, none)
 
 
@@ -74,7 +67,7 @@ def test_muon_goes_as_far_in_weak_directions_as_in_strong_ones() -> None:
     turned = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 4)))[0]
     update = (turned @ np.diag([1.0, 0.8, 0.5, 0.4])).astype(np.float32)
     after, _ = FedMuon(0.1, 0.0).step(
-        np.zeros(24, np.float32), update.ravel(), Moments.zero(24), 1.0, [(6, 4)]
+        np.zeros(24, np.float32), update.ravel(), Moments.zero(24), [(6, 4)]
     )
     lengths = np.linalg.svd(after.reshape(6, 4), compute_uv=False)
     np.testing.assert_allclose(lengths, 0.1 * (6 / 4) ** 0.5, rtol=0.05)

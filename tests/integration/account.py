@@ -17,23 +17,23 @@ from tests.integration.conftest import CoordinatorProcess, until
 
 
 class Account(NamedTuple):
-    """Digests of reports by window and device, and their sums by window and release."""
+    """Digests of reports by what they are about and device, and their sums by that and release."""
 
-    reports: dict[tuple[int, str], str]
-    sums: dict[tuple[int, str], Sums]
+    reports: dict[tuple[int | str, str], str]
+    sums: dict[tuple[int | str, str], Sums]
 
 
 def told(homes: Iterable[Path]) -> Account:
     """Everything that these devices have paid for; none of it may ever be refused."""
-    reports: dict[tuple[int, str], str] = {}
-    sums: dict[tuple[int, str], Sums] = {}
+    reports: dict[tuple[int | str, str], str] = {}
+    sums: dict[tuple[int | str, str], Sums] = {}
     for home in homes:
         for charge in Ledger.open(home / "ledger.db").history():
             assert charge.refused is None, charge.refused
             content = pb.SendReportRequest.FromString(charge.message).report
             report = pb.Report.FromString(content)
-            reports[charge.window, report.device] = hashlib.sha256(content).hexdigest()
-            group, one = (charge.window, report.release), sums_of(report)
+            reports[charge.about, report.device] = hashlib.sha256(content).hexdigest()
+            group, one = (charge.about, report.release), sums_of(report)
             sums[group] = sums[group] + one if group in sums else one
     return Account(reports, sums)
 
@@ -41,11 +41,11 @@ def told(homes: Iterable[Path]) -> Account:
 def heard(home: Path) -> Account:
     """Everything that a coordinator has counted."""
     with closing(sqlite3.connect(home / "fleet.db")) as db:
-        reports = db.execute("SELECT window, device, digest FROM reports").fetchall()
-        sums = db.execute("SELECT window, release, content FROM sums").fetchall()
+        reports = db.execute("SELECT about, device, digest FROM reports").fetchall()
+        sums = db.execute("SELECT about, release, content FROM sums").fetchall()
     return Account(
-        {(window, device): digest for window, device, digest in reports},
-        {(window, release): Sums.from_bytes(content) for window, release, content in sums},
+        {(about, device): digest for about, device, digest in reports},
+        {(about, release): Sums.from_bytes(content) for about, release, content in sums},
     )
 
 
@@ -58,7 +58,8 @@ def sums_of(report: pb.Report) -> Sums:
 
 def missing_windows(home: Path) -> set[int]:
     """Those of which a device that never ended made no report."""
-    windows = [charge.window for charge in Ledger.open(home / "ledger.db").history()]
+    charges = Ledger.open(home / "ledger.db").history()
+    windows = [charge.about for charge in charges if isinstance(charge.about, int)]
     return set(range(min(windows), max(windows) + 1)) - set(windows)
 
 

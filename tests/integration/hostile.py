@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server import main, superlink
-from fedhw_server.coordinator import ASK
+from fedhw_server.coordinator import OFFER
 from fedhw_server.home import Home
 from fedhw_server.superlink import Address, SuperLink
 from tests.integration.conftest import until
@@ -30,7 +30,7 @@ class Hostile:
         self._grid = grid
         self._node = node
 
-    def ask(self, content: RecordDict, kind: str = ASK) -> Message:
+    def ask(self, content: RecordDict, kind: str = OFFER.type) -> Message:
         """Send a message to the device, as soon as it is there, and return what it says."""
         end = time.monotonic() + PATIENT
         while True:

@@ -186,7 +186,7 @@ def test_everybody_takes_a_second_release_and_follows_a_rollback(
             assert (status.release, status.kept) == (third, FEW)
             answer = device.recognize(person.writing[0].glyph)
             assert answer.release == third
-    known = json.loads(fleet.coordinator.command("releases", "--json"))
+    known = json.loads(fleet.coordinator.command("releases", "--json"))["releases"]
     assert [each["restores"] for each in known] == [None, None, 1]
     for name in ("weights.safetensors", "sketch.safetensors"):
         assert known[2]["files"][name] == known[0]["files"][name]

@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from fedhw.errors import InputError
-from fedhw.privacy.estimate import ROWS, Estimate, Sums, estimate, noise_error
+from fedhw.privacy.estimate import Estimate, Sums, estimate, noise_error
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
-from fedhw.privacy.statistics import STATISTICS, Report, Tally, layout, length, make_report
+from fedhw.privacy.statistics import (
+    SHADOW,
+    STATISTICS,
+    Evaluation,
+    Report,
+    Tally,
+    layout,
+    length,
+    make_report,
+)
 from tests.privacy.conftest import CLASSES, tallies
 
+ROWS = {row.name: row for row in STATISTICS}
 MECHANISM = GaussianMechanism(2, 1e-6)
 CLEAR = GaussianMechanism(1000, 0.1)
 PARTS = {"moe_accuracy": ["ge_accuracy", "gain"]}
@@ -199,6 +209,21 @@ def test_what_people_add_to_both_parts_of_the_mixture_s_accuracy_may_go_together
     told = scalars(summed([good, poor] * (devices // 2), CLEAR))["moe_accuracy"]
     # 0.8 and 0.4: 0.2 from the mean, the sum of 0.1 and 0.1, and a little noise.
     assert 0.18 < told.standard_error * math.sqrt(devices) < 0.26
+
+
+def test_a_candidate_is_estimated_by_its_own_table():
+    judged = Evaluation(100, 80, 70, 90, 65)
+    idle = Evaluation(0, 0, 0, 0, 0)
+    made = [make_report(each, "pen", 1, "v2", CLEAR) for each in [judged, idle] * 400]
+    told = estimate(Sums.of(*made), 0, 2, SHADOW)
+    assert told is not None
+    assert [(one.name, one.entry) for one in told] == [(row.name, None) for row in SHADOW.rows]
+    means = {one.name: one.mean for one in told}
+    for name, mean in {"active": 0.5, "ge_gain": 0.1, "gain": 0.25}.items():
+        assert means[name] == pytest.approx(mean, abs=0.02)
+        assert noise_error(name, CLEAR, 800, SHADOW) < 0.01
+    with pytest.raises(InputError, match="27 entries are not of"):
+        estimate(Sums(2, 1, (0,) * 27, (0,) * 27), 0, 2, SHADOW)
 
 
 def test_intervals_are_student_s():

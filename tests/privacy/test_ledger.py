@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
-from fedhw.privacy.ledger import DAY, BudgetSpentError, Charge, Ledger, Limits
+from fedhw.privacy.discrete_gaussian import epsilon_of
+from fedhw.privacy.ledger import (
+    DAY,
+    MIGRATIONS,
+    ROUNDS_A_DAY,
+    SCHEMA,
+    BudgetSpentError,
+    Charge,
+    Ledger,
+    Limits,
+    PaidRound,
+)
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
 
 MECHANISM = GaussianMechanism(1, 1e-6)
@@ -78,7 +90,7 @@ def test_the_budget_in_all_never_comes_back(ledger):
     assert affordable > 8
     for day in range(affordable):
         ledger.charge(day, MECHANISM, NOON + day * DAY, lambda: b"report")
-    with pytest.raises(BudgetSpentError, match=r"of all reports, and the limit is 4"):
+    with pytest.raises(BudgetSpentError, match=r"of all that was told, and the limit is 4"):
         ledger.charge(affordable, MECHANISM, NOON + affordable * DAY, never)
     with pytest.raises(BudgetSpentError):
         ledger.charge(10_000, MECHANISM, NOON + 10_000 * DAY, never)
@@ -89,7 +101,7 @@ def test_what_is_refused_is_not_charged(ledger):
     with pytest.raises(BudgetSpentError):
         ledger.charge(1, GaussianMechanism(1.01, 1e-6), NOON, never)
     assert ledger.history() == []
-    assert ledger.spent(NOON) == (0, 0)
+    assert ledger.spent(NOON) == (0, 0, 0)
 
 
 def test_a_report_that_cannot_be_made_is_not_charged(ledger):
@@ -120,16 +132,177 @@ def test_what_has_not_arrived_is_offered_until_it_has_or_is_refused(ample):
         ample.charge(window, MECHANISM, NOON, lambda window=window: b"%d" % window)
     ample.mark_sent(2, NOON + 5)
     ample.mark_refused(3, "window")
-    assert [(charge.window, charge.message) for charge in ample.unsent()] == [(1, b"1")]
+    assert [(charge.about, charge.message) for charge in ample.unsent()] == [(1, b"1")]
     fates = [(charge.sent_at, charge.refused) for charge in ample.history()]
     assert fates == [(None, None), (NOON + 5, None), (None, "window")]
     assert ample.spent(NOON).day == pytest.approx(composed_epsilon([MECHANISM.sigma] * 3, 1e-6))
 
 
+def test_a_candidate_is_reported_of_once_beside_the_windows(ample, path):
+    ample.charge(2, MECHANISM, NOON, lambda: b"window")
+    # Not the window of that number, though SQLite would take one for the other elsewhere.
+    assert ample.charge("2", MECHANISM, NOON, lambda: b"candidate") == b"candidate"
+    assert ample.charge("2", MECHANISM, NOON + 9 * DAY, never) == b"candidate"
+    assert [charge.about for charge in Ledger.open(path).history()] == [2, "2"]
+    ample.mark_sent("2", NOON)
+    assert [charge.about for charge in ample.unsent()] == [2]
+
+
+def test_a_round_is_there_after_a_restart_and_costs_once(ample, path):
+    ample.charge_round("first", 0.02, NOON)
+    ample.charge_round("second", 0.01, NOON)
+    spent = ample.spent(NOON)
+    ample.charge_round("first", 0.02, NOON + DAY)
+    again = Ledger.open(path)
+    assert again.rounds() == [PaidRound("first", NOON, 0.02), PaidRound("second", NOON, 0.01)]
+    assert again.spent(NOON) == spent == (epsilon_of(0.03, 1e-6), epsilon_of(0.03, 1e-6), 2)
+    assert again.spent(NOON + DAY) == (0, epsilon_of(0.03, 1e-6), 0)
+    assert again.history() == []
+
+
+def test_a_round_that_is_paid_for_does_not_become_dearer(ample):
+    ample.charge_round("first", 0.02, NOON)
+    with pytest.raises(InputError, match=r"round: first was paid for at rho 0\.02"):
+        ample.charge_round("first", 0.03, NOON)
+
+
+@pytest.mark.parametrize("rho", [-0.1, float("nan")])
+def test_a_cost_that_is_none_is_refused(ample, rho):
+    with pytest.raises(InputError, match=r"rho: .* is no cost"):
+        ample.charge_round("first", rho, NOON)
+    assert ample.rounds() == []
+
+
+def test_rounds_and_reports_share_one_budget(ledger):
+    # Half of a day's epsilon of 1 each: by themselves either would do twice.
+    half, rho = GaussianMechanism(0.5, 1e-6), 0.006
+    assert 0.45 < epsilon_of(rho, 1e-6) < 0.55
+    ledger.charge_round("first", rho, NOON)
+    ledger.charge(1, half, NOON, lambda: b"report")
+    assert 0.5 < ledger.spent(NOON).day <= 1
+    with pytest.raises(BudgetSpentError, match=r"epsilon 1\.\d+ of the last 24 hours"):
+        ledger.charge_round("second", 4 * rho, NOON)
+    with pytest.raises(BudgetSpentError, match=r"epsilon 1\.\d+ of the last 24 hours"):
+        ledger.charge(2, GaussianMechanism(0.9, 1e-6), NOON, never)
+    assert [paid.name for paid in ledger.rounds()] == ["first"]
+    ledger.charge_round("second", 4 * rho, NOON + DAY)
+
+
+def test_what_tells_everything_is_never_paid_for(ample):
+    with pytest.raises(BudgetSpentError, match="epsilon inf"):
+        ample.charge_round("first", float("inf"), NOON)
+
+
+def test_rounds_of_a_day_are_few_however_little_they_tell(ample):
+    for number in range(ROUNDS_A_DAY):
+        ample.charge_round(str(number), 0.0, NOON)
+    with pytest.raises(BudgetSpentError, match=r"201 rounds in the last 24 hours, and .* is 200;"):
+        ample.charge_round("one more", 0.0, NOON + DAY - 1)
+    ample.charge_round("0", 0.0, NOON)  # is paid for
+    ample.charge_round("one more", 0.0, NOON + DAY)
+    assert ample.spent(NOON).rounds == 1 + ROUNDS_A_DAY  # what is dated later counts as of today
+
+
+def test_what_could_be_paid_for_can_be_asked_and_costs_nothing(ledger):
+    ledger.check_report(MECHANISM, NOON)
+    ledger.check_round(0.01, NOON)
+    assert ledger.spent(NOON) == (0, 0, 0)
+    ledger.charge_round("first", 0.02, NOON)
+    with pytest.raises(BudgetSpentError):
+        ledger.check_report(MECHANISM, NOON)
+    with pytest.raises(BudgetSpentError):
+        ledger.check_round(0.02, NOON)
+    ledger.check_round(0.001, NOON)
+    with pytest.raises(InputError, match="is no cost"):
+        ledger.check_round(-0.01, NOON)
+
+
+def old_ledger(path: Path) -> list[Charge]:
+    """One of before there were rounds, with two reports."""
+    charges = [
+        Charge(7, NOON, 1.0, 1e-6, MECHANISM.sigma, b"sent", NOON + 5, None),
+        Charge(8, NOON, 1.0, 1e-6, MECHANISM.sigma, b"waits", None, None),
+    ]
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executescript(SCHEMA)
+        limits = (AMPLE.per_day, AMPLE.in_all, AMPLE.delta, AMPLE.checksum)
+        db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", limits)
+        for charge in charges:
+            values = (*charge[:6], charge.checksum, *charge[6:])
+            db.execute("INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    return charges
+
+
+def test_an_older_ledger_goes_on(path):
+    charges = old_ledger(path)
+    ledger = Ledger.open(path)
+    assert ledger.history() == charges
+    assert ledger.limits == AMPLE
+    assert ledger.rounds() == []
+    assert ledger.spent(NOON) == (*2 * (composed_epsilon([MECHANISM.sigma] * 2, 1e-6),), 0)
+    assert ledger.charge(8, MECHANISM, NOON, never) == b"waits"
+    ledger.charge_round("first", 0.1, NOON)
+    assert len(Ledger.open(path).rounds()) == 1
+
+
+def test_damage_in_an_older_ledger_is_not_healed_on_the_way(path):
+    old_ledger(path)
+    whole, noticed = path.read_bytes(), 0
+    rng = random.Random(11)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        start = rng.randrange(len(whole))
+        for place in range(start, min(len(whole), start + rng.choice([1, 4, 512]))):
+            damaged[place] ^= rng.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            assert [charge.message for charge in Ledger.open(path).history()] == [b"sent", b"waits"]
+        except InputError:
+            noticed += 1
+            with pytest.raises(InputError):
+                Ledger.open(path)
+    assert noticed > 15  # the rest fell on empty space
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_killed_on_the_way_an_older_ledger_is_whole(path, step):
+    charges = old_ledger(path)
+    program = """
+import os, sqlite3, sys
+from pathlib import Path
+from fedhw.privacy.ledger import Ledger
+
+class Dying(sqlite3.Connection):
+    writes = 0
+
+    def execute(self, statement, *values):
+        changes = statement.strip().startswith(("CREATE", "INSERT", "DROP", "ALTER", "COMMIT"))
+        Dying.writes += changes
+        done = super().execute(statement, *values)
+        if changes and Dying.writes == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        return done
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *a, **k: connect(*a, factory=Dying, **k)
+Ledger.open(Path(sys.argv[1]))
+"""
+    killed = subprocess.run([sys.executable, "-c", program, path, str(step)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert Ledger.open(path).history() == charges
+
+
+def test_a_newer_ledger_is_left_alone(ledger, path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(InputError, match="newer than 1, the newest this program knows"):
+        Ledger.open(path)
+
+
 def test_what_was_never_charged_cannot_be_marked(ample):
-    with pytest.raises(InputError, match="window: 7 was never charged"):
+    with pytest.raises(InputError, match="about: 7 was never charged"):
         ample.mark_sent(7, NOON)
-    with pytest.raises(InputError, match="window: 7 was never charged"):
+    with pytest.raises(InputError, match="about: 7 was never charged"):
         ample.mark_refused(7, "rate")
 
 
@@ -175,6 +348,7 @@ def test_a_file_that_is_no_ledger_means_silence(path, content):
 def test_damage_anywhere_refunds_nothing(ample, path):
     for window in range(30):
         ample.charge(window, MECHANISM, NOON, lambda: os.urandom(600))
+        ample.charge_round(f"round {window}", 0.001, NOON)
     whole, spent, noticed = path.read_bytes(), ample.spent(NOON), 0
     rng = random.Random(7)
     for _ in range(300):
@@ -198,10 +372,18 @@ def test_damage_anywhere_refunds_nothing(ample, path):
 
 @pytest.mark.parametrize(
     ("table", "change"),
-    [("charges", "sigma = 1e9"), ("charges", "at = 0"), ("limits", "in_all = 1e9")],
+    [
+        ("charges", "sigma = 1e9"),
+        ("charges", "at = 0"),
+        ("charges", "about = '1'"),
+        ("limits", "in_all = 1e9"),
+        ("rounds", "rho = 0"),
+        ("rounds", "name = 'another'"),
+    ],
 )
-def test_a_figure_that_changed_is_noticed(ledger, path, table, change):
-    ledger.charge(1, MECHANISM, NOON, lambda: b"report")
+def test_a_figure_that_changed_is_noticed(ample, path, table, change):
+    ample.charge(1, MECHANISM, NOON, lambda: b"report")
+    ample.charge_round("first", 0.1, NOON)
     with sqlite3.connect(path) as db:
         db.execute(f"UPDATE {table} SET {change}")
     db.close()
@@ -210,9 +392,8 @@ def test_a_figure_that_changed_is_noticed(ledger, path, table, change):
 
 
 def test_a_ledger_that_another_holds_is_not_called_damaged(ledger, path, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, timeout=0.01))
-    holder = connect(path, isolation_level=None)
+    monkeypatch.setattr("fedhw.privacy.ledger.PATIENCE", 0.01)
+    holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(InputError, match=r"cannot be used .*locked"):
         ledger.charge(1, MECHANISM, NOON, never)
@@ -236,7 +417,9 @@ def test_limits_that_are_none_are_refused(limits, message):
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 30), st.sampled_from([0.3, 1, 2]), st.integers(0, 5)),
+        st.tuples(
+            st.integers(0, 30), st.sampled_from([0.3, 1, 2]), st.integers(0, 5), st.booleans()
+        ),
         max_size=25,
     )
 )
@@ -244,9 +427,12 @@ def test_no_order_of_charges_passes_the_limits(tmp_path_factory, attempts):
     path = tmp_path_factory.mktemp("ledger") / "ledger.db"
     limits = Limits(per_day=2.5, in_all=5, delta=1e-6)
     ledger, given_out = Ledger.create(path, limits), {}
-    for window, epsilon, day in attempts:
+    for window, epsilon, day, is_round in attempts:
         message = os.urandom(8)
         try:
+            if is_round:
+                ledger.charge_round(str(window), epsilon / 50, NOON + day * DAY)
+                continue
             answer = ledger.charge(
                 window, GaussianMechanism(epsilon, 1e-6), NOON + day * DAY, lambda m=message: m
             )
@@ -254,12 +440,15 @@ def test_no_order_of_charges_passes_the_limits(tmp_path_factory, attempts):
             continue
         assert given_out.setdefault(window, answer) == answer
     charges = ledger.history()
-    assert {charge.window: charge.message for charge in charges} == given_out
-    assert composed_epsilon([c.sigma for c in charges], 1e-6) <= limits.in_all + 1e-6
-    for end in {charge.at for charge in charges}:
+    assert {charge.about: charge.message for charge in charges} == given_out
+    rounds = ledger.rounds()
+    in_all = composed_epsilon([c.sigma for c in charges], 1e-6, sum(one.rho for one in rounds))
+    assert in_all <= limits.in_all + 1e-6
+    for end in {paid.at for paid in (*charges, *rounds)}:
         day = [c.sigma for c in charges if end - DAY < c.at <= end]
-        assert composed_epsilon(day, 1e-6) <= limits.per_day + 1e-6
-    assert all(one.window < other.window for one, other in pairwise(charges))
+        rho = sum(one.rho for one in rounds if end - DAY < one.at <= end)
+        assert composed_epsilon(day, 1e-6, rho) <= limits.per_day + 1e-6
+    assert all(one.about < other.about for one, other in pairwise(charges))
 
 
 CHARGING = """
@@ -298,7 +487,7 @@ def test_what_a_killed_process_sent_was_charged(ample, path):
         process.send_signal(signal.SIGKILL)
         told |= shown("".join(lines) + process.stdout.read())
         process.wait()
-        charged = {charge.window: charge.message for charge in Ledger.open(path).history()}
+        charged = {charge.about: charge.message for charge in Ledger.open(path).history()}
         assert told.items() <= charged.items()
         # Begin where it may have been cut off: between the charge and the sending.
         first = max(charged)
@@ -331,7 +520,7 @@ def test_a_process_killed_while_it_makes_a_report_has_charged_nothing(ample, pat
 def test_two_processes_charge_each_window_once(ample, path):
     processes = [charging(path, 0, 60), charging(path, 0, 60)]
     outputs = [process.communicate()[0] for process in processes]
-    charged = {charge.window: charge.message for charge in ample.history()}
+    charged = {charge.about: charge.message for charge in ample.history()}
     assert charged.keys() == set(range(60))
     for process, output in zip(processes, outputs, strict=True):
         # Whoever comes second for a window gets the bytes of the first; none goes back.

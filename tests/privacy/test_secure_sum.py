@@ -313,7 +313,7 @@ def test_a_signed_key_that_agrees_on_nothing_is_refused() -> None:
     signed = b"fedhw sum 1:" + terms.digest + keys.mask_key + bytes(32) + b"pen-1"
     keys = keys._replace(share_key=bytes(32), signature=report_key.sign(signed))
     state, _ = advertise(terms, "pen-0", *enrolled("pen-0"))
-    with pytest.raises(SumError, match="agree on nothing"):
+    with pytest.raises(SumError, match="not signed for this sum by a device"):
         share(state, [keys], AUTHORITY, 2)
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism, on_grid
 from fedhw.privacy.statistics import (
-    SCHEMA,
+    SHADOW,
     STATISTICS,
+    TABLES,
+    Evaluation,
     Tally,
     check_report,
     layout,
@@ -38,12 +40,19 @@ def report(tally=WINDOW, mechanism=MECHANISM):
     return make_report(tally, "pen", 20_000, "v1-0123abcd", mechanism)
 
 
-def test_the_table_is_what_schema_1_says():
+def test_the_tables_are_what_their_schemas_say():
     # What is sent may not change unnoticed: a change here is a new schema.
-    assert SCHEMA == 1
-    assert [
-        (row.name, row.size, row.low, row.high, round(row.weight**2, 9)) for row in STATISTICS
-    ] == [
+    said = {
+        schema: [(row.name, row.size, row.low, row.high, round(row.weight**2, 9)) for row in rows]
+        for schema, rows in ((table.schema, table.rows) for table in TABLES.values())
+    }
+    assert said.keys() == {1, 2}
+    assert said[2] == [
+        ("active", 1, 0, 1, 0.1),
+        ("ge_gain", 1, -0.5, 0.5, 0.45),
+        ("gain", 1, -0.5, 0.5, 0.45),
+    ]
+    assert said[1] == [
         ("samples", 1, 0, 500, 0.03),
         ("active", 1, 0, 1, 0.1),
         ("ge_accuracy", 1, 0, 1, 0.1),
@@ -56,8 +65,9 @@ def test_the_table_is_what_schema_1_says():
     ]
 
 
-def test_the_squares_of_the_weights_fill_the_ball():
-    assert math.fsum(row.weight**2 for row in STATISTICS) == pytest.approx(1, abs=1e-12)
+@pytest.mark.parametrize("table", TABLES.values())
+def test_the_squares_of_the_weights_fill_the_ball(table):
+    assert math.fsum(row.weight**2 for row in table.rows) == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("classes", [10, 62])
@@ -157,7 +167,8 @@ def test_what_a_device_makes_a_server_takes(tally, epsilon):
     made = report(tally, GaussianMechanism(epsilon, 1e-6))
     check_report(made, CLASSES)
     assert (made.device, made.window, made.release) == ("pen", 20_000, "v1-0123abcd")
-    assert (made.schema, made.epsilon, made.delta) == (SCHEMA, epsilon, 1e-6)
+    assert (made.schema, made.epsilon, made.delta) == (1, epsilon, 1e-6)
+    assert made.about == 20_000
 
 
 def test_two_reports_of_one_window_differ():
@@ -167,7 +178,8 @@ def test_two_reports_of_one_window_differ():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema: 2 is not 1; update the device"),
+        ({"schema": 3}, "schema: 3 is not 1 or 2; update the device"),
+        ({"schema": 2}, r"steps: int64 \[27\] is not int \[3\]; .* of table 2"),
         ({"window": -1}, "window: -1 is before 1970"),
         ({"epsilon": math.nan}, "epsilon: nan is out of range"),
         ({"epsilon": 0.0}, "epsilon: 0 is out of range"),
@@ -191,3 +203,47 @@ def test_the_last_step_that_noise_may_reach_is_taken():
         beyond = dataclasses.replace(report(), steps=np.full(27, edge + np.sign(edge)))
         with pytest.raises(InputError, match="beyond"):
             check_report(beyond, CLASSES)
+
+
+JUDGED = Evaluation(
+    held_back=200, candidate_ge_right=180, ge_right=170, candidate_right=150, right=182
+)
+
+evaluations = st.integers(0, 2000).flatmap(
+    lambda held_back: st.builds(Evaluation, st.just(held_back), *(st.integers(0, held_back),) * 4)
+)
+
+
+def test_an_evaluation_becomes_its_figures_and_entries():
+    figures = {name: figure.tolist() for name, figure in JUDGED.figures().items()}
+    assert figures == {"active": [1], "ge_gain": [0.05], "gain": [-0.16]}
+    expected = [math.sqrt(0.1), math.sqrt(0.45) * 0.1, math.sqrt(0.45) * -0.32]
+    assert vector(JUDGED) == pytest.approx(expected)
+
+
+def test_who_has_nothing_to_judge_by_says_so_and_nothing_else():
+    assert vector(Evaluation(0, 0, 0, 0, 0)) == pytest.approx([-math.sqrt(0.1), 0, 0])
+
+
+@given(evaluations)
+def test_what_a_device_makes_of_a_candidate_a_server_takes(evaluation):
+    assert np.linalg.norm(vector(evaluation)) <= 1 + 1e-12
+    made = make_report(evaluation, "pen", 20_000, "v2-0123abcd", MECHANISM)
+    check_report(made, CLASSES)
+    assert (made.schema, made.about) == (SHADOW.schema, "v2-0123abcd")
+    assert len(made.steps) == length(CLASSES, SHADOW) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ge_right": 201}, "ge_right: 201 is not among 200 corrections"),
+        ({"candidate_ge_right": -1}, "candidate_ge_right: -1 is not among"),
+        ({"held_back": -1}, "held_back: -1 is below zero"),
+        ({"candidate_right": 201}, "candidate_right: 201 is not among 200"),
+        ({"right": -1}, "right: -1 is not among 200"),
+    ],
+)
+def test_impossible_evaluations_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(JUDGED, **change)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhw.privacy.statistics import SCHEMA, Report
+from fedhw.privacy.statistics import WINDOW, Report
 from fedhw_server.fleet import Accepted, Fleet
 
 
@@ -13,7 +13,7 @@ def count(path: Path, device: str, first: int, last: int) -> None:
     fleet = Fleet(path)
     for window in range(first, last):
         reports = [
-            Report(name, SCHEMA, window, "v1-0123abcd", 50.0, 1e-6, np.ones(79, np.int64))
+            Report(name, WINDOW.schema, window, "v1-0123abcd", 50.0, 1e-6, np.ones(79, np.int64))
             for name in (device, "both")
         ]
         assert all(fleet.count([Accepted(report, report.device) for report in reports]))

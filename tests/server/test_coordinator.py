@@ -10,7 +10,8 @@ from flwr.clientapp import ClientApp
 from fedhw.v1 import release_pb2 as pb
 from fedhw_client import supernode
 from fedhw_client.supernode import SuperNode
-from fedhw_server import coordinator
+from fedhw_server import asking, attempts, coordinator
+from fedhw_server.attempts import Attempts, Stage
 from fedhw_server.coordinator import offer
 from fedhw_server.superlink import running
 from tests.server.conftest import Pen, open_fleet, open_registry, until
@@ -183,7 +184,7 @@ def test_the_dead_are_waited_for_until_the_deadline_only(
     grid, fleet, registry, online, monkeypatch
 ):
     monkeypatch.setattr(coordinator, "DEADLINE", 5.0)
-    monkeypatch.setattr(coordinator, "MARGIN", 1.0)
+    monkeypatch.setattr(asking, "MARGIN", 1.0)
     woken = threading.Event()
 
     def dead(asked: pb.Offer) -> pb.Answer:
@@ -234,3 +235,29 @@ def test_nothing_is_offered_before_anything_was_published(grid, fleet, home, onl
     with online(one=willing) as devices:
         offer(grid, fleet, open_registry(home))
         assert devices["one"].offers == []
+
+
+def test_in_a_roll_out_each_is_offered_what_is_for_it(
+    grid, fleet, home, online, releases, monkeypatch
+):
+    registry = open_registry(home)
+    before, newest = (registry.publish(each) for each in releases)
+    numbers = {"few": 0.1, "more": 0.9, "has": 0.95}
+    monkeypatch.setattr(attempts, "draw", lambda name, _: numbers[name])
+    monkeypatch.setattr(attempts, "DRAWN", 0.5)  # of two devices: a third of the fleet
+    known = Attempts(fleet)
+    known.begin(1, "by hand")
+    known.move(known.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "it is better")
+    with online(few=willing, more=willing, has=willing) as devices:
+        fleet.note_answer("has", 2, newest.name, "learning", None)
+        offer(grid, fleet, registry)
+        offered = {name: {each.manifest for each in one.offers} for name, one in devices.items()}
+        assert offered == {
+            "few": {registry.parcel(newest.version).manifest},
+            "more": {registry.parcel(before.version).manifest},
+            "has": {registry.parcel(newest.version).manifest},
+        }
+        assert {(each.version, each.asked) for each in fleet.rounds()} == {(1, 1), (2, 2)}
+        known.move(known.current._replace(stage=Stage.PROMOTED), "promoted", "not worse")
+        offer(grid, fleet, registry)
+        assert devices["more"].offers[-1].manifest == registry.parcel(newest.version).manifest

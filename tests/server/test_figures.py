@@ -1,7 +1,9 @@
 import time
 
 from fedhw.privacy.estimate import estimate
-from fedhw_server.figures import figures
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Evaluation, make_report
+from fedhw_server.figures import figures, shadow
 from fedhw_server.fleet import Accepted
 from tests.server.conftest import POLICY, Pen, past
 
@@ -69,3 +71,24 @@ def test_they_say_what_the_devices_did(fleet):
             low, high = each.interval(1 - 1e-6)
             assert low < true[each.name] < high
             assert high - low < 2 * abs(true[each.name]) or each.name == "samples"
+
+
+def test_of_a_candidate_all_windows_count_together_and_apart_from_the_others(fleet):
+    mechanism = GaussianMechanism(POLICY.epsilon, POLICY.delta)
+    judged = Evaluation(200, 180, 160, 190, 174)
+    for number in range(100):
+        if number < 2:
+            assert shadow(fleet, NEW) is None
+        made = make_report(judged, f"pen-{number}", past(1 + number % 3), NEW, mechanism)
+        fleet.count([Accepted(made, f"{number}")])
+    found = {each.name: each for each in shadow(fleet, NEW)}
+    assert {each.cohort for each in found.values()} == {100}
+    for name, gain in (("ge_gain", 0.1), ("gain", 0.08)):
+        low, high = found[name].interval(1 - 1e-6)
+        assert low < gain < high
+        assert high - low < 0.3
+    assert figures(fleet, 62) is None
+    assert shadow(fleet, OLD) is None
+    report(fleet, 1, past())
+    report(fleet, 2, past())
+    assert figures(fleet, 62).cohort == 2

@@ -16,38 +16,48 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fedhw.errors import InputError
 from fedhw.privacy.estimate import Sums
-from fedhw.privacy.statistics import SCHEMA, Report
+from fedhw.privacy.statistics import SHADOW, WINDOW, Report
 from fedhw_server.fleet import KEPT_ROUNDS, MIGRATIONS, Accepted, EnrolmentError, Fleet, Policy
 from tests.server.conftest import POLICY, START, Pen, noise_free, past
 
 
-def accepted(device: str, window: int, release: str, steps: int) -> Accepted:
+def accepted(
+    device: str, window: int, release: str, steps: int, schema: int = WINDOW.schema
+) -> Accepted:
     report = Report(
-        device, SCHEMA, window, release, POLICY.epsilon, POLICY.delta, noise_free(steps)
+        device, schema, window, release, POLICY.epsilon, POLICY.delta, noise_free(steps)
     )
     return Accepted(report, f"{device} {window} {release} {steps}")
 
 
+RELEASES = ["v1-0123abcd", "v2-0123abcd"]
 REPORTS = st.builds(
     accepted,
     st.sampled_from("abc"),
     st.integers(20_000, 20_001),
-    st.sampled_from(["v1-0123abcd", "v2-0123abcd"]),
+    st.sampled_from(RELEASES),
     st.integers(-5, 5),
+    st.sampled_from([WINDOW.schema, SHADOW.schema]),
 )
 
 
 @given(st.lists(st.lists(REPORTS, max_size=6), max_size=6), st.randoms())
-def test_each_device_counts_once_a_window_however_its_reports_come(tmp_path_factory, batches, rng):
+def test_each_device_counts_once_a_window_and_candidate_however_its_reports_come(
+    tmp_path_factory, batches, rng
+):
     path = tmp_path_factory.mktemp("fleet") / "fleet.db"
     one, other = Fleet(path), Fleet(path)
-    first: dict[tuple[str, int], Accepted] = {}
+    first: dict[tuple[str, int | str], Accepted] = {}
     for batch in batches:
         agree = rng.choice((one, other)).count(batch)
         for accepted, agrees in zip(batch, agree, strict=True):
-            known = first.setdefault((accepted.report.device, accepted.report.window), accepted)
+            known = first.setdefault((accepted.report.device, accepted.report.about), accepted)
             assert agrees == (known.digest == accepted.digest)
     counted = [each.report for each in first.values()]
+    for candidate in RELEASES:
+        judged = [Sums.of(report) for report in counted if report.about == candidate]
+        assert one.shadow_sums(candidate) == (reduce(add, judged) if judged else None)
+    counted = [report for report in counted if report.schema == WINDOW.schema]
     for window in (20_000, 20_001):
         groups = {report.release for report in counted if report.window == window}
         sums = {
@@ -278,7 +288,7 @@ def test_rounds_are_remembered_but_not_for_ever(fleet):
         (second, None, None),
     ]
     assert [each.number for each in fleet.rounds(first)] == [second]
-    with fleet._transaction() as db:
+    with fleet.transaction() as db:
         db.execute("UPDATE rounds SET number = ? WHERE number = ?", (KEPT_ROUNDS + 1, second))
     assert [each.number for each in fleet.rounds()] == [first, KEPT_ROUNDS + 1]
     fleet.begin_round(1, 3)
@@ -299,6 +309,42 @@ def test_every_schema_grows_into_the_newest(tmp_path):
         assert fleet.count([accepted("a", 1, "v1", 1)]) == [True]
         fleet.close()
         assert Fleet(path).windows() == [(1, 1)]
+
+
+def test_what_was_counted_before_there_were_candidates_stays(tmp_path):
+    path = tmp_path / "fleet.db"
+    report = accepted("a", 20_000, "v1-0123abcd", 3)
+    whole = Sums.of(report.report)
+    with sqlite3.connect(path) as db:
+        db.executescript(MIGRATIONS[0])
+        db.execute("INSERT INTO reports VALUES (?, ?, ?)", ("a", 20_000, report.digest))
+        values = (20_000, "v1-0123abcd", 1, whole.to_bytes())
+        db.execute("INSERT INTO sums VALUES (?, ?, ?, ?)", values)
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    fleet = Fleet(path)
+    assert fleet.windows() == [(20_000, 1)]
+    assert fleet.sums(20_000) == {"v1-0123abcd": whole}
+    assert fleet.count([report, accepted("a", 20_000, "v1-0123abcd", 4)]) == [True, False]
+    fleet.close()
+
+
+def test_who_reported_of_a_candidate_is_known_for_good(fleet):
+    told = accepted("a", 1, "v2-0123abcd", 1, SHADOW.schema)
+    fleet.count([told, accepted("a", past(300), "v1-0123abcd", 1)])
+    fleet.prune(START)
+    later = accepted("a", past(), "v2-0123abcd", 1, SHADOW.schema)
+    assert fleet.count([told, later]) == [True, False]
+    assert fleet.shadow_sums("v2-0123abcd").count == 1
+    assert fleet.sums(1) == {}
+
+
+def test_the_candidate_is_the_one_that_was_kept(fleet):
+    assert fleet.candidate is None
+    fleet.keep("candidate", "v2-0123abcd")
+    assert fleet.candidate == "v2-0123abcd"
+    fleet.keep("candidate", "")
+    assert fleet.candidate is None
 
 
 def test_a_newer_schema_is_left_alone(tmp_path):

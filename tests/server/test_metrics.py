@@ -7,11 +7,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fedhw import __version__
 from fedhw.errors import InputError
+from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
+from fedhw_server.attempts import Attempts
 from fedhw_server.fleet import Accepted
 from fedhw_server.metrics import Metrics, Pages
 from fedhw_server.supervisor import Part
-from tests.server.conftest import PATIENCE, POLICY, Pen, past
+from tests.server.conftest import PATIENCE, POLICY, START, Pen, past
 
 SCALARS = {
     *("samples", "active", "ge_accuracy", "le_accuracy", "moe_accuracy"),
@@ -48,6 +50,11 @@ CONTRACT = {
     "fedhw_part_restarts_total",
     "fedhw_paused",
     "fedhw_build_info",
+    "fedhw_improvement_stage",
+    "fedhw_improvements_total",
+    "fedhw_improvement_rounds_total",
+    "fedhw_improvements_epsilon",
+    "fedhw_release_share",
 }
 
 
@@ -195,3 +202,38 @@ def test_a_port_that_is_taken_is_one_sentence(metrics):
         pytest.raises(InputError, match=r"metrics-port: \d+ cannot be used"),
     ):
         Pages.bound(metrics, "127.0.0.1", taken.getsockname()[1])
+
+
+def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, releases):
+    before = samples(metrics)
+    stages = [key[1] for key in before if key[0] == "fedhw_improvement_stage"]
+    outcomes = [key[1] for key in before if key[0] == "fedhw_improvements_total"]
+    assert stages == ["rounds", "shadow", "roll-out"]
+    assert outcomes == ["promoted", "rejected", "abandoned", "stopped", "rolled back"]
+    assert not any(value for key, value in before.items() if "improvement" in key[0])
+    registry.publish(releases[0])
+    attempts = Attempts(fleet)
+    attempts.begin(1, "by hand")
+    attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0, ["anna"], 2, 0.4)
+    attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0)
+    attempts.begin_round(1, [], 0.5)
+    found = samples(metrics)
+    assert found["fedhw_improvement_stage", "rounds"] == 1
+    assert found["fedhw_improvement_rounds_total", "done"] == 1
+    assert found["fedhw_improvement_rounds_total", "abandoned"] == 1
+    assert found["fedhw_improvement_round_devices",] == 2
+    assert found["fedhw_improvement_round_within_ratio",] == 0.4
+    assert found["fedhw_improvements_epsilon",] == epsilon_of(0.5, POLICY.delta)
+    assert found["fedhw_improvement_decision_timestamp_seconds", "begin"] > START - 60
+    assert found["fedhw_release_share",] == 1
+    registry.publish(releases[1])
+    for node in range(50):
+        fleet.set_node(Pen(f"pen-{node}").join(fleet).name, node)
+    rolling = attempts.current._replace(stage="roll-out", version=2)
+    attempts.move(rolling, "publish", "it is better")
+    assert samples(metrics)["fedhw_release_share",] == 0.08
+    attempts.move(rolling._replace(stage="rolled back"), "rolled back", "it is worse")
+    found = samples(metrics)
+    assert found["fedhw_improvements_total", "rolled back"] == 1
+    assert not any(value for key, value in found.items() if key[0] == "fedhw_improvement_stage")
+    assert found["fedhw_release_share",] == 1

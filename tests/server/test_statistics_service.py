@@ -11,6 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedhw.privacy.estimate import Sums
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.statistics_service import BURST
@@ -24,6 +26,8 @@ from tests.server.conftest import (
     refusal,
     until,
 )
+
+REPEATED = "report: there was one already, with other figures; send each once"
 
 
 def refusals(served):
@@ -59,13 +63,14 @@ def test_another_one_of_the_window_is_not(served, fleet, published):
     served.send(pen.sign(pen.report(published.name)))
     code, sentence = refusal(lambda: served.send(pen.sign(pen.report(published.name))))
     assert code == "ALREADY_EXISTS"
-    assert sentence.startswith("window: it was reported already")
+    assert sentence == REPEATED
     assert fleet.windows() == [(past(), 1)]
     assert refusals(served) == {"repeated": 1}
 
 
 CHANGES = {
-    "another schema": ({"schema": 2}, "range", "schema: 2 is not 1"),
+    "another schema": ({"schema": 3}, "range", "schema: 3 is not 1 or 2"),
+    "a release as a candidate": ({"schema": 2}, "release", "is not of this coordinator"),
     "a window of long ago": ({"window": lambda: past(400)}, "window", "is over for too long"),
     "epsilon NaN": ({"epsilon": float("nan")}, "policy", "are not the fleet's (50, 1e-06)"),
     "epsilon infinite": ({"epsilon": float("inf")}, "policy", "are not the fleet's"),
@@ -93,6 +98,28 @@ def test_what_no_device_makes_is_refused(served, fleet, published, kind):
     assert fleet.windows() == []
     assert refusals(served) == {reason: 1}
     served.send(pen.sign(report))  # and the service goes on
+
+
+def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, published):
+    fleet.keep("candidate", "v9-0123abcd")
+    pen = Pen("pen").join(fleet)
+    mechanism = GaussianMechanism(POLICY.epsilon, POLICY.delta)
+    judged = Evaluation(200, 180, 160, 190, 174)
+    now = int(time.time()) // POLICY.window
+    report, other = (make_report(judged, "pen", now, "v9-0123abcd", mechanism) for _ in range(2))
+    served.send(pen.sign(pen.report(published.name)))
+    for _ in range(2):
+        served.send(pen.sign(report))
+    code, sentence = refusal(lambda: served.send(pen.sign(other)))
+    assert (code, sentence) == ("ALREADY_EXISTS", REPEATED)
+    assert fleet.shadow_sums("v9-0123abcd") == Sums.of(report)
+    assert fleet.windows() == [(past(), 1)]
+    for window, wanted in ((now + 30, "FAILED_PRECONDITION"), (past(400), "INVALID_ARGUMENT")):
+        assert refusal(lambda: served.send(pen.sign(report, window=window)))[0] == wanted  # noqa: B023
+    fleet.keep("candidate", "")
+    code, sentence = refusal(lambda: served.send(pen.sign(report)))
+    assert code == "INVALID_ARGUMENT"
+    assert "is not of this coordinator" in sentence
 
 
 @pytest.mark.parametrize("ahead", [8, 200, 2**63])
@@ -259,7 +286,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_it_is_killed(home, fleet, pu
         failed = sum(each.exception(PATIENCE) is not None for each in flying)
     assert 0 < len(acknowledged) == len(requests) - failed
     for pen, window in acknowledged:
-        known = fleet._read("SELECT 1 FROM reports WHERE device = ? AND window = ?", (pen, window))
+        known = fleet.read("SELECT 1 FROM reports WHERE device = ? AND about = ?", (pen, window))
         assert known == [(1,)]
     coordinator = Coordinator(home)
     try:

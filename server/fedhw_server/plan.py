@@ -1,0 +1,68 @@
+"""How a fleet's operator wants the global expert to be improved, kept in the fleet's database."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+from fedhw.errors import InputError
+from fedhw.improvement.contribution import Task
+from fedhw.improvement.improvement import Recipe
+from fedhw.improvement.trigger import Trigger
+from fedhw.privacy.discrete_gaussian import LEAST_SIGMA
+from fedhw.privacy.mechanism import GRID
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every attempt to improve is like; an `automatic` one begins when the trigger says so.
+
+    An attempt has so many `rounds`, each with the `noise` of the recipe. A round asks at most
+    `cohort` devices and halts with fewer than `survivors`; a device is asked for at most
+    `participations` of them. The candidate is tried by the share `canary` of the devices that are
+    online. Raises InputError for a value that cannot be.
+    """
+
+    automatic: bool = False
+    rounds: int = 100
+    noise: float = 4.0
+    cohort: int = 100
+    survivors: int = 60
+    participations: int = 10
+    canary: float = 0.2
+    trigger: Trigger = field(default_factory=Trigger)
+
+    def __post_init__(self) -> None:
+        good = {
+            "rounds": 1 <= self.rounds <= 10_000,
+            "cohort": 2 <= self.cohort <= 1_000_000,
+            "survivors": 2 <= self.survivors <= self.cohort,
+            "participations": self.participations >= 1,
+            "canary": 0 < self.canary <= 1,
+        }
+        if all(good.values()):
+            # With less there is no saying what a sum tells.
+            least = LEAST_SIGMA * GRID * math.sqrt(self.survivors)
+            good["noise"] = least <= self.noise < 1000
+        for name, is_good in good.items():
+            if not is_good:
+                raise InputError(f"{name}: {getattr(self, name):g} is out of range; see --help")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the rounds are like."""
+        return Recipe(rounds=self.rounds, noise=self.noise)
+
+    def rho(self, parameters: int) -> float:
+        """Return what an attempt costs a device that is in as many rounds as it may, in zCDP."""
+        task = Task(bytes(4 * parameters), 0.1, 1.0, self.noise, self.cohort, self.survivors)
+        return task.rho * min(self.participations, self.rounds)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, content: str) -> "Plan":
+        """Read what `to_json` wrote."""
+        found = json.loads(content)
+        return cls(**found | {"trigger": Trigger(**found["trigger"])})
