@@ -105,15 +105,17 @@ def trained(path: Path, world: World, rows: NDArray[np.int64] | None, seed: int)
     return expert
 
 
-def improved(world: World, launch: GlobalExpert, recipe: Recipe, seed: int) -> GlobalExpert:
-    """Rounds over the devices, each with a cohort drawn anew."""
+def improved(
+    world: World, launch: GlobalExpert, recipe: Recipe, seed: int
+) -> tuple[GlobalExpert, GlobalExpert]:
+    """Rounds over the devices, each with a cohort drawn anew; the expert, and the mean behind."""
     improvement = Improvement(launch, world.public, recipe, seed)
     state, random = improvement.begin(), np.random.default_rng(seed)
     own = [world.data.take(world.data.rows_of(int(w))) for w in world.devices]
     for _ in track(range(recipe.rounds), "rounds"):
         cohort = [own[i] for i in random.permutation(len(own))[:COHORT]]
         state = take_round(improvement, state, cohort, random)
-    return improvement.expert(state)
+    return improvement.expert(state), unflatten(launch, state.average)
 
 
 def main() -> None:
@@ -133,7 +135,8 @@ def main() -> None:
     runs = OPTIMISERS if chosen.optimisers else {"improved": RECIPE.optimiser}
     for name, optimiser in runs.items():
         began = time.monotonic()
-        experts[name] = improved(world, launch, replace(RECIPE, optimiser=optimiser), seed)
+        recipe = replace(RECIPE, optimiser=optimiser)
+        experts[name], experts[f"{name}, all the way"] = improved(world, launch, recipe, seed)
         seconds[name] = time.monotonic() - began
         np.save(chosen.out / f"{name}-{seed}.npy", flat(experts[name]))
     figures = {name: world.figures(expert) for name, expert in experts.items()}

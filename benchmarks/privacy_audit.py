@@ -266,7 +266,7 @@ def main() -> None:
             "-" if math.isinf(epsilon) else f"{epsilon:.2f}",
             "" if math.isnan(least) else f"{least:.2f}",
         )
-    Console(width=130).print(shown)
+    Console(width=150).print(shown)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.experts.training import Training, accuracy, train_expert
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.simulation.rounds import take_round
 
@@ -36,9 +35,7 @@ SIMULATED = 40
 EPSILONS, DELTA = (1.0, 2.0, 4.0, 8.0), 1e-6
 FLEETS = (10**3, 10**4, 10**5)
 
-RECIPE = Recipe(
-    rounds=20, rate=0.02, noise=0.0, rehearsal=0.3, writers=15, optimiser=FedAvgM(1.0, 0.5)
-)
+RECIPE = Recipe(rounds=20, noise=0.0, rehearsal=0.3, writers=15)
 """Few rounds: each is one more vector that noise has to hide."""
 
 

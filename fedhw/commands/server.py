@@ -245,7 +245,12 @@ def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
             "releases": [json.loads(each.to_json()) | {"name": each.name} for each in manifests],
             "share": share,
             "attempts": [
-                each._asdict() | {"plan": json.loads(each.plan), "stopping": bool(each.stopping)}
+                each._asdict()
+                | {
+                    "plan": json.loads(each.plan),
+                    "baseline": json.loads(each.baseline),
+                    "stopping": bool(each.stopping),
+                }
                 for each in attempts
             ],
             "decisions": [each._asdict() for each in decisions],
@@ -301,7 +306,9 @@ def public(
         from fedhw.improvement.public import Public
         from fedhw.release.release import Release
 
+        newest = registry(place).release(_newest(place).version)
         given = Public.of(load_source(data, seed), Release.load(release))
+        newest.check_fits(given.rehearsal)
         given.save(place.public)
     say(f"{len(given.rehearsal)} characters to rehearse, {len(given.validation)} to judge by")
 
@@ -323,6 +330,7 @@ def improve(
             return
         newest = _newest(place)
         Public.load(place.public)
+        attempts.plan.check_fleet(fleet.enrolled)
         attempts.begin(newest.version, "asked for by hand")
     say(f"{newest.name} is to be improved; fedhw server releases says how far it is")
 

@@ -24,7 +24,8 @@ WINDOWS = 2
 GUARDED = ("moe_accuracy", "ge_accuracy")
 """What must not be worse under the new release than under the one before."""
 
-CONFIDENCE = 0.99
+CONFIDENCE = 0.999
+"""Of each test, of which a roll-out has a dozen."""
 
 
 class Step(StrEnum):
@@ -61,9 +62,9 @@ def draw(device: str, release: str) -> float:
 
 
 def look(new: Iterable[Estimate], old: Iterable[Estimate], windows: int) -> Verdict:
-    """Compare devices on the new release with those on the old one, after so many windows.
+    """Compare estimates under the new release with those under the old one, after so many windows.
 
-    Both are estimates of one window by release. Whether it got worse is a one-sided test of each
+    Whether it got worse is a one-sided test of each
     guarded mean by normal approximation.
     """
     before = {each.name: each for each in old}
@@ -75,8 +76,8 @@ def look(new: Iterable[Estimate], old: Iterable[Estimate], windows: int) -> Verd
         if change + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
             return Verdict(
                 Step.ROLL_BACK,
-                f"{after.name} is {change:+.3f} (standard error {error:.3f}) against the devices "
-                "on the release before",
+                f"{after.name} is {change:+.3f} (standard error {error:.3f}) against the release "
+                "before",
             )
     if windows < WINDOWS:
         return Verdict(Step.WAIT, f"{windows} of {WINDOWS} windows have been looked at")

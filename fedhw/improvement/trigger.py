@@ -53,16 +53,15 @@ class Trigger:
     epsilon: float = 8.0
 
     def __post_init__(self) -> None:
-        good = {
-            "error": 0 <= self.error <= 1,
-            "rise": 0 <= self.rise <= 1,
-            "cohort": self.cohort >= 2,
-            "pause": 0 <= self.pause < math.inf,
-            "epsilon": self.epsilon > 0,
-        }
-        for name, is_good in good.items():
+        for option, value, is_good in (
+            ("error", self.error, 0 <= self.error <= 1),
+            ("rise", self.rise, 0 <= self.rise <= 1),
+            ("online", self.cohort, self.cohort >= 2),
+            ("pause-days", self.pause / DAY, 0 <= self.pause < math.inf),
+            ("epsilon-in-all", self.epsilon, self.epsilon > 0),
+        ):
             if not is_good:
-                raise InputError(f"{name}: {getattr(self, name):g} is out of range; see --help")
+                raise InputError(f"{option}: {value:g} is out of range; see --help")
 
     def decide(
         self,

@@ -3,13 +3,13 @@
     honest          clipped, as it was learned
     Scaled(100)     a hundred times as long, past the device's own clipping
     Scaled(-1)      the opposite of what was learned, as long as an honest one
-    LabelFlipped    learned from wrong labels (Biggio, Nelson, Laskov 2012, arXiv 1206.6389), honest
-                    from there on
+    LabelFlipped    learned from wrong labels (Tolpegin et al. 2020, arXiv 2007.08432), honest from
+                    there on
     NotANumber      NaN; under masks, where there are only whole numbers, random ones
 
 Under masks a sum has one vector of each device, whatever is in it: nobody sees a single one. So the
 server looks at the sum, and at the expert that comes of it. Without masks it sees all updates, and
-can clip or trim them. Noise is left out unless the recipe has some: it hides liars, too.
+can clip or trim them; no noise is added then.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ TRIMMED = 0.2
 """The share of devices that a trimmed mean leaves out at either end of each entry."""
 
 TRIES = 3
-"""Rounds dropped in a row after which an improvement is given up."""
+"""Rounds dropped in a row after which an improvement is given up: the same devices lie again."""
 
 
 class Defence(StrEnum):
@@ -118,11 +118,8 @@ def improve(
     random = np.random.default_rng(improvement.seed)
     training, state, dropped, failed = improvement.recipe.training, improvement.begin(), 0, 0
     while state.round < improvement.recipe.rounds and failed < TRIES:
-        task, expert = (
-            improvement.task(state, len(devices), len(devices)),
-            improvement.start(state),
-        )
-        sent = []
+        task = improvement.task(state, len(devices), len(devices))
+        expert, sent = improvement.start(state), []
         for device, own in devices:
             labels = device.labels(own.labels.astype(np.int64), len(own.alphabet))
             seed = int(random.integers(2**31))

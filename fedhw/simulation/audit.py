@@ -59,9 +59,9 @@ class Guesses(NamedTuple):
 def largest_advantage(epsilon: float, delta: float, choices: int = 2) -> float:
     """Return the largest advantage that any attack has on what is (epsilon, delta)-private.
 
-    Of two choices Kairouz, Oh, Viswanath 2015, arXiv 1311.0776. Of k, each as likely as any other
-    but for exp(epsilon) and delta: if p is the chance of being right, the other choices' chances of
-    the same guess sum to 1 - p on average, so (k - 1) p <= exp(epsilon) (1 - p) + (k - 1) delta.
+    Of two choices Kairouz, Oh, Viswanath 2015, arXiv 1311.0776. Of k: where i is true, to guess i
+    has at most exp(epsilon) times the chance, and delta, that it has where j is. Added up over all
+    i and j, with p the chance of being right: (k - 1) p <= exp(epsilon) (1 - p) + (k - 1) delta.
 
     >>> round(largest_advantage(1, 0), 3), largest_advantage(0, 0), largest_advantage(math.inf, 0)
     (0.462, 0.0, 1.0)
@@ -130,20 +130,21 @@ def likelihood_ratio_attack(scores: Floats, members: NDArray[np.bool_]) -> Guess
     guesses = np.empty_like(members)
     for run, found in enumerate(scores):
         others = np.arange(len(scores))[:, None] != run
-        is_far, not_far = (
+        to_members, to_the_rest = (
             np.abs(found - np.nanmean(np.where(chosen & others, scores, np.nan), axis=0))
             for chosen in (members, ~members)
         )
-        guesses[run] = is_far < not_far
+        guesses[run] = to_members < to_the_rest
     return Guesses(int((guesses == members).sum()), members.size)
 
 
 def linking_attack(known: Floats, seen: Floats) -> Guesses:
     """Guess for each row of `seen` [W, D] whose it is: whose row of `known` [W, D] is next to it.
 
-    By the angle between them, so that it does not matter how long they are.
+    By the angle between them, less what all the rows have in common.
     """
-    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (known, seen))
+    one, other = (rows - rows.mean(0) for rows in (known, seen))
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one, other))
     guessed = (other @ one.T).argmax(1)
     return Guesses(int((guessed == np.arange(len(seen))).sum()), len(seen), len(known))
 

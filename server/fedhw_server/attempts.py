@@ -47,7 +47,8 @@ class Attempt(NamedTuple):
     """One attempt to improve the version `parent`, in its `stage` `since` that Unix second.
 
     `candidate` is the name of what it has made and `version` what that was published as. Of its
-    roll-out `step` is under way, judged by so many `windows`, of which `window` was the last.
+    roll-out `step` is under way, judged by so many `windows`, of which `window` was the last, and
+    `baseline` is what the fleet's figures were before it, as JSON.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Attempt(NamedTuple):
     step: int
     windows: int
     window: int
+    baseline: str
 
     @property
     def is_in_flight(self) -> bool:
@@ -82,11 +84,6 @@ class TrainingRound(NamedTuple):
     rho: float
     summed: int | None
     within: float | None
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether it has ended and came to nothing."""
-        return self.seconds is not None and self.summed is None
 
 
 class Decision(NamedTuple):
@@ -152,13 +149,18 @@ class Attempts:
             db.execute(f"UPDATE attempts SET stopping = 1 WHERE {_IN_FLIGHT}")
 
     def roll_out(self, newest: Manifest) -> RollOut:
-        """Return how far the newest release goes now: to all, but where an attempt rolls it out."""
+        """Return how far the newest release goes now: to all, but where an attempt rolls it out.
+
+        To all as well where too few would be left for their figures to be shown.
+        """
         attempt = self.current
         if attempt is None or attempt.stage != Stage.ROLL_OUT:
             return RollOut(newest, newest.version, 1.0)
         fewest = DRAWN * self._fleet.policy.minimum_cohort
-        share = share_at(attempt.step, len(self._fleet.by_node()), fewest)
-        return RollOut(newest, attempt.parent, share)
+        devices = len(self._fleet.by_node())
+        share = share_at(attempt.step, devices, fewest)
+        has_others = (1 - share) * devices >= fewest
+        return RollOut(newest, attempt.parent, share if has_others else 1.0)
 
     @property
     def current(self) -> Attempt | None:
@@ -197,12 +199,13 @@ class Attempts:
             )
             _decide(db, None, "wait", reason)
 
-    def decisions(self) -> list[Decision]:
-        """Return every decision, the oldest first."""
+    def decisions(self, most: int | None = None) -> list[Decision]:
+        """Return every decision or so many of the last, the oldest first."""
         found = self._fleet.read(
-            "SELECT attempt, moment, decision, reason FROM decisions ORDER BY number"
+            "SELECT attempt, moment, decision, reason FROM decisions ORDER BY number DESC LIMIT ?",
+            (-1 if most is None else most,),
         )
-        return [Decision(*row) for row in found]
+        return [Decision(*row) for row in reversed(found)]
 
     # Rounds
 
@@ -240,6 +243,24 @@ class Attempts:
         )
         return [TrainingRound(*row) for row in found]
 
+    @property
+    def outcomes(self) -> tuple[int, int]:
+        """How many rounds of all attempts have come to a sum, and to nothing."""
+        [(done, ended)] = self._fleet.read(
+            "SELECT count(summed), count(seconds) FROM training_rounds"
+        )
+        return done, ended - done
+
+    @property
+    def last_round(self) -> TrainingRound | None:
+        """The newest round that has come to a sum."""
+        for row in self._fleet.read(
+            f"SELECT {', '.join(TrainingRound._fields)} FROM training_rounds "
+            "WHERE summed IS NOT NULL ORDER BY number DESC LIMIT 1"
+        ):
+            return TrainingRound(*row)
+        return None
+
     def participations(self, attempt: int) -> dict[str, int]:
         """Return how many rounds of an attempt were charged to each device."""
         return dict(
@@ -266,6 +287,15 @@ class Attempts:
         return dict(
             self._fleet.read("SELECT device, state FROM canaries WHERE attempt = ?", (attempt,))
         )
+
+    def is_canary(self, device: str, candidate: str) -> bool:
+        """Whether a device is to report of this candidate now."""
+        found = self._fleet.read(
+            "SELECT 1 FROM attempts JOIN canaries ON attempt = number "
+            "WHERE stage = ? AND candidate = ? AND device = ?",
+            (Stage.SHADOW, candidate, device),
+        )
+        return found != []
 
     def note_canaries(self, attempt: int, states: Mapping[str, str]) -> None:
         """Keep what canaries have said; they are canaries from then on."""

@@ -144,6 +144,10 @@ MIGRATIONS = [
       reason TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE attempts
+      ADD COLUMN baseline TEXT NOT NULL DEFAULT '[]'; -- JSON: the fleet's figures before it
+    """,
 ]
 """What makes each schema version of the one before, from an empty file on; never edit one."""
 
@@ -394,6 +398,11 @@ class Fleet:
                 return key, revoked_at is not None
         return None
 
+    @property
+    def enrolled(self) -> int:
+        """How many devices may take part."""
+        return sum(device.state == "enrolled" for device in self.devices())
+
     def devices(self) -> list[Device]:
         """Return all devices by name."""
         return [Device(*row) for row in self.read(f"{_SELECT_DEVICE} ORDER BY name")]
@@ -544,11 +553,6 @@ class Fleet:
     def shadow_sums(self, candidate: str) -> Sums | None:
         """Return the sums of what devices said of a candidate, None before any has."""
         return self._sums(candidate).get(candidate)
-
-    @property
-    def candidate(self) -> str | None:
-        """The name of the candidate that devices may report of now, None while there is none."""
-        return self._setting("candidate") or None
 
     def _sums(self, about: int | str) -> dict[str, Sums]:
         found = self.read("SELECT release, content FROM sums WHERE about = ?", (about,))

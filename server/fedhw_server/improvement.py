@@ -11,8 +11,10 @@ the network this knows two functions: one adds up a task over devices, one has d
 candidate.
 """
 
+import json
 import math
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,19 +27,21 @@ from fedhw.errors import InputError
 from fedhw.improvement.candidate import Outcome, judge, make_candidate, validate
 from fedhw.improvement.improvement import Improvement, State
 from fedhw.improvement.public import Public
-from fedhw.improvement.rollout import STAGES, Step, look
+from fedhw.improvement.rollout import GUARDED, Step, look
 from fedhw.improvement.trigger import Decision, Look
 from fedhw.privacy.discrete_gaussian import epsilon_of
+from fedhw.privacy.estimate import Estimate
 from fedhw.privacy.secure_sum import SumError
 from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.registry import Registry
+from fedhw.release.release import Release
 from fedhw_server.attempts import ENDS, Attempt, Attempts, Stage
 from fedhw_server.canary import TOLD, UNSETTLED, WANTED, TryOut
 from fedhw_server.figures import Figures, figures, shadow
 from fedhw_server.fleet import Device, Fleet
 from fedhw_server.home import Home
 from fedhw_server.plan import Plan
-from fedhw_server.secure_round import AddUp
+from fedhw_server.secure_round import AddUp, LateSumError
 
 PAUSE = 60.0
 """Seconds after a round that came to nothing; twice as many after each further one."""
@@ -47,6 +51,12 @@ TRIES = 10
 
 TRIAL = 2
 """Windows that canaries have to report in."""
+
+REMINDER = 10.0
+"""Seconds between two times that canaries are asked how far they are."""
+
+PATIENCE = 7
+"""Windows in a row in which a roll-out may have nothing to be compared by."""
 
 LOOK = 60.0
 """Seconds between two looks at the statistics while there is no attempt."""
@@ -68,12 +78,22 @@ class Improver:
         self._attempts = Attempts(fleet)
         self._add_up = add_up
         self._try_out = try_out
-        self._looked = -math.inf
+        self._done: dict[str, float] = {}
         self._loaded: tuple[int, Improvement] | None = None
 
     def step(self, online: Mapping[int, Device]) -> None:
         """Do the next thing there is to do, with the devices that are online by node."""
-        attempt, newest = self._attempts.current, self._registry.latest
+        attempt = self._attempts.current
+        try:
+            self._go_on(attempt, online)
+        except InputError as error:
+            if attempt is not None and attempt.stage in (Stage.ROUNDS, Stage.SHADOW):
+                self._end(attempt, Stage.ABANDONED, str(error))
+            elif self._is_time("warn", LOOK):
+                log.warning("improvement waits", reason=str(error))
+
+    def _go_on(self, attempt: Attempt | None, online: Mapping[int, Device]) -> None:
+        newest = self._registry.latest
         if newest is None:
             return
         if attempt is None:
@@ -98,9 +118,8 @@ class Improver:
     def _decide(self, newest: Manifest, online: Mapping[int, Device]) -> None:
         """Begin an attempt where the plan is to do so by itself and the statistics tell for it."""
         plan = self._attempts.plan
-        if not plan.automatic or time.monotonic() - self._looked < LOOK:
+        if not plan.automatic or not self._is_time("look", LOOK):
             return
-        self._looked = time.monotonic()
         decision = self._decision(plan, newest, online)
         if decision.improve:
             self._attempts.begin(newest.version, decision.reason)
@@ -110,6 +129,10 @@ class Improver:
     def _decision(self, plan: Plan, newest: Manifest, online: Mapping[int, Device]) -> Decision:
         if not self._home.public.is_dir():
             return Decision(False, "there are no public characters to rehearse and to judge by")
+        try:
+            plan.check_fleet(self._fleet.enrolled)
+        except InputError as error:
+            return Decision(False, str(error))
         ended = [attempt for attempt in self._attempts.all() if attempt.stage in ENDS]
         expert = self._registry.release(newest.version).expert
         rho = self._attempts.rho + plan.rho(sum(each.numel() for each in expert.parameters()))
@@ -143,33 +166,41 @@ class Improver:
             self._end(attempt, Stage.ABANDONED, f"{newest.name} was published meanwhile")
 
     def _end(self, attempt: Attempt, stage: Stage, reason: str) -> None:
-        self._fleet.keep("candidate", "")
-        self._state(attempt).unlink(missing_ok=True)
         self._move(attempt._replace(stage=stage), stage, reason)
+        self._state(attempt).unlink(missing_ok=True)
 
     def _move(self, attempt: Attempt, decision: str, reason: str) -> None:
         self._attempts.move(attempt._replace(since=time.time()), decision, reason)
         log.info("improvement", attempt=attempt.number, decision=decision, reason=reason)
 
+    def _is_time(self, what: str, between: float) -> bool:
+        """Whether something was not done for so many seconds; it is done now then."""
+        now = time.monotonic()
+        if now - self._done.get(what, -math.inf) < between:
+            return False
+        self._done[what] = now
+        return True
+
     # Rounds
 
     def _train(self, attempt: Attempt, online: Mapping[int, Device]) -> None:
         plan, place = Plan.from_json(attempt.plan), self._state(attempt)
-        try:
-            improvement = self._improvement(attempt, plan)
-            state = State.from_bytes(place.read_bytes()) if place.exists() else improvement.begin()
-            if state.round >= plan.rounds:
-                self._propose(attempt, improvement, state)
-            elif not self._is_pausing(attempt):
-                self._round(attempt, plan, improvement, state, online)
-        except InputError as error:
-            self._end(attempt, Stage.ABANDONED, str(error))
+        improvement = self._improvement(attempt, plan)
+        state = State.from_bytes(place.read_bytes()) if place.exists() else improvement.begin()
+        failures = self._failures(attempt)
+        if state.round >= plan.rounds:
+            self._propose(attempt, improvement, state)
+        elif len(failures) >= TRIES:
+            self._end(attempt, Stage.ABANDONED, f"{TRIES} rounds in a row came to nothing")
+        elif not failures or time.time() - failures[0] >= PAUSE * 2 ** (len(failures) - 1):
+            self._round(attempt, plan, improvement, state, online)
 
     def _improvement(self, attempt: Attempt, plan: Plan) -> Improvement:
         if self._loaded is None or self._loaded[0] != attempt.number:
-            expert = self._registry.release(attempt.parent).expert
+            running = self._registry.release(attempt.parent)
             public = Public.load(self._home.public)
-            improvement = Improvement(expert, public, plan.recipe, attempt.number)
+            running.check_fits(public.rehearsal)
+            improvement = Improvement(running.expert, public, plan.recipe, attempt.number)
             self._loaded = attempt.number, improvement
         return self._loaded[1]
 
@@ -197,12 +228,10 @@ class Improver:
             paid = summed.asked
             state = improvement.advance(state, task, summed.total, len(summed.contributors))
         except InputError as error:
+            paid = error.asked if isinstance(error, LateSumError) else paid
             self._attempts.end_round(number, time.monotonic() - began, paid)
             self._attempts.decide(attempt.number, "round abandoned", str(error))
             log.warning("round abandoned", attempt=attempt.number, reason=str(error))
-            if len(self._failures(attempt)) >= TRIES:
-                reason = f"{TRIES} rounds in a row came to nothing, at last this: {error}"
-                self._end(attempt, Stage.ABANDONED, reason)
             return
         with replacing(self._state(attempt), durable=True) as unfinished:
             unfinished.write_bytes(state.to_bytes())
@@ -215,11 +244,17 @@ class Improver:
     def _drawn(
         self, attempt: Attempt, plan: Plan, online: Mapping[int, Device]
     ) -> dict[int, Device]:
-        """Some devices that may be asked once more, at random of those who have paid least."""
+        """Some devices that may be asked once more, at random.
+
+        Not those first who have paid least: that are, for ever, those who decline.
+        """
         paid = self._attempts.participations(attempt.number)
-        times = {node: paid.get(device.name, 0) for node, device in online.items()}
-        free = [node for node in _shuffled(online) if times[node] < plan.participations]
-        return {node: online[node] for node in sorted(free, key=times.__getitem__)[: plan.cohort]}
+        free = [
+            node
+            for node, device in online.items()
+            if paid.get(device.name, 0) < plan.participations
+        ]
+        return {node: online[node] for node in _shuffled(free)[: plan.cohort]}
 
     def _failures(self, attempt: Attempt) -> list[float]:
         """When each of the latest rounds that came to nothing ended, the newest first."""
@@ -230,23 +265,19 @@ class Improver:
             ends.append(each.began + (each.seconds or 0))
         return ends
 
-    def _is_pausing(self, attempt: Attempt) -> bool:
-        ends = self._failures(attempt)
-        return bool(ends) and time.time() - ends[0] < PAUSE * 2 ** (len(ends) - 1)
-
     def _propose(self, attempt: Attempt, improvement: Improvement, state: State) -> None:
         """Make a candidate of what the rounds have come to, and judge it by public characters."""
         expert, place = improvement.expert(state), self._home.candidate(attempt.number)
-        if not place.exists():
-            delta = self._fleet.policy.delta
-            privacy = {"epsilon": epsilon_of(self._attempts.rho, delta), "delta": delta}
-            running = self._registry.release(attempt.parent)
-            make_candidate(place, expert, running, improvement.public, privacy)
-        name = Manifest.load(place / MANIFEST).name
-        attempt = attempt._replace(candidate=name)
-        outcome, reason = validate(expert, improvement.running, improvement.public)
+        if place.exists():  # of a coordinator that was killed, or of another run
+            shutil.rmtree(place)
+        delta = self._fleet.policy.delta
+        privacy = {"epsilon": epsilon_of(self._attempts.rho, delta), "delta": delta}
+        running = self._registry.release(attempt.parent)
+        make_candidate(place, expert, running, improvement.public, privacy)
+        made = Release.load(place)
+        attempt = attempt._replace(candidate=made.manifest.name)
+        outcome, reason = validate(made.expert, improvement.running, improvement.public)
         if outcome == Outcome.PASS:
-            self._fleet.keep("candidate", name)
             self._move(attempt._replace(stage=Stage.SHADOW), "candidate", reason)
         else:
             self._end(attempt, Stage.REJECTED, reason)
@@ -260,7 +291,7 @@ class Improver:
         """Have canaries try the candidate, until it is clear what it is to them."""
         said = self._attempts.canaries(attempt.number) or self._canaries(attempt, online)
         open_ones = {node: one for node, one in online.items() if said.get(one.name) in UNSETTLED}
-        if open_ones:
+        if open_ones and self._is_time("remind", REMINDER):
             news = self._try_out(open_ones, self._home.candidate(attempt.number))
             self._attempts.note_canaries(attempt.number, news)
             said |= news
@@ -299,31 +330,50 @@ class Improver:
         elif newest.files != Manifest.load(place / MANIFEST).files:
             self._give_way(attempt, newest)
             return
-        attempt = attempt._replace(version=newest.version, window=self._now)
+        before = figures(self._fleet, len(newest.alphabet))
+        guarded = [] if before is None else [e for e in before.estimates if e.name in GUARDED]
+        baseline = json.dumps(guarded)
+        attempt = attempt._replace(version=newest.version, window=self._now, baseline=baseline)
         share = self._attempts.roll_out(newest).share
         self._move(attempt, "publish", f"{newest.name} is for {share:.0%} of the devices")
 
     def _roll_out(self, attempt: Attempt, newest: Manifest) -> None:
         """Look at a window that is new, and let the release go further, or back."""
         found = figures(self._fleet, len(newest.alphabet))
-        if found is None or found.window <= attempt.window:
+        is_for_all = self._attempts.roll_out(newest).share == 1
+        new, old = self._compared(attempt, newest, found, is_for_all)
+        if found is None or not (new and old):
+            if self._now - attempt.window > PATIENCE:
+                self._go_back(attempt, f"there was nothing to compare it by in {PATIENCE} windows")
             return
-        before = self._registry.release(attempt.parent).manifest
-        new, old = (found.by_release.get(one.name, []) for one in (newest, before))
-        is_last = attempt.step == len(STAGES) - 1
-        if not is_last and not (new and old):
-            return  # nothing to compare
         attempt = attempt._replace(windows=attempt.windows + 1, window=found.window)
         step, reason = look(new, old, attempt.windows)
         if step == Step.ROLL_BACK:
             self._go_back(attempt, reason)
         elif step == Step.WAIT:
             self._move(attempt, "wait", reason)
-        elif is_last:
+        elif is_for_all:
             self._end(attempt, Stage.PROMOTED, reason)
         else:
             attempt = attempt._replace(step=attempt.step + 1, windows=0, window=self._now)
             self._move(attempt, "advance", reason)
+
+    def _compared(
+        self, attempt: Attempt, newest: Manifest, found: Figures | None, is_for_all: bool
+    ) -> tuple[list[Estimate], list[Estimate]]:
+        """The figures of the new release and of the old, or of the fleet before it was published.
+
+        Where it is for all they are the whole fleet's: who holds it back is in both then. Empty
+        where there are none.
+        """
+        if found is None or found.window <= attempt.window:
+            return [], []
+        baseline = [Estimate(*each) for each in json.loads(attempt.baseline)]
+        if is_for_all:
+            return found.estimates, baseline
+        before = self._registry.release(attempt.parent).manifest
+        by_release = found.by_release
+        return by_release.get(newest.name, []), by_release.get(before.name, baseline)
 
     @property
     def _now(self) -> int:

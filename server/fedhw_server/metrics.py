@@ -254,7 +254,7 @@ class _ImprovementCollector(Collector):
             "When the newest decision was made.",
             labels=["decision"],
         )
-        for last in self._attempts.decisions()[-1:]:
+        for last in self._attempts.decisions(1):
             decided.add_metric([last.decision], last.moment)
         yield decided
 
@@ -272,15 +272,15 @@ class _ImprovementCollector(Collector):
         for name in ENDS:
             ended.add_metric([name], stages[name])
         yield ended
-        rounds = [each for attempt in attempts for each in self._attempts.rounds(attempt.number)]
-        done = [each for each in rounds if each.summed is not None]
+        done, abandoned = self._attempts.outcomes
         counted = CounterMetricFamily(
             "fedhw_improvement_rounds", "Rounds of all attempts.", labels=["outcome"]
         )
-        counted.add_metric(["done"], len(done))
-        counted.add_metric(["abandoned"], sum(each.is_abandoned for each in rounds))
+        counted.add_metric(["done"], done)
+        counted.add_metric(["abandoned"], abandoned)
         yield counted
-        for last in done[-1:]:
+        last = self._attempts.last_round
+        if last is not None:
             yield GaugeMetricFamily(
                 "fedhw_improvement_round_devices",
                 "Devices in the sum of the last round.",

@@ -57,6 +57,16 @@ class Plan:
         task = Task(bytes(4 * parameters), 0.1, 1.0, self.noise, self.cohort, self.survivors)
         return task.rho * min(self.participations, self.rounds)
 
+    def check_fleet(self, devices: int) -> None:
+        """Raise InputError where so many devices are too few for all the rounds."""
+        each = min(self.participations, self.rounds)
+        if devices * each < self.rounds * self.survivors:
+            raise InputError(
+                f"rounds: {self.rounds} of {self.survivors} devices are "
+                f"{self.rounds * self.survivors} participations and {devices} enrolled devices "
+                f"have {devices * each}; enrol more, or change `fedhw server improvement`"
+            )
+
     def to_json(self) -> str:
         """Return the plan as JSON."""
         return json.dumps(asdict(self))

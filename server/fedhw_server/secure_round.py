@@ -44,8 +44,17 @@ class Summed(NamedTuple):
     asked: tuple[str, ...]
 
 
+class LateSumError(SumError):
+    """A sum that ended after devices were asked for their vectors; those in `asked` have paid."""
+
+    def __init__(self, sentence: str, asked: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.asked = asked
+
+
 AddUp = Callable[[Mapping[int, Device], Task], Summed]
-"""What sums a task over devices by node; raises SumError where too few take part to the end."""
+"""What sums a task over devices by node; raises SumError where too few take part to the end,
+LateSumError where they were too few only then."""
 
 
 def secure_sum(
@@ -54,7 +63,7 @@ def secure_sum(
     """Ask devices, by node, to do a task, and return the sum of what they add.
 
     Each of the four steps takes `deadline` seconds at most. Raises SumError where too few are left
-    after one of them.
+    after one of them, LateSumError from the one on that asks for vectors.
     """
     terms = task.terms(secrets.token_bytes(16))
     steps = _Steps(grid, {node: device.name for node, device in devices.items()}, terms, deadline)
@@ -62,12 +71,16 @@ def secure_sum(
     keys = _certified(terms, shown, devices.values(), key)
     neighbours = graph(list(keys), terms.minimum)
     envelopes = steps.share(keys, neighbours)
-    masked = steps.mask(envelopes)
-    shares = steps.reveal(masked, envelopes)
-    passed_on = {name: keys[name] for name in envelopes}
-    total = unmask(terms, neighbours, passed_on, masked, shares)
+    asked = tuple(envelopes)
+    try:
+        masked = steps.mask(envelopes)
+        shares = steps.reveal(masked, envelopes)
+        passed_on = {name: keys[name] for name in asked}
+        total = unmask(terms, neighbours, passed_on, masked, shares)
+    except SumError as error:
+        raise LateSumError(str(error), asked) from None
     log.info("summed", asked=len(devices), contributors=len(masked))
-    return Summed(total, tuple(masked), tuple(envelopes))
+    return Summed(total, tuple(masked), asked)
 
 
 def _certified(
@@ -108,7 +121,7 @@ class _Steps:
             survivors=task.survivors,
         )
         request = self._request(pb.SumRequest(advertise=parts))
-        answers = self._asked("keys", dict.fromkeys(self._names.values(), request))
+        answers = self._enough("keys", dict.fromkeys(self._names.values(), request))
         return {name: answer.keys for name, answer in answers.items()}
 
     def share(
@@ -119,7 +132,7 @@ class _Steps:
         for name, others in neighbours.items():
             parts = pb.Neighbours(keys=[shown[other] for other in others])
             requests[name] = self._request(pb.SumRequest(share=parts))
-        answers = self._asked("envelopes", requests)
+        answers = self._enough("envelopes", requests)
         sent = {name: dict(answer.envelopes.by_device) for name, answer in answers.items()}
         return {name: each for name, each in sent.items() if each.keys() == {*neighbours[name]}}
 
@@ -129,7 +142,7 @@ class _Steps:
             parts = {other: envelopes[other][name] for other in others if other in envelopes}
             mask = pb.Envelopes(by_device=parts)
             requests[name] = self._request(pb.SumRequest(mask=mask))
-        answers = self._asked("vector", requests)
+        answers = self._enough("vector", requests)
         size = -(-self._terms.entries * self._terms.bits // 8)
         return {n: answer.vector for n, answer in answers.items() if len(answer.vector) == size}
 
@@ -153,11 +166,18 @@ class _Steps:
         request.sum = self._terms.sum
         return request.SerializeToString()
 
-    def _asked(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
-        """Ask devices by name; returns the answers of the kind that is wanted.
+    def _enough(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
+        """Ask devices by name; raises SumError where fewer answer than the sum needs."""
+        answers = self._asked(wanted, requests)
+        if len(answers) < self._terms.minimum:
+            raise SumError(
+                f"{wanted}: {len(answers)} of {len(requests)} devices have sent theirs in time and "
+                f"{self._terms.minimum} are needed; ask more of them, or later"
+            )
+        return answers
 
-        Raises SumError where there are fewer than the sum needs.
-        """
+    def _asked(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
+        """Ask devices by name; returns the answers of the kind that is wanted."""
         asked = {node: requests[name] for node, name in self._names.items() if name in requests}
         answers: dict[str, pb.SumAnswer] = {}
         declined: Counter[str] = Counter()
@@ -177,9 +197,4 @@ class _Steps:
 
         ask(self._grid, STEP, asked, self._deadline, take)
         log.info("step", of=wanted, asked=len(asked), answered=len(answers), **declined)
-        if len(answers) < self._terms.minimum:
-            raise SumError(
-                f"{wanted}: {len(answers)} of {len(asked)} devices have sent theirs in time and "
-                f"{self._terms.minimum} are needed; ask more of them, or later"
-            )
         return answers

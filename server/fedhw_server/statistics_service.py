@@ -23,6 +23,7 @@ from fedhw.privacy.statistics import SHADOW, SIGNED, Report, check_report
 from fedhw.release.registry import Registry
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_server.attempts import Attempts
 from fedhw_server.fleet import Accepted, Fleet
 
 BURST, PER_SECOND = 20.0, 1.0
@@ -76,6 +77,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         self._watcher = watcher
         # A connection of its own: who is asked while reports are written must not wait.
         self._reading = Fleet(fleet.path)
+        self._attempts = Attempts(self._reading)
         self._rate = _Rate()
         self._waiting: list[tuple[Accepted, asyncio.Future[bool]]] = []
         self._arrived = asyncio.Event()
@@ -154,7 +156,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                 "window",
                 f"window: {message.window} is over for too long; send reports sooner",
             )
-        classes = self._classes_of(message.schema, message.release)
+        classes = self._classes_of(message)
         if classes is None:
             raise _bad(
                 "release",
@@ -175,10 +177,11 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             raise _bad("range", str(error)) from None
         return Accepted(report, hashlib.sha256(request.report).hexdigest())
 
-    def _classes_of(self, schema: int, release: str) -> int | None:
-        """The size of a release's alphabet, None for one that devices should not report of."""
-        if schema == SHADOW.schema:  # none of its statistics goes by class
-            return 0 if release == self._reading.candidate else None
+    def _classes_of(self, message: pb.Report) -> int | None:
+        """The size of a release's alphabet, None for one that the device should not report of."""
+        release = message.release
+        if message.schema == SHADOW.schema:  # none of its statistics goes by class
+            return 0 if self._attempts.is_canary(message.device, release) else None
         if release not in self._classes:
             try:
                 published = self._registry.versions()

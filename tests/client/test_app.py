@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
+from fedhw.privacy.ledger import Ledger, Limits
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
@@ -21,6 +22,7 @@ from fedhw_client.agent import Agent
 from fedhw_client.app import app, client_app
 from fedhw_client.contributor import Contributor, Reason
 from fedhw_client.home import Home
+from fedhw_client.shadow import Shadow, ShadowState
 from fedhw_client.store import Store
 from tests.client import contributing
 from tests.client.releases import published, shuffled
@@ -69,9 +71,10 @@ def called(
     content: RecordDict,
     kind: str = "query.release",
     contributor: Contributor | None = None,
+    shadow: Shadow | None = None,
 ) -> Message:
     context = Context(1, 3, node_config={}, state=RecordDict(), run_config={})
-    return client_app(adoption, contributor)(message(content, kind), context)
+    return client_app(adoption, contributor, shadow)(message(content, kind), context)
 
 
 @pytest.fixture
@@ -186,3 +189,30 @@ def test_the_app_that_the_bundle_names_answers_nothing():
     context = Context(1, 3, node_config={}, state=RecordDict(), run_config={})
     with pytest.raises(ValueError, match="query"):
         app(message(RecordDict()), context)
+
+
+def test_a_candidate_is_answered_from_wanted_to_told(adoption, parcel, tmp_path):
+    key = ReleaseKey.load(tmp_path / "release.key")
+    ledger = Ledger.create(tmp_path / "ledger.db", Limits(per_day=4, in_all=40, delta=1e-6))
+    enrolment = contributing.enrolled("anna", key.public)
+    shadow = Shadow(adoption._agent, enrolment, ledger, lambda: None)
+
+    def said(signature: bytes, files: dict[str, bytes]) -> int:
+        asked = pb.Offer(manifest=parcel.manifest, signature=signature, files=files)
+        content = RecordDict({"fedhw": ConfigRecord({"offer": asked.SerializeToString()})})
+        reply = called(adoption, content, "query.shadow", shadow=shadow)
+        return pb.ShadowAnswer.FromString(reply.content["fedhw"]["answer"]).shadow
+
+    before = adoption._agent.release_name
+    signature = key.sign_candidate(parcel.manifest)
+    assert said(parcel.signature, {}) == pb.SHADOW_REFUSED  # a release is no candidate
+    assert said(signature, {}) == pb.SHADOW_WANTED
+    assert said(signature, parcel.files) in (pb.SHADOW_EVALUATING, pb.SHADOW_TOLD)
+    until(lambda: said(signature, {}) == pb.SHADOW_TOLD)
+    assert adoption._agent.release_name == before
+    shadow.close()
+
+
+def test_every_state_of_a_candidate_has_a_name():
+    names = {f"SHADOW_{state.name}" for state in ShadowState} | {"SHADOW_UNSPECIFIED"}
+    assert names == set(pb.Shadow.keys())

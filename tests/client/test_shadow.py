@@ -27,6 +27,7 @@ from fedhw_client.reporter import Reporter
 from fedhw_client.shadow import Shadow, ShadowState
 from fedhw_client.store import Store
 from fedhw_client.usage import Usage
+from fedhw_server.attempts import Attempts, Stage
 from tests.client.coordinators import Services
 from tests.client.releases import Change, changed, published, shuffled, spoiling
 from tests.integration.conftest import until
@@ -185,7 +186,11 @@ def test_it_is_told_to_the_coordinator_at_once(
     services, agent, enrolment, ledger, candidate, tmp_path
 ):
     parcel = candidate(shuffled(1))
-    services.fleet.keep("candidate", name_of(parcel))
+    attempts = Attempts(services.fleet)
+    attempts.begin(1, "by hand")
+    trial = attempts.current._replace(stage=Stage.SHADOW, candidate=name_of(parcel))
+    attempts.move(trial, "candidate", "good")
+    attempts.note_canaries(1, {enrolment.invitation.device: "wanted"})
     reporter = Reporter(agent, enrolment, ledger, Usage(WINDOW))
     with closing(reporter), closing(Shadow(agent, enrolment, ledger, reporter.send_soon)) as shadow:
         assert settled(shadow, parcel) is ShadowState.TOLD

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from fedhw.data.synthetic import synthetic_writers
 from fedhw.improvement.public import Public
 from fedhw.improvement.trigger import Trigger
 from fedhw.invitation import Invitation
-from fedhw.release.release import Release
+from fedhw.release.release import Release, publish
 from fedhw.release.signing import ReleaseKey
 from fedhw_server.attempts import Attempts
 from fedhw_server.fleet import Accepted
@@ -133,6 +134,8 @@ def test_public_characters_are_those_of_the_release(
     tmp_path,
 ):
     assert typed("improve", code=2).startswith("release: none was published yet; run `fedhw")
+    told = typed("public", launch_data, release_directory, code=2)
+    assert told.startswith("release: none was published yet")
     typed("publish", release_directory)
     assert typed("improve", code=2).startswith("public: there are no public characters in")
     save_npz(tmp_path / "others.npz", synthetic_writers(range(50, 52), 62))
@@ -145,16 +148,39 @@ def test_public_characters_are_those_of_the_release(
     assert f"{len(kept.rehearsal)} characters to rehearse, {len(kept.validation)}" in told
 
 
-def test_an_attempt_is_begun_and_stopped_by_hand(typed, launch_data, release_directory):
+def test_public_characters_are_of_the_fleets_alphabet(
+    typed,
+    home,  # noqa: F811
+    launch_data,
+    release_directory,
+    releases,  # noqa: F811
+    tmp_path,
+):
+    expert = Release.load(releases[0])
+    writers = synthetic_writers(range(3000, 3002), 62)
+    turned = replace(writers, alphabet=writers.alphabet[::-1])
+    publish(tmp_path / "turned", expert.expert, "lenet5", expert.sketch, turned, [], {})
+    typed("publish", tmp_path / "turned")
+    told = typed("public", launch_data, release_directory, code=2)
+    assert told.startswith("alphabet: ")
+    assert not home.public.exists()
+
+
+def test_an_attempt_is_begun_and_stopped_by_hand(typed, ready, launch_data, release_directory):
     newest = typed("publish", release_directory).removeprefix("published ").strip()
     assert typed("improve", "--stop", code=2).startswith("stop: no attempt to improve is in flight")
     typed("public", launch_data, release_directory)
+    told = typed("improve", code=2)
+    assert told.startswith("rounds: 100 of 60 devices are 6000 participations and 0 enrolled")
+    typed("improvement", "--rounds", 1, "--cohort", 2, "--survivors", 2)
+    for name in ("pen", "quill"):
+        Pen(name).join(ready)
     assert typed("improve").startswith(f"{newest} is to be improved")
     assert typed("improve", code=2).startswith("improve: attempt 1 is in flight (rounds)")
     listed = json.loads(typed("releases", "--json"))
     [attempt] = listed["attempts"]
     assert (attempt["parent"], attempt["stage"], attempt["stopping"]) == (1, "rounds", False)
-    assert attempt["plan"]["rounds"] == Plan().rounds
+    assert attempt["plan"]["rounds"] == 1
     [decision] = listed["decisions"]
     assert (decision["decision"], decision["reason"]) == ("begin", "asked for by hand")
     typed("improve", "--stop")
@@ -200,7 +226,9 @@ def test_the_plan_is_shown_and_changed(typed, ready, registry, releases):  # noq
     assert "by hand" in shown
     assert "asks 50 devices and needs 30" in shown
     assert Attempts(ready).plan.trigger == trigger
-    assert typed("improvement", "--survivors", 51, code=2).startswith("survivors: 51 is out of ra")
+    for option, value in (("--survivors", 51), ("--online", 1), ("--epsilon-in-all", 0)):
+        told = typed("improvement", option, value, code=2)
+        assert told.startswith(f"{option.removeprefix('--')}: {value} is out of range")
 
 
 def test_pause_and_resume(typed, ready):

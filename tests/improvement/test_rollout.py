@@ -1,3 +1,5 @@
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,14 @@ def test_a_clear_fall_goes_back_at_once() -> None:
 
 def test_a_fall_within_the_noise_does_not() -> None:
     assert look(figures(0.78, error=0.02), figures(0.80, error=0.02), 0).step is Step.WAIT
+
+
+def test_a_dozen_looks_at_what_is_no_worse_rarely_go_back() -> None:
+    change = NormalDist(0, 0.01 * 2**0.5)
+    falls = [figures(0.80 + each, error=0.01) for each in change.samples(4000, seed=1)]
+    old = figures(0.80, error=0.01)
+    back = sum(look(new, old, 0).step is Step.ROLL_BACK for new in falls)
+    assert back / len(falls) < 0.003
 
 
 def test_what_is_not_guarded_may_fall() -> None:

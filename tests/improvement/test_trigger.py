@@ -66,9 +66,16 @@ def test_without_a_window_nothing_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("error", 1.1), ("rise", -0.1), ("cohort", 1), ("pause", math.inf), ("epsilon", math.nan)],
+    ("field", "value", "said"),
+    [
+        ("error", 1.1, "error: 1.1 is"),
+        ("rise", -0.1, "rise: -0.1 is"),
+        ("cohort", 1, "online: 1 is"),
+        ("pause", -DAY, "pause-days: -1 is"),
+        ("pause", math.inf, "pause-days: inf is"),
+        ("epsilon", math.nan, "epsilon-in-all: nan is"),
+    ],
 )
-def test_a_policy_that_cannot_be_is_refused(field: str, value: float) -> None:
-    with pytest.raises(InputError, match=field):
+def test_a_policy_that_cannot_be_is_refused(field: str, value: float, said: str) -> None:
+    with pytest.raises(InputError, match=said):
         Trigger(**{field: value})

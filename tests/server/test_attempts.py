@@ -55,6 +55,7 @@ def test_every_decision_is_kept_but_waiting_only_once(attempts):
     attempts.decide(1, "round abandoned", "too few")
     attempts.decide(1, "round abandoned", "too few")
     attempts.wait("too soon")
+    assert attempts.decisions(2) == attempts.decisions()[-2:]
     told = [(each.attempt, each.decision, each.reason) for each in attempts.decisions()]
     assert told == [
         (None, "wait", "too few online"),
@@ -96,11 +97,40 @@ def test_canaries_are_known_by_what_they_said_last(attempts):
     assert attempts.canaries(1) == {"anna": "told", "berta": "wanted"}
 
 
+def test_only_canaries_are_to_report_and_only_in_their_stage(attempts):
+    attempts.begin(1, "by hand")
+    attempts.note_canaries(1, {"anna": "wanted"})
+    for stage in Stage:
+        attempts.move(attempts.all()[0]._replace(stage=stage, candidate="v0-1"), stage, "so")
+        assert attempts.is_canary("anna", "v0-1") == (stage == Stage.SHADOW)
+        assert not attempts.is_canary("berta", "v0-1")
+        assert not attempts.is_canary("anna", "v0-2")
+
+
+def test_what_came_of_all_rounds_is_counted(attempts):
+    assert (attempts.outcomes, attempts.last_round) == ((0, 0), None)
+    attempts.end_round(attempts.begin_round(1, ["anna"], 1.0), 1.0, ["anna"], 3, 0.5)
+    attempts.end_round(attempts.begin_round(2, ["anna"], 1.0), 1.0, ["anna"], 2, 0.4)
+    attempts.end_round(attempts.begin_round(2, ["anna"], 1.0), 1.0)
+    attempts.begin_round(2, ["anna"], 1.0)
+    assert attempts.outcomes == (2, 1)
+    assert attempts.last_round == attempts.rounds(2)[0]
+
+
 def test_a_release_by_hand_is_for_all(attempts, fleet, published):
     pens = [Pen(f"pen-{n}").join(fleet) for n in range(5)]
     roll_out = attempts.roll_out(published)
     assert roll_out.share == 1
     assert {roll_out.version_for(fleet.device(pen.name)) for pen in pens} == {1}
+
+
+@pytest.mark.parametrize(("devices", "share"), [(8, 0.5), (7, 1.0)])
+def test_a_roll_out_that_leaves_too_few_is_for_all(attempts, fleet, published, devices, share):
+    for n in range(devices):
+        fleet.set_node(Pen(f"pen-{n}").join(fleet).name, n)
+    attempts.begin(1, "by hand")
+    attempts.move(attempts.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "good")
+    assert attempts.roll_out(published).share == share
 
 
 def test_a_roll_out_reaches_those_who_drew_it_and_leaves_it_to_who_has_it(

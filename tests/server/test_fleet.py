@@ -339,14 +339,6 @@ def test_who_reported_of_a_candidate_is_known_for_good(fleet):
     assert fleet.sums(1) == {}
 
 
-def test_the_candidate_is_the_one_that_was_kept(fleet):
-    assert fleet.candidate is None
-    fleet.keep("candidate", "v2-0123abcd")
-    assert fleet.candidate == "v2-0123abcd"
-    fleet.keep("candidate", "")
-    assert fleet.candidate is None
-
-
 def test_a_newer_schema_is_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "fleet.db") as db:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")

@@ -1,5 +1,6 @@
 """Attempts to improve, over people who are simulated but for what they write and report."""
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -24,20 +25,20 @@ from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.secure_sum import SumError
 from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.release.making import make_release
-from fedhw.release.manifest import Manifest
+from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw_server import attempts, improvement
 from fedhw_server.attempts import Attempts, Stage
 from fedhw_server.fleet import Accepted, Device, Fleet, Policy
 from fedhw_server.home import Home
-from fedhw_server.improvement import TRIES, Improver
+from fedhw_server.improvement import PATIENCE, TRIES, Improver
 from fedhw_server.plan import Plan
-from fedhw_server.secure_round import Summed
+from fedhw_server.secure_round import LateSumError, Summed
 from tests.improvement.conftest import launch_data, public, running  # noqa: F401
 from tests.server.conftest import Pen, busy, open_registry
 
-FLEET = Policy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=4)
+FLEET = Policy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=3)
 """With hardly any noise: few people make a difference."""
 
 PLAN = Plan(
@@ -78,6 +79,7 @@ class World:
     factor: int = 1
     gain: float | None = 0.1
     silent: frozenset[str] = frozenset()
+    declining: frozenset[str] = frozenset()
     refuses: list[Exception] = field(default_factory=list)
     asked: list[set[str]] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
@@ -142,8 +144,9 @@ class World:
         self.asked.append(set(names))
         if self.refuses:
             raise self.refuses.pop(0)
-        total = sum((self.contribution(name, task) for name in names[1:]), np.int64(0))
-        return Summed(np.asarray(total), tuple(names[1:]), tuple(names))
+        asked = [name for name in names if name not in self.declining]
+        total = sum((self.contribution(name, task) for name in asked[1:]), np.int64(0))
+        return Summed(np.asarray(total), tuple(asked[1:]), tuple(asked))
 
     def contribution(self, name: str, task: Task) -> np.ndarray:
         update = np.zeros(task.entries - 1, np.float32)
@@ -196,6 +199,7 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     monkeypatch.setattr(improvement, "PAUSE", 0.0)
+    monkeypatch.setattr(improvement, "REMINDER", 0.0)
     monkeypatch.setattr(Plan, "recipe", steps(radius=100.0))
     monkeypatch.setattr(attempts, "draw", lambda name, _: NAMES.index(name) / len(NAMES))
     registry = open_registry(home)
@@ -224,7 +228,7 @@ def better(tmp_path_factory: pytest.TempPathFactory) -> GlobalExpert:
 @pytest.mark.usefixtures("far")
 def test_what_it_makes_is_published_with_its_price(world: World, better: GlobalExpert) -> None:
     world.goal, world.gain = better, None
-    world.begin(replace(PLAN, noise=0.0015))
+    world.begin(replace(PLAN, noise=0.0015, canary=1.0))
     world.until(Stage.SHADOW)
     assert world.told == ["begin", "candidate"]
     assert world.latest.version == 1
@@ -245,14 +249,23 @@ def test_what_it_makes_is_published_with_its_price(world: World, better: GlobalE
 
 
 def test_rounds_ask_some_of_those_who_may_be_asked(world: World) -> None:
-    world.begin(replace(PLAN, rounds=3, participations=2, survivors=7))
+    world.begin(replace(PLAN, rounds=3, participations=2, survivors=3))
     world.until(Stage.SHADOW)
-    assert [len(asked) for asked in world.asked] == [8, 8, 8]
-    assert max(world.attempts.participations(1).values()) <= 2
+    assert [len(asked) for asked in world.asked[:2]] == [8, 8]
+    free = {*NAMES} - (world.asked[0] & world.asked[1])
+    assert world.asked[2] <= free
+    assert len(world.asked[2]) == min(8, len(free))
     rounds = world.attempts.rounds(1)
-    assert [each.summed for each in rounds] == [7, 7, 7]
+    assert [each.summed for each in rounds] == [len(asked) - 1 for asked in world.asked]
     assert all(-1 < (each.within or 9) < 2 for each in rounds)
     assert world.attempts.rho == pytest.approx(2 * rounds[0].rho)
+
+
+def test_those_who_decline_do_not_stand_before_the_others(world: World) -> None:
+    world.declining = frozenset(NAMES[:4])
+    world.begin(replace(PLAN, rounds=9, survivors=2))
+    world.until(Stage.SHADOW)
+    assert not all(world.declining <= asked for asked in world.asked[1:])
 
 
 def test_only_devices_that_run_the_release_are_asked(world: World) -> None:
@@ -266,22 +279,24 @@ def test_only_devices_that_run_the_release_are_asked(world: World) -> None:
 def test_canaries_are_first_those_of_whom_it_was_not_made(world: World) -> None:
     world.begin(replace(PLAN, rounds=1, canary=0.25))
     world.until(Stage.ROLL_OUT)
-    assert len(world.tried) == 4
+    assert len(world.tried) == 3
     assert not set(world.tried) & world.asked[0]
 
 
 def roll_out(world: World) -> None:
+    world.window -= 1
+    world.report(40, 40)
     world.begin(PLAN)
     world.until(Stage.ROLL_OUT)
     world.step()
 
 
-def test_it_is_rolled_out_stage_by_stage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_rolled_out_stage_by_stage(world: World) -> None:
     roll_out(world)
-    assert world.attempts.roll_out(world.latest).share == pytest.approx(8 / 12)
+    assert world.attempts.roll_out(world.latest).share == pytest.approx(6 / 12)
     world.step(3)  # nobody has reported: nothing changes
     assert world.told[-1] == "publish"
-    for stage, share in ((0, 8 / 12), (1, 8 / 12), (2, 1.0)):
+    for stage, share in ((0, 6 / 12), (1, 6 / 12), (2, 1.0)):
         assert world.attempts.all()[-1].step == stage
         assert world.attempts.roll_out(world.latest).share == pytest.approx(share)
         for _ in range(2):
@@ -291,7 +306,53 @@ def test_it_is_rolled_out_stage_by_stage(world: World, monkeypatch: pytest.Monke
     assert world.told[-7:] == told
     assert world.attempts.current is None
     assert world.attempts.roll_out(world.latest).share == 1
-    assert world.fleet.candidate is None
+
+
+def test_where_few_would_be_left_it_is_for_all_at_once(world: World) -> None:
+    for name in NAMES[:2]:
+        world.fleet.revoke(name)
+    roll_out(world)
+    assert world.attempts.roll_out(world.latest).share == 1
+    for _ in range(2):
+        world.report(40, 40)
+        world.step()
+    assert world.told[-3:] == ["publish", "wait", "promoted"]
+
+
+def test_what_is_for_all_is_compared_with_the_fleet_before_it(world: World) -> None:
+    roll_out(world)
+    for _ in range(4):
+        world.report(45, 40)
+        world.step()
+    assert world.attempts.roll_out(world.latest).share == 1
+    world.report(10, 10)
+    world.step()
+    assert world.attempts.all()[-1].stage == Stage.ROLLED_BACK
+    assert "accuracy is -0." in world.reason
+
+
+@pytest.mark.parametrize("baseline", [False, True])
+def test_what_nobody_takes_goes_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, baseline: bool
+) -> None:
+    if baseline:
+        roll_out(world)
+        monkeypatch.setattr(attempts, "draw", lambda *_: 1.0)
+    else:
+        monkeypatch.setattr(attempts, "DRAWN", 9)
+        world.begin()
+        world.until(Stage.ROLL_OUT)
+        world.step()
+    now, window = time.time(), world.window
+    for later in range(1, PATIENCE + 2):
+        assert world.attempts.current is not None
+        monkeypatch.setattr(time, "time", lambda at=now + later * FLEET.window: at)
+        world.window = window + later - 2
+        world.report(40, 40)
+        world.step()
+    assert world.attempts.all()[-1].stage == Stage.ROLLED_BACK
+    assert world.reason == "there was nothing to compare it by in 7 windows"
+    assert world.latest.restores == 1
 
 
 def test_a_release_that_is_worse_goes_back(world: World) -> None:
@@ -299,7 +360,7 @@ def test_a_release_that_is_worse_goes_back(world: World) -> None:
     world.report(10, 40)
     world.step()
     assert world.attempts.all()[-1].stage == Stage.ROLLED_BACK
-    assert "against the devices on the release before" in world.reason
+    assert "against the release before" in world.reason
     assert (world.latest.version, world.latest.restores) == (3, 1)
     assert world.attempts.roll_out(world.latest).share == 1
     assert (
@@ -330,21 +391,19 @@ def test_what_canaries_find_worse_is_rejected(world: World) -> None:
     world.until(Stage.REJECTED)
     assert "worse" in world.reason
     assert world.latest.version == 1
-    assert world.fleet.candidate is None
 
 
 def test_canaries_that_do_not_answer_are_waited_for_until_the_trial_is_over(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.silent = frozenset(NAMES[:9])
+    world.silent = frozenset(NAMES[:10])
     world.begin(replace(PLAN, canary=1.0))
     world.until(Stage.SHADOW)
     world.step(3)
     assert world.attempts.current is not None
     assert world.attempts.current.stage == Stage.SHADOW
-    assert set(world.tried) == {*NAMES[9:]}
-    assert len(world.tried) == 3  # who has told is not asked again
-    assert world.fleet.candidate == world.attempts.current.candidate
+    assert set(world.tried) == {*NAMES[10:]}
+    assert len(world.tried) == 2  # who has told is not asked again
     monkeypatch.setattr(improvement, "TRIAL", 0.0)
     world.step()
     assert world.attempts.all()[-1].stage == Stage.REJECTED
@@ -366,8 +425,41 @@ def test_after_many_in_a_row_the_attempt_is_abandoned(world: World) -> None:
     world.begin()
     world.until(Stage.ABANDONED)
     assert world.told == ["begin", *["round abandoned"] * TRIES, "abandoned"]
-    assert "at last this: keys: 3 of 8 devices have sent theirs" in world.reason
+    assert world.reason == f"{TRIES} rounds in a row came to nothing"
     assert world.attempts.rho == 0
+
+
+def test_rounds_that_kill_the_coordinator_are_bounded_as_well(world: World) -> None:
+    world.refuses = [KilledError()] * 50
+    world.begin()
+    for _ in range(TRIES):
+        world.start()
+        with pytest.raises(KilledError):
+            world.step()
+    world.start()
+    world.step()
+    assert world.attempts.all()[-1].stage == Stage.ABANDONED
+    assert len(world.asked) == TRIES
+
+
+def test_who_was_asked_for_a_vector_has_paid_though_there_is_no_sum(world: World) -> None:
+    world.refuses = [LateSumError("shares: 3 are there of pen-1", (*NAMES[:5],))]
+    world.begin()
+    world.step()
+    assert world.told == ["begin", "round abandoned"]
+    assert world.attempts.participations(1) == dict.fromkeys(NAMES[:5], 1)
+
+
+def test_canaries_are_not_asked_all_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, try_out = [], world.try_out
+    monkeypatch.setattr(improvement, "REMINDER", 60.0)
+    world.try_out = lambda *of: asked.append(of) or try_out(*of)  # type: ignore[method-assign, func-returns-value]
+    world.start()
+    world.silent = frozenset(NAMES)
+    world.begin()
+    world.until(Stage.SHADOW)
+    world.step(3)
+    assert len(asked) == 1
 
 
 def test_each_try_is_farther_from_the_one_before(
@@ -392,7 +484,7 @@ def test_nobody_is_asked_while_too_few_are_there(world: World) -> None:
     world.begin()
     world.until(Stage.ABANDONED)
     assert world.asked == []
-    assert "devices: 5 can be asked and 6 are wanted" in world.reason
+    assert "devices: 5 can be asked and 6 are wanted" in world.attempts.decisions(2)[0].reason
 
 
 def test_a_sum_that_cannot_be_is_dropped_and_has_its_price(
@@ -468,6 +560,45 @@ def test_a_damaged_state_ends_the_attempt(world: World) -> None:
     assert world.reason.startswith("improvement: its state is damaged")
 
 
+@pytest.mark.parametrize("stage", [Stage.SHADOW, Stage.ROLL_OUT])
+def test_what_is_damaged_ends_no_more_than_the_attempt(world: World, stage: Stage) -> None:
+    world.begin()
+    world.until(stage)
+    weights = world.home.candidate(1) / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"nonsense")
+    world.step(2)
+    if stage == Stage.SHADOW:
+        assert world.attempts.all()[-1].stage == Stage.ABANDONED
+        assert "weights.safetensors" in world.reason
+    else:  # somebody may mend it
+        assert world.attempts.all()[-1].stage == Stage.ROLL_OUT
+        weights.write_bytes(whole)
+        world.step()
+        assert world.latest.version == 2
+
+
+def test_a_candidate_of_another_run_is_not_taken_for_this_one(world: World) -> None:
+    other = world.home.candidate(1)
+    shutil.copytree(world.registry.release(1).directory, other)
+    left = Manifest.load(other / MANIFEST).files
+    world.begin()
+    world.until(Stage.SHADOW)
+    assert Manifest.load(other / MANIFEST).files != left
+
+
+def test_public_characters_of_another_alphabet_are_not_rehearsed(world: World) -> None:
+    given = Public.load(world.home.public)
+    alphabet = given.rehearsal.alphabet[::-1]
+    Public(*(replace(part, alphabet=alphabet) for part in vars(given).values())).save(
+        world.home.public
+    )
+    world.begin()
+    world.step()
+    assert world.attempts.all()[-1].stage == Stage.ABANDONED
+    assert world.reason.startswith("alphabet: ")
+
+
 def test_without_public_characters_nothing_is_begun(world: World) -> None:
     world.home.public.rename(world.home.directory / "elsewhere")
     world.begin()
@@ -522,6 +653,25 @@ def test_a_kill_loses_a_round_at_most(
     assert len(set(world.tried)) == 6
 
 
+def test_a_kill_as_it_ends_leaves_the_rounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.begin()
+    world.step()
+    world.attempts.stop()
+    with monkeypatch.context() as patch:
+
+        def dying(*_: object) -> None:
+            raise KilledError
+
+        patch.setattr(Attempts, "move", dying)
+        with pytest.raises(KilledError):
+            world.step()
+    assert len(list(world.home.improvement.glob("*.safetensors"))) == 1
+    world.start()
+    world.step()
+    assert world.attempts.all()[-1].stage == Stage.STOPPED
+    assert list(world.home.improvement.glob("*.safetensors")) == []
+
+
 def test_a_kill_after_a_rollback_is_one_rollback(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -574,6 +724,7 @@ def test_it_begins_by_itself_when_the_statistics_tell_for_it(world: World) -> No
         (replace(AUTOMATIC, trigger=replace(AUTOMATIC.trigger, error=0.6)), "not clearly above"),
         (replace(AUTOMATIC, trigger=replace(AUTOMATIC.trigger, cohort=13)), "12 devices are onl"),
         (replace(AUTOMATIC, trigger=replace(AUTOMATIC.trigger, epsilon=8.0)), "above 8"),
+        (replace(AUTOMATIC, rounds=21), "rounds: 21 of 6 devices are 126 participations and 12"),
     ],
 )
 def test_it_waits_where_they_do_not(world: World, plan: Plan, reason: str) -> None:

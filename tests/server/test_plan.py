@@ -30,6 +30,17 @@ def test_the_default_is_within_the_limit_of_the_trigger():
     assert epsilon_of(plan.rho(66_126), 1e-6) < plan.trigger.epsilon
 
 
+def test_a_fleet_that_cannot_do_all_rounds_is_told_by_how_much():
+    plan = Plan(rounds=100, survivors=60, participations=10)
+    plan.check_fleet(600)
+    with pytest.raises(InputError, match=r"rounds: 100 of 60 .* 6000 .* 599 .* 5990; enrol more"):
+        plan.check_fleet(599)
+    few = replace(plan, rounds=1)  # nobody is in more rounds than there are
+    few.check_fleet(60)
+    with pytest.raises(InputError):
+        few.check_fleet(59)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

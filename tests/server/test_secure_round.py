@@ -23,7 +23,7 @@ from fedhw_client.app import client_app
 from fedhw_client.home import Home as DeviceHome
 from fedhw_client.supernode import SuperNode
 from fedhw_server.fleet import Device
-from fedhw_server.secure_round import Summed, secure_sum
+from fedhw_server.secure_round import LateSumError, Summed, secure_sum
 from fedhw_server.superlink import running
 from tests.client import contributing
 from tests.client.contributing import task, written
@@ -228,9 +228,16 @@ def test_who_says_what_cannot_be_has_gone(party: Party, step: str, spoils: Seque
 @pytest.mark.parametrize("step", STEPS[1:])
 def test_with_too_few_in_a_step_the_round_is_abandoned(party: Party, step: str) -> None:
     party.spoiled = {(name, step): failing for name in "abcde"}
-    with pytest.raises(SumError, match=r"3 of 8 devices"):
+    with pytest.raises(SumError, match=r"3 of 8 devices|3 are there of") as caught:
         party.sum()
     assert not {asked for _, asked in party.asked} & {*STEPS[STEPS.index(step) + 1 :]}
+    asked = caught.value.asked if isinstance(caught.value, LateSumError) else ()
+    assert sorted(asked) == ([] if step == "share" else [*NAMES])
+
+
+def test_shares_may_be_fewer_than_survivors(party: Party) -> None:
+    party.spoiled = {(name, "reveal"): failing for name in "ab"}
+    check(party.sum(survivors=7), party, *NAMES)
 
 
 def test_after_an_abandoned_round_there_is_another_one_of_those_who_are_asked(

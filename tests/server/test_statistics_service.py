@@ -15,6 +15,7 @@ from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_server.attempts import Attempts, Stage
 from fedhw_server.statistics_service import BURST
 from tests.server.conftest import (
     PATIENCE,
@@ -101,8 +102,12 @@ def test_what_no_device_makes_is_refused(served, fleet, published, kind):
 
 
 def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, published):
-    fleet.keep("candidate", "v9-0123abcd")
-    pen = Pen("pen").join(fleet)
+    attempts = Attempts(fleet)
+    attempts.begin(1, "by hand")
+    shadow = attempts.current._replace(stage=Stage.SHADOW, candidate="v9-0123abcd")
+    attempts.move(shadow, "candidate", "good")
+    attempts.note_canaries(1, {"pen": "wanted"})
+    pen, quill = (Pen(name).join(fleet) for name in ("pen", "quill"))
     mechanism = GaussianMechanism(POLICY.epsilon, POLICY.delta)
     judged = Evaluation(200, 180, 160, 190, 174)
     now = int(time.time()) // POLICY.window
@@ -116,7 +121,12 @@ def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, pu
     assert fleet.windows() == [(past(), 1)]
     for window, wanted in ((now + 30, "FAILED_PRECONDITION"), (past(400), "INVALID_ARGUMENT")):
         assert refusal(lambda: served.send(pen.sign(report, window=window)))[0] == wanted  # noqa: B023
-    fleet.keep("candidate", "")
+    strange = quill.sign(make_report(judged, "quill", now, "v9-0123abcd", mechanism))
+    code, sentence = refusal(lambda: served.send(strange))
+    assert code == "INVALID_ARGUMENT"
+    assert "is not of this coordinator" in sentence
+    assert fleet.shadow_sums("v9-0123abcd") == Sums.of(report)
+    attempts.move(shadow._replace(stage=Stage.REJECTED), "rejected", "it is worse")
     code, sentence = refusal(lambda: served.send(pen.sign(report)))
     assert code == "INVALID_ARGUMENT"
     assert "is not of this coordinator" in sentence

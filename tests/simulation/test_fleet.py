@@ -9,7 +9,9 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.training import Training, accuracy
 from fedhw.improvement.improvement import Recipe
+from fedhw.improvement.local_update import LocalTraining
 from fedhw.improvement.public import Public
+from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
 from fedhw.privacy.ledger import Limits
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
@@ -21,9 +23,17 @@ from fedhw.simulation.fleet import DELTA, Account, Chronicle, People, Plan, draw
 WRITERS = 30
 HIDDEN = synthetic_writers(12, 124)
 FLEET = synthetic_writers(range(500, 500 + WRITERS), 124)
-RECIPE = Recipe(rounds=12, rate=0.02, noise=0.0, writers=6)
+RECIPE = Recipe(
+    rounds=15,
+    rate=0.03,
+    noise=0.0,
+    rehearsal=0.3,
+    writers=6,
+    optimiser=FedAvgM(1.0, 0.7),
+    training=LocalTraining(epochs=4),
+)
 NEVER = Trigger(error=1.0, rise=1.0, cohort=2)
-SOON = Trigger(cohort=20)
+SOON = Trigger(cohort=25)
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +63,12 @@ def quiet(release: Release, public: Public) -> Chronicle:
 @pytest.fixture(scope="module")
 def improved(release: Release, public: Public) -> Chronicle:
     """A fleet that gets a better expert as soon as half of it is online."""
-    return live(release, public, FLEET, range(WRITERS), plan(12, trigger=SOON))
+    return live(release, public, FLEET, range(WRITERS), plan(14, trigger=SOON))
 
 
 def test_the_same_seed_gives_the_same_fleet(release: Release, public: Public) -> None:
     """Noise, rounds and canary devices, too."""
-    asked = plan(3, trigger=SOON)
+    asked = plan(6, trigger=SOON)
     one, other = (live(release, public, FLEET, range(WRITERS), asked) for _ in range(2))
     assert any(day.rounds for day in one.days)
     assert any("canary" in decision.about for decision in one.decisions)
@@ -165,7 +175,8 @@ def test_a_candidate_from_a_poisoned_public_set_is_rejected(
     release: Release, public: Public
 ) -> None:
     false = Public(with_false_labels(public.rehearsal), public.validation)
-    assert poisoned(release, false) == [("candidate v2 on public data", "reject")]
+    *_, (_, outcome) = poisoned(release, false)
+    assert outcome == "reject"
 
 
 def test_a_candidate_that_only_looks_good_is_rejected_by_the_canary(
