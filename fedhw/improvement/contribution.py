@@ -139,10 +139,12 @@ class Task:
     def is_plausible(self, total: NDArray[np.int64], devices: int) -> bool:
         """Whether honest devices may have summed to this: its norm is not beyond theirs and noise.
 
-        Of masked vectors nothing else can be checked.
+        The noise stands nearly at right angles to what they have learned, since it knows nothing of
+        it. Of masked vectors nothing else can be checked.
         """
-        spread = self.sigma * math.sqrt(devices)
-        reach = devices * self.longest + spread * (math.sqrt(self.entries) + TAIL)
+        learned, spread = devices * self.longest, self.sigma * math.sqrt(devices)
+        noise = spread * (math.sqrt(self.entries) + TAIL)
+        reach = math.sqrt(learned**2 + 2 * TAIL * learned * spread + noise**2)
         return float(np.linalg.norm(total.astype(np.float64))) <= reach
 
     def _rounded(

@@ -126,8 +126,12 @@ def test_every_term_is_in_the_digest() -> None:
     assert len({each.digest for each in tasks}) == len(tasks)
 
 
-def test_a_sum_that_honest_devices_cannot_have_made_is_seen() -> None:
-    asked = task(noise=0.5)
-    honest = sum(asked.contribution(update) for update in updates(8, 100.0))
+@pytest.mark.parametrize("noise", [0.0, 0.5, 5.0])
+def test_a_sum_that_honest_devices_cannot_have_made_is_seen(noise: float) -> None:
+    asked = task(noise=noise)
+    alike = np.repeat(updates(1, 100.0), 8, axis=0)  # no honest sum is longer
+    honest = sum(asked.contribution(update) for update in alike)
     assert asked.is_plausible(honest, 8)
-    assert not asked.is_plausible(honest + 1_000_000, 8)
+    lie = honest[:-1] / np.linalg.norm(honest[:-1])
+    beyond = 8 * asked.longest + 4 * asked.sigma * math.sqrt(8 * ENTRIES)
+    assert not asked.is_plausible(np.append(honest[:-1] + beyond * lie, 0).astype(np.int64), 8)
