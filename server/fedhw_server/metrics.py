@@ -254,8 +254,9 @@ class _ImprovementCollector(Collector):
             "When the newest decision was made.",
             labels=["decision"],
         )
-        for last in self._attempts.decisions(1):
-            decided.add_metric([last.decision], last.moment)
+        made = [(last.decision, last.moment) for last in self._attempts.decisions(1)]
+        for decision, moment in made or [("none", 0.0)]:
+            decided.add_metric([decision], moment)
         yield decided
 
     def _counts(self, attempts: Sequence[Attempt]) -> Iterator[Metric]:
@@ -280,17 +281,16 @@ class _ImprovementCollector(Collector):
         counted.add_metric(["abandoned"], abandoned)
         yield counted
         last = self._attempts.last_round
-        if last is not None:
-            yield GaugeMetricFamily(
-                "fedhw_improvement_round_devices",
-                "Devices in the sum of the last round.",
-                value=last.summed,
-            )
-            yield GaugeMetricFamily(
-                "fedhw_improvement_round_within_ratio",
-                "Noised share of them whose update was within the radius.",
-                value=last.within,
-            )
+        yield GaugeMetricFamily(
+            "fedhw_improvement_round_devices",
+            "Devices in the sum of the last round.",
+            value=0 if last is None else last.summed,
+        )
+        yield GaugeMetricFamily(
+            "fedhw_improvement_round_within_ratio",
+            "Noised share of them whose update was within the radius.",
+            value=0 if last is None else last.within,
+        )
 
 
 class Pages(uvicorn.Server):
