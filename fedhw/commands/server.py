@@ -375,8 +375,8 @@ def improvement(
 ) -> None:
     """Show the plan for attempts to improve, changed to what is given."""
     with _fleet(home) as (place, fleet):
-        from fedhw.improvement.trigger import DAY
         from fedhw.privacy.discrete_gaussian import epsilon_of
+        from fedhw.privacy.ledger import DAY
         from fedhw_server.attempts import Attempts
 
         newest, attempts, delta = _newest(place), Attempts(fleet), fleet.policy.delta

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from fedhw.errors import InputError
 from fedhw.privacy.estimate import Estimate
-
-DAY = 24 * 60 * 60
+from fedhw.privacy.ledger import DAY
 
 CLEARLY = 2.0
 """Standard errors by which a figure must be above a bound."""

@@ -126,7 +126,7 @@ def improve(
             sent.append((device, training.update(expert, own.images, labels, task.rate, seed)))
         try:
             state, failed = _advanced(improvement, state, task, sent, defence, random), 0
-        except (InputError, ValueError):  # an expert gone bad teaches honest devices no numbers
+        except (InputError, ValueError):  # no honest sum, or of no number nothing is left
             dropped, failed = dropped + 1, failed + 1
     expert = improvement.expert(state)
     if failed:

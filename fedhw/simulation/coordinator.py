@@ -19,8 +19,9 @@ from fedhw.improvement.improvement import Improvement, Recipe, State
 from fedhw.improvement.public import Public
 from fedhw.improvement.rollout import STAGES, Step, draw, share_at
 from fedhw.improvement.server_optimiser import FedMuon
-from fedhw.improvement.trigger import DAY, Look, Trigger
+from fedhw.improvement.trigger import Look, Trigger
 from fedhw.privacy.estimate import Estimate, Sums, estimate
+from fedhw.privacy.ledger import DAY
 from fedhw.privacy.statistics import SHADOW
 from fedhw.release.release import Release
 from fedhw.simulation.devices import Version

@@ -49,6 +49,7 @@ from fedhw.simulation.devices import (
     recognise,
     relearn,
 )
+from fedhw.simulation.rounds import summed
 
 DELTA = 1e-6
 
@@ -383,15 +384,8 @@ class _Fleet:
         taking = [able[i].device for i in some if able[i].account.pays(day, rho=rho)]
         if len(taking) < task.survivors:
             return None
-        expert, total = improvement.start(state), np.zeros(task.entries, np.int64)
-        for device in taking:
-            kept = [each for each in device.replay.samples() if not each.is_held_back]
-            images = np.stack([sample.glyph for sample in kept])
-            labels = np.array([sample.label for sample in kept])
-            seed = int(self._random.integers(2**31))
-            training = improvement.recipe.training
-            update = training.update(expert, images, labels, task.rate, seed)
-            total += task.contribution(update, self._random.bytes)
+        own = (_learned_from(device) for device in taking)
+        total = summed(improvement, state, task, own, self._random)
         self._rounds += 1
         return improvement.advance(state, task, total, len(taking))
 
@@ -431,6 +425,12 @@ class _Fleet:
             worst=max(spent),
             rounds=rounds,
         )
+
+
+def _learned_from(device: Device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Glyphs and classes that a device may learn from."""
+    kept = [each for each in device.replay.samples() if not each.is_held_back]
+    return np.stack([each.glyph for each in kept]), np.array([each.label for each in kept])
 
 
 def _truth(name: str, told: Sequence[Tally]) -> float:

@@ -1,10 +1,12 @@
 """A round of an improvement among simulated devices: what they would send, summed without masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
+from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, State
 
 
@@ -13,11 +15,23 @@ def take_round(
 ) -> State:
     """Return the state after a round among these people's devices, each with its own characters."""
     task = improvement.task(state, len(people), len(people))
+    own = ((each.images, each.labels.astype(np.int64)) for each in people)
+    total = summed(improvement, state, task, own, random)
+    return improvement.advance(state, task, total, len(people))
+
+
+def summed(
+    improvement: Improvement,
+    state: State,
+    task: Task,
+    people: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    random: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return the sum int64 [P + 1] of what devices add to a task, each for its characters."""
     expert, training = improvement.start(state), improvement.recipe.training
     total = np.zeros(task.entries, np.int64)
-    for own in people:
-        labels = own.labels.astype(np.int64)
+    for images, labels in people:
         seed = int(random.integers(2**31))
-        update = training.update(expert, own.images, labels, task.rate, seed)
+        update = training.update(expert, images, labels, task.rate, seed)
         total += task.contribution(update, random.bytes)
-    return improvement.advance(state, task, total, len(people))
+    return total

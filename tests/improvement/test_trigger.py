@@ -3,8 +3,9 @@ import math
 import pytest
 
 from fedhw.errors import InputError
-from fedhw.improvement.trigger import DAY, Look, Trigger
+from fedhw.improvement.trigger import Look, Trigger
 from fedhw.privacy.estimate import Estimate
+from fedhw.privacy.ledger import DAY
 
 
 def seen(ge_accuracy: float, gate_open: float = 0.3, error: float = 0.01) -> Look:
