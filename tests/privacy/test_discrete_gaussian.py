@@ -41,7 +41,7 @@ def fit(steps: NDArray[np.int64], sigma: float) -> float:
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.7, 50.0])
 def test_noise_is_discrete_gaussian(sigma):
-    steps = discrete_gaussian(sigma, 1_000_000)
+    steps = discrete_gaussian(sigma, 3_000_000)
     assert fit(steps, sigma) > NEVER
     # The same test sees one per cent too little noise.
     assert fit(steps, sigma * 1.01) < NEVER

@@ -423,12 +423,18 @@ function confirmed(question, glyph) {
   return answerOf(page.confirm);
 }
 
+/** Dialogs are asked one after the other: the event that one was closed comes a moment later. */
+let answered = Promise.resolve();
+
 function answerOf(dialog) {
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  answered = answered.then(() => {
+    dialog.returnValue = "";
+    dialog.showModal();
+    return new Promise((resolve) => {
+      dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+    });
   });
+  return answered;
 }
 
 function fillPicker() {
