@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
 from fedhw.experts.global_expert import GlobalExpert
@@ -82,67 +83,88 @@ class Learner(Method):
         # A feature that hardly ever fires must not be blown up, and rounding errors with it.
         spread = spread.clamp_min(0.3 * spread.mean())
         generic_scores = expert.head(generic)
-        generic_view = gate_view((generic - centre) / spread, generic_scores)
+        generic_view = _with_ones(gate_view((generic - centre) / spread, generic_scores))
         generic_target = generic_scores.softmax(-1)
 
-        total = own + self.rehearsal
-        view = features.new_ones(writers, total, depth + CONFIDENCE + 1)
-        base = features.new_empty(writers, total, classes)
-        target = features.new_zeros(writers, total, classes)
-        view[:, :own, :-1] = gate_view((features - centre) / spread, scores)
-        base[:, :own] = scores
-        target[:, :own].scatter_(2, cohort.labels[..., None], 1.0)
-        share = mask / mask.sum(1, keepdim=True).clamp_min(1)
-        rehearsed = share.new_full((writers, self.rehearsal), 1 / self.rehearsal)
-        weight = torch.cat([share, self.protect * rehearsed], 1)[..., None]
-        gate_weight = self.gating * torch.cat([share, rehearsed], 1)[..., None]
-        mine = (torch.arange(total) < own).to(share.dtype)[:, None]
+        view = _with_ones(gate_view((features - centre) / spread, scores))
+        right = torch.zeros_like(scores).scatter_(2, cohort.labels[..., None], 1.0)
+        share = (mask / mask.sum(1, keepdim=True).clamp_min(1))[:, None]
 
-        # One matrix reads the view: its first columns are U, its last is the gate's w.
-        reader = view.new_zeros(writers, depth + CONFIDENCE + 1, self.rank + 1)
-        u, w = reader[:, :depth, :-1], reader[:, :, -1:]
-        u += torch.randn(depth, self.rank, generator=random) / math.sqrt(depth)
-        v = view.new_zeros(writers, self.rank + 1, classes)
+        # One matrix of each writer reads the view: its first rows are U, its last is the gate's w.
+        # All writers rehearse the same glyphs, so their matrices, one below the other, make one
+        # large product of many thin ones.
+        reader = torch.zeros(writers, self.rank + 1, depth + CONFIDENCE + 1)
+        u, w = reader[:, :-1, :depth], reader[:, -1:]
+        u += torch.randn(depth, self.rank, generator=random).T / math.sqrt(depth)
+        v = torch.zeros(writers, self.rank + 1, classes)
         if not self.gated:
-            w[:, -1] = math.inf  # whatever the gate learns, it stays open
+            w[..., -1] = math.inf  # whatever the gate learns, it stays open
         velocities = [torch.zeros_like(p) for p in (u, v, w)]
         for step in range(self.steps):
             drawn = torch.randint(len(generic), (self.rehearsal,), generator=random)
-            view[:, own:, :-1] = generic_view[drawn]
-            base[:, own:] = generic_scores[drawn]
-            target[:, own:] = generic_target[drawn]
-
-            # Forward: scores = base + g * ((x U) V + b), the row of ones in z carrying b.
-            z = view @ reader
-            g = torch.sigmoid(z[..., -1:])
-            z[..., -1] = 1
-            residual = z @ v
+            heard = generic_view.index_select(0, drawn)
+            own_v, own_z = _gradients(
+                reader @ view.mT, v, scores, right, share, self.gating * share, 1
+            )
             self.pause()
-
-            # Backward, from d loss / d scores = weight * (mixture - target).
-            error = torch.addcmul(base, g, residual).softmax(-1).sub_(target).mul_(weight)
-            to_gate = g * (1 - g) * residual.mul_(error).sum(-1, keepdim=True)
-            to_gate += gate_weight * (g - mine)
+            generic_v, generic_z = _gradients(
+                (reader.flatten(0, 1) @ heard.T).unflatten(0, (writers, -1)),
+                v,
+                generic_scores.index_select(0, drawn),
+                generic_target.index_select(0, drawn),
+                self.protect / self.rehearsal,
+                self.gating / self.rehearsal,
+                0,
+            )
             self.pause()
-            error.mul_(g)
-            to_v = z.mT @ error
-            to_z = error @ v.mT
-            to_z[..., -1:] = to_gate
-            to_reader = view.mT @ to_z
+            to_v = own_v.add_(generic_v)
+            to_reader = own_z @ view
+            to_reader += (generic_z.flatten(0, 1) @ heard).view_as(reader)
             self.pause()
 
             cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             for p, velocity, gradient, rate in (
-                (u, velocities[0], to_reader[:, :depth, :-1], self.rate),
+                (u, velocities[0], to_reader[:, :-1, :depth], self.rate),
                 (v, velocities[1], to_v, self.rate),
-                (w, velocities[2], to_reader[..., -1:], self.gate_rate),
+                (w, velocities[2], to_reader[:, -1:], self.gate_rate),
             ):
                 velocity.lerp_(gradient, 1 - self.momentum)
                 ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
                 p.sub_(orthogonal(ahead), alpha=rate * cooling)
             self.pause()
 
-        return PersonalMixture(_unstandardised(u, v, w, centre, spread, self.routing))
+        return PersonalMixture(_unstandardised(u.mT, v, w.mT, centre, spread, self.routing))
+
+
+def _with_ones(view: Tensor) -> Tensor:
+    return F.pad(view, (0, 1), value=1.0)
+
+
+def _gradients(
+    z: Tensor,
+    v: Tensor,
+    base: Tensor,
+    target: Tensor,
+    weight: Tensor | float,
+    gate_weight: Tensor | float,
+    mine: float,
+) -> tuple[Tensor, Tensor]:
+    """Return d loss / d v and d loss / d z of glyphs of which the readers say z [W, r + 1, N].
+
+    `base` and `target`, [W, N, C] or [N, C] for all writers alike, are what the global expert says
+    and what would be right, `mine` what the gate should say. The last row of z, the gate's, is used
+    up. All thin products are written the way round in which they are wide.
+    """
+    g = torch.sigmoid(z[:, -1:])
+    z[:, -1] = 1  # carries the bias b, the last row of v
+    opened = g * z
+    wrong = torch.baddbmm(base, opened.mT, v).softmax(-1).sub_(target)
+    to_v = (weight * opened) @ wrong
+    to_opened = v @ wrong.mT
+    to_z = weight * g * to_opened
+    to_gate = weight * g * (1 - g) * (z * to_opened).sum(1, keepdim=True)
+    to_z[:, -1:] = to_gate + gate_weight * (g - mine)
+    return to_v, to_z
 
 
 def orthogonal(m: Tensor) -> Tensor:
