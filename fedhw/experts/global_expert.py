@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, final
 
 import torch
 from numpy.typing import NDArray
@@ -27,6 +28,22 @@ class GlobalExpert(nn.Module, ABC):
         """Return the class scores [B, C] (logits) of float glyphs [B, 28, 28]."""
         scores: Tensor = self.head(self.features(ink))
         return scores
+
+
+class LayeredExpert(GlobalExpert):
+    """An expert whose features are what a plain sequence of layers makes of a glyph.
+
+    Subclasses set `layers`, from [B, 1, 28, 28] to [B, D], and `head`. One glyph at a time it is
+    then recognised without torch, where `fedhw.experts.inference` knows all of the layers.
+    """
+
+    layers: nn.Sequential
+
+    @final
+    def features(self, ink: Tensor) -> Tensor:
+        """Return what the last layer gives, [B, D]."""
+        hidden: Tensor = self.layers(ink[:, None])
+        return hidden
 
 
 ARCHITECTURES: dict[str, Callable[[int], GlobalExpert]] = {}
@@ -63,7 +80,7 @@ def as_ink(images: NDArray[Any]) -> Tensor:
 
 
 @register("lenet5")
-class LeNet5(GlobalExpert):
+class LeNet5(LayeredExpert):
     """LeNet-5 with ReLU and max pooling, 66,126 parameters at 62 classes (LeCun et al. 1998)."""
 
     def __init__(self, classes: int) -> None:
@@ -83,14 +100,9 @@ class LeNet5(GlobalExpert):
         )
         self.head = nn.Linear(84, classes)
 
-    def features(self, ink: Tensor) -> Tensor:
-        """Return the 84 features of the last hidden layer."""
-        hidden: Tensor = self.layers(ink[:, None])
-        return hidden
-
 
 @register("leaf-cnn")
-class LeafCNN(GlobalExpert):
+class LeafCNN(LayeredExpert):
     """The wider CNN of LEAF's FEMNIST benchmark, 6.6 M parameters (Caldas et al. 2018)."""
 
     def __init__(self, classes: int) -> None:
@@ -108,7 +120,6 @@ class LeafCNN(GlobalExpert):
         )
         self.head = nn.Linear(2048, classes)
 
-    def features(self, ink: Tensor) -> Tensor:
-        """Return the 2,048 features of the hidden layer."""
-        hidden: Tensor = self.layers(ink[:, None])
-        return hidden
+
+for _plugin in entry_points(group="fedhw.architectures"):
+    _plugin.load()  # a module of an installed package, which registers its own

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert, LayeredExpert, as_ink
 from fedhw.experts.mixture import Mixture
 
 Floats = NDArray[np.float32]
@@ -27,14 +27,14 @@ Glance = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
 def glance(expert: GlobalExpert) -> Glance:
     """Return the expert as a function of one glyph; its weights are copied.
 
-    An expert that is no plain sequence of the layers known here is asked through torch.
+    An expert that is no `LayeredExpert` of the layers known here is asked through torch.
 
     >>> from fedhw.experts.global_expert import build
     >>> features, scores = glance(build("lenet5", 62))(np.zeros((28, 28), np.uint8))
     >>> features.shape, scores.shape
     ((84,), (62,))
     """
-    layers = _compiled(getattr(expert, "layers", None))
+    layers = _compiled(expert.layers) if isinstance(expert, LayeredExpert) else None
     if layers is None:
         return _through_torch(expert)
     head = _linear(expert.head)
@@ -91,9 +91,7 @@ def softmax(scores: Floats) -> Floats:
     return odds
 
 
-def _compiled(layers: object) -> list[Layer] | None:
-    if not isinstance(layers, nn.Sequential):
-        return None
+def _compiled(layers: nn.Sequential) -> list[Layer] | None:
     compiled = [_layer(layer) for layer in layers]
     known = [layer for layer in compiled if layer is not None]
     return known if len(known) == len(compiled) else None

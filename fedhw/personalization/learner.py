@@ -77,7 +77,7 @@ class Learner(Method):
         """Learn U, V, b, w, c of every writer; see the module for the objective."""
         random = torch.Generator().manual_seed(seed)
         features, scores, mask = cohort.seen.features, cohort.seen.scores, cohort.mask
-        (writers, own), (depth, classes) = mask.shape, expert.head.weight.T.shape
+        writers, (depth, classes) = len(mask), expert.head.weight.T.shape
         generic = sketch.features()
         centre, spread = generic.mean(0), generic.std(0)
         # A feature that hardly ever fires must not be blown up, and rounding errors with it.

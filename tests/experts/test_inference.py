@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from fedhw.experts.gate import CONFIDENCE, Gate
-from fedhw.experts.global_expert import ARCHITECTURES, GlobalExpert, as_ink, build
+from fedhw.experts.global_expert import ARCHITECTURES, GlobalExpert, LayeredExpert, as_ink, build
 from fedhw.experts.inference import OneMixture, glance, softmax
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
@@ -15,16 +15,13 @@ from fedhw.experts.mixture import Mixture
 GLYPHS = arrays(np.uint8, (28, 28))
 
 
-class Strided(GlobalExpert):
+class Strided(LayeredExpert):
     """Layers that have no numpy form here."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.Tanh(), nn.Flatten())
         self.head = nn.Linear(338, 5)
-
-    def features(self, ink: Tensor) -> Tensor:
-        return self.layers(ink[:, None])
 
 
 class Own(GlobalExpert):
@@ -38,7 +35,7 @@ class Own(GlobalExpert):
         return ink.flatten(1).sin()
 
 
-class Odd(GlobalExpert):
+class Odd(LayeredExpert):
     """Odd sizes, no biases, a kernel that is not square."""
 
     def __init__(self) -> None:
@@ -54,13 +51,22 @@ class Odd(GlobalExpert):
         )
         self.head = nn.Linear(7, 5)
 
+
+class Inverted(GlobalExpert):
+    """Has layers as others have, and does more with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 5), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(2304, 5)
+
     def features(self, ink: Tensor) -> Tensor:
-        return self.layers(ink[:, None])
+        return self.layers(1 - ink[:, None])
 
 
 def experts() -> dict[str, GlobalExpert]:
     torch.manual_seed(3)
-    own = {"strided": Strided(), "own": Own(), "odd": Odd()}
+    own = {"strided": Strided(), "own": Own(), "odd": Odd(), "inverted": Inverted()}
     return {name: build(name, 62) for name in ARCHITECTURES} | own
 
 
