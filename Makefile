@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench proto clean
+.PHONY: demo test lint docs bench proto clean
 
 # The main job on synthetic writers: train a global expert, personalise, compare, report.
 demo: .venv/demo
@@ -19,13 +19,18 @@ lint: .venv/test
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
 
+# The site, out/site/index.html; a broken link fails.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # What tests/v1 proves to be current.
 proto: .venv/test
 	$(BIN)/python -m grpc_tools.protoc --proto_path=protos \
 		--python_out=. --pyi_out=. --grpc_python_out=. protos/fedhw/v1/*.proto
 
+# Every figure of docs/results.md, in under an hour on two idle cores.
 bench: .venv/test
-	$(BIN)/python benchmarks/personalize.py
+	$(BIN)/python benchmarks/results.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -35,8 +40,12 @@ bench: .venv/test
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[client,server,dev,simulation]'
+	$(PIP) --editable '.[client,server,dev,edge,simulation]'
 	touch $@ .venv/demo
+
+.venv/docs: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf .venv out

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from tables import show
 
 from fedhw.data.synthetic import synthetic_writers
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.training import Training, accuracy
+from fedhw.improvement.candidate import Outcome
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.local_update import flat
@@ -31,6 +32,7 @@ from fedhw.release.release import Release
 from fedhw.simulation.adversaries import (
     Defence,
     Device,
+    Improved,
     LabelFlipped,
     NotANumber,
     Scaled,
@@ -42,7 +44,7 @@ LAUNCH = synthetic_writers(10, 2 * CHARACTERS)
 OWN = synthetic_writers(range(300, 300 + DEVICES), CHARACTERS)
 UNSEEN = synthetic_writers(range(400, 420), CHARACTERS)
 RECIPE = Recipe(
-    rounds=20, rate=0.01, noise=0.0, writers=6, radius=50.0, optimiser=FedMuon(0.1, 0.9)
+    rounds=15, rate=0.01, noise=0.0, writers=6, radius=50.0, optimiser=FedMuon(0.1, 0.9)
 )
 
 LIES = {
@@ -56,12 +58,14 @@ LIES = {
 """Who lies how, and how many of them do."""
 
 
-def figures(expert: GlobalExpert, public: Public) -> tuple[str, str]:
-    generic = public.validation
-    return (
-        f"{accuracy(expert, UNSEEN.images, UNSEEN.labels):.1%}",
-        f"{accuracy(expert, generic.images, generic.labels):.1%}",
-    )
+def cell(found: Improved) -> str:
+    """Accuracy on unseen writers in percent, and what became of rounds and candidate."""
+    told = [f"{100 * accuracy(found.expert, UNSEEN.images, UNSEEN.labels):.1f}"]
+    if found.dropped:
+        told.append(f"{found.dropped} rounds dropped")
+    if found.verdict.outcome is Outcome.REJECT:
+        told.append("rejected")
+    return ", ".join(told)
 
 
 def unseen(running: GlobalExpert, noise: float) -> int:
@@ -82,29 +86,18 @@ def main() -> None:
         public = Public.of(LAUNCH, running)
     improvement = Improvement(running.expert, public, RECIPE)
     own = [OWN.take(OWN.rows_of(number)) for number in range(DEVICES)]
-    shown = Table(
-        *("lie", "liars", "defence", "unseen writers", "generic", "rounds dropped", "candidate"),
-        title=f"{RECIPE.rounds} rounds over {DEVICES} devices",
-    )
-    shown.add_row("before", "", "", *figures(running.expert, public))
-    runs = [
-        (name, liar, count, defence)
-        for name, (liar, counts) in LIES.items()
-        for count in counts
-        for defence in Defence
-    ]
-    for name, liar, count, defence in track(runs):
+    cases = [(name, liar, count) for name, (liar, counts) in LIES.items() for count in counts]
+    rows = []
+    for name, liar, count in track(cases, "lies", console=Console(stderr=True)):
         devices = [(liar if number < count else Device(), one) for number, one in enumerate(own)]
-        found = improve(improvement, devices, defence)
-        shown.add_row(
-            *(name, f"{count / DEVICES:.0%}", defence),
-            *figures(found.expert, public),
-            *(f"{found.dropped}", found.verdict.outcome),
-        )
-    Console(width=120).print(shown)
-    for noise in (0.0, 0.1, Recipe().noise):
-        times = unseen(running.expert, noise)
-        print(f"noise {noise:g}: a lie is not seen in the sum up to {times} times the length")
+        found = [improve(improvement, devices, defence) for defence in Defence]
+        rows.append([name, f"{count / DEVICES:.0%}", *map(cell, found)])
+    before = f"{100 * accuracy(running.expert, UNSEEN.images, UNSEEN.labels):.1f}"
+    show(["lie", "liars", *Defence], [["before", "", *[before] * len(Defence)], *rows])
+    show(
+        ["noise", "times the length up to which a lie is not seen in the masked sum"],
+        [[f"{noise:g}", unseen(running.expert, noise)] for noise in (0.0, 0.1, Recipe().noise)],
+    )
 
 
 if __name__ == "__main__":

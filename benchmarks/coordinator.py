@@ -30,7 +30,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from tables import show
 
+from fedhw_client.replay import resident_memory
 from fedhw_client.supernode import IDLE
 from fedhw_server import superlink
 from fedhw_server.certificates import make_certificates
@@ -87,7 +89,7 @@ def asked_a_second(calls: list[Callable[[], object]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", type=int, default=1000, help="Devices that are registered.")
+    parser.add_argument("--devices", type=int, default=1000, help="that are registered")
     parser.add_argument("--port", type=int, default=39481)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
@@ -124,14 +126,21 @@ def main() -> None:
                 bare.kill()
 
 
-def measure(devices: int, address: Address, bare_port: int, process: int) -> None:
-    control = SuperLink(address)
+def await_answer(call: Callable[[], object]) -> None:
     while True:
         try:
-            control.nodes()
-            break
+            call()
+            return
         except httpx.HTTPError:
             time.sleep(0.1)
+
+
+def measure(devices: int, address: Address, bare_port: int, process: int) -> None:
+    control = SuperLink(address)
+    web = [httpx.Client(verify=str(address.certificate_authority)) for _ in range(CALLERS)]
+    bare = f"https://127.0.0.1:{bare_port}/"
+    await_answer(control.nodes)
+    await_answer(lambda: web[0].post(bare))
     keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(devices)]
     for key in keys:
         control.register(public_key_to_bytes(key.public_key()).decode())
@@ -153,24 +162,27 @@ def measure(devices: int, address: Address, bare_port: int, process: int) -> Non
         )
         request = PullMessagesRequest(node=Node(node_id=activated.node_id))
         fleet.append(lambda client=client, request=request: client.PullMessages(request))
-    peers: list[Callable[[], object]] = []
-    for _ in range(CALLERS):
-        web = httpx.Client(verify=str(address.certificate_authority))
-        peers.append(lambda web=web: web.post(f"https://127.0.0.1:{bare_port}/", content=bytes(32)))
+    peers: list[Callable[[], object]] = [
+        lambda client=client: client.post(bare, content=bytes(32)) for client in web
+    ]
     for call in (*fleet, *peers):
         call()
-    print(f"{'':24} {'SuperLink':>12} {'bare server':>12} {'ratio':>8}")
-    best = 0.0
-    for turn in range(ROUNDS):
-        ours, theirs = asked_a_second(fleet), asked_a_second(peers)
-        best = max(best, ours)
-        print(f"turn {turn + 1}, answers/s {'':6} {ours:12.0f} {theirs:12.0f} {ours / theirs:8.2f}")
+    turns = [(asked_a_second(fleet), asked_a_second(peers)) for _ in range(ROUNDS)]
+    show(
+        ["turn", "SuperLink, answers/s", "bare server, answers/s", "ratio"],
+        [
+            [number + 1, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}"]
+            for number, (ours, theirs) in enumerate(turns)
+        ],
+    )
     each = 2 / IDLE
-    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    print(f"SuperLink's memory: {pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} MiB")
-    print(
-        f"{devices} registered; {each:g} questions a second each: "
-        f"{best / each / 2:.0f} devices with the SuperLink half idle"
+    half = max(ours for ours, _ in turns) / each / 2
+    show(
+        [
+            *("devices registered", "questions a second of each"),
+            *("devices that make the SuperLink half idle", "its memory"),
+        ],
+        [[f"{devices:,}", f"{each:g}", f"{half:,.0f}", f"{resident_memory(process):.0f} MiB"]],
     )
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from tables import show
 from torch.nn import functional as F
 
 from fedhw.data.synthetic import synthetic_writers
@@ -216,7 +216,9 @@ def experts(public: Public, running: Release, noise: float) -> list[Finding]:
     members = RANDOM.random((IMPROVEMENTS, WRITERS)) < 0.5
     before = np.array([loss(running.expert, own) for own in OWN])
     scores = []
-    for seed, is_in in enumerate(track(members, f"experts, noise {noise:g}")):
+    for seed, is_in in enumerate(
+        track(members, f"experts, noise {noise:g}", console=Console(stderr=True))
+    ):
         devices = [(Device(), OWN[w]) for w in np.flatnonzero(is_in)]
         improvement = Improvement(running.expert, public, recipe, seed)
         released = improve(improvement, devices, Defence.MASKED).expert
@@ -254,19 +256,22 @@ def main() -> None:
         *experts(public, running, 0.0),
         *experts(public, running, Recipe().noise),
     ]
-    shown = Table(
-        *("what is seen", "attack", "guesses", "advantage", "95 %", "bound", "epsilon", "at least")
-    )
+    rows = []
     for seen, attack, guesses, epsilon, least in findings:
         low, high = guesses.interval(CONFIDENCE)
-        shown.add_row(
-            *(seen, attack, f"{guesses.made} of {guesses.choices}", f"{guesses.advantage:.3f}"),
-            f"{low:.3f} to {high:.3f}",
-            f"{largest_advantage(epsilon, DELTA, guesses.choices):.3f}",
-            "-" if math.isinf(epsilon) else f"{epsilon:.2f}",
-            "" if math.isnan(least) else f"{least:.2f}",
+        rows.append(
+            [
+                *(seen, attack, f"{guesses.made} of {guesses.choices}", f"{guesses.advantage:.3f}"),
+                f"{low:.3f} to {high:.3f}",
+                f"{largest_advantage(epsilon, DELTA, guesses.choices):.3f}",
+                "-" if math.isinf(epsilon) else f"{epsilon:.2f}",
+                "" if math.isnan(least) else f"{least:.2f}",
+            ]
         )
-    Console(width=150).print(shown)
+    show(
+        ["what is seen", "attack", "guesses", "advantage", "95 %", "bound", "epsilon", "at least"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

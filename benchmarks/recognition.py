@@ -27,6 +27,7 @@ from typing import Any
 import grpc
 import numpy as np
 import structlog
+from tables import show
 
 ROUNDS, WARM_UP = 5000, 500
 CORRECTIONS, BATCH = 2000, 500
@@ -123,15 +124,16 @@ def main() -> None:
         return serve_echo(arguments.socket)
     if arguments.serve:
         return serve_agent(arguments.release, arguments.socket, arguments.serve == "idle")
-    print("| agent | order | recognise p50, p99 | echo | forward | p50 ratio | p99 ratio |")
-    print("|---|---|---|---|---|---|---|")
-    for state in ("idle", "learning"):
-        measure(arguments.release, state)
+    show(
+        ["agent", "order", "recognise p50, p99", "echo", "forward", "p50 ratio", "p99 ratio"],
+        [row for state in ("idle", "learning") for row in measure(arguments.release, state)],
+    )
     start(arguments.release)
     return None
 
 
-def measure(release: Path, state: str) -> None:
+def measure(release: Path, state: str) -> Iterator[list[str]]:
+    """Yield a row for each order of the calls."""
     import torch
 
     from fedhw.experts.global_expert import as_ink
@@ -162,9 +164,9 @@ def measure(release: Path, state: str) -> None:
             alone = np.array([[timed(call, i) for i in range(len(glyphs))] for call in calls]).T
     for order, took in (("in turns", turns), ("alone", alone)):
         p50, p99 = np.quantile(took[WARM_UP:] * 1e3, [0.5, 0.99], axis=0)
-        shown = " | ".join(f"{a:.2f}, {b:.2f} ms" for a, b in zip(p50, p99, strict=True))
+        shown = [f"{a:.2f}, {b:.2f} ms" for a, b in zip(p50, p99, strict=True)]
         peers = p50[1] + p50[2]
-        print(f"| {state} | {order} | {shown} | {p50[0] / peers:.2f} | {p99[0] / peers:.2f} |")
+        yield [state, order, *shown, f"{p50[0] / peers:.2f}", f"{p99[0] / peers:.2f}"]
 
 
 def start(release: Path) -> None:
@@ -181,9 +183,9 @@ def start(release: Path) -> None:
         device.recognize(np.eye(28, dtype=np.uint8) * 255)
         took = time.perf_counter() - began
         memory = resident_memory(process.pid)
-    print(
-        f"\nFrom nothing to the first recognition {took:.2f} s, for a process that only imports "
-        f"torch {torch_alone:.2f} s; memory after it {memory:.0f} MiB."
+    show(
+        ["from nothing to the first recognition", "a process that only imports torch", "memory"],
+        [[f"{took:.2f} s", f"{torch_alone:.2f} s", f"{memory:.0f} MiB"]],
     )
 
 

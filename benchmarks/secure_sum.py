@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
-from rich.table import Table
+from rich.progress import track
+from tables import show
 
 from fedhw.privacy.secure_sum import (
     Terms,
@@ -36,7 +37,7 @@ MODEL = 4 * ENTRIES
 """Bytes of it as float32."""
 
 RUNS = [
-    *((devices, lost, 0.3) for devices in (10, 50, 100, 200) for lost in (0.0, 0.1, 0.3)),
+    *((devices, lost, 0.3) for devices in (10, 50, 100, 200) for lost in (0.0, 0.3)),
     *((devices, 0.1, 0.1) for devices in (50, 100, 200)),
 ]
 """Devices, the share of them that drops out, and the share that the graph is drawn for."""
@@ -125,25 +126,29 @@ def size(message: object) -> int:
 
 def main() -> None:
     degree(MINIMUM, MINIMUM, 0.3)  # scipy is imported
-    shown = Table(
-        *("devices", "dropped", "drawn for", "degree", "bits"),
-        *("ms a device", "s server", "x numpy", "s in all", "kB up", "kB down", "of FedAvg"),
-        title=f"Secure sums of {ENTRIES:,} values",
-    )
-    for devices, lost, planned in RUNS:
+    rows = []
+    for devices, lost, planned in track(RUNS, "sums", console=Console(stderr=True)):
         cost = measure(devices, lost, planned)
-        shown.add_row(
-            *(f"{devices}", f"{lost:.0%}", f"{planned:.0%}", f"{cost.neighbours}", f"{cost.bits}"),
-            f"{cost.devices / devices * 1000:.0f}",
-            f"{cost.server:.2f}",
-            f"{cost.server / cost.numpy:.0f}",
-            f"{cost.devices + cost.server:.2f}",
-            f"{cost.up / 1000:.0f}",
-            f"{cost.down / 1000:.0f}",
-            f"{(cost.up + cost.down) / (2 * MODEL):.2f}",
+        rows.append(
+            [
+                *(devices, f"{lost:.0%}", f"{planned:.0%}", cost.neighbours, cost.bits),
+                f"{cost.devices / devices * 1000:.0f}",
+                f"{cost.server:.2f}",
+                f"{cost.server / cost.numpy:.0f}",
+                f"{cost.devices + cost.server:.2f}",
+                f"{cost.up / 1000:.0f}",
+                f"{cost.down / 1000:.0f}",
+                f"{(cost.up + cost.down) / (2 * MODEL):.2f}",
+            ]
         )
-    Console(width=120).print(shown)
-    print(f"FedAvg: {MODEL / 1000:.0f} kB up, {MODEL / 1000:.0f} kB down")
+    show(
+        [
+            *("devices", "dropped", "drawn for", "degree", "bits an entry"),
+            *("ms a device", "s on the server", "times numpy's sum", "s in all"),
+            *("kB up", "kB down", "of FedAvg's bytes"),
+        ],
+        rows,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Mean and spread over seeds of what `fedhw simulate --json` wrote, as a Markdown table.
+"""Mean and spread over seeds of what `fedhw simulate --json` wrote.
 
 python benchmarks/seeds.py figures-0.json figures-1.json figures-2.json
 """
@@ -7,6 +7,8 @@ import json
 import statistics
 import sys
 from pathlib import Path
+
+from tables import show, spread
 
 FIGURES = {
     "custom_accuracy": "writer %",
@@ -21,28 +23,21 @@ FIGURES = {
 }
 
 
-def spread(values: list[float], signed: bool) -> str:
-    """Mean and standard deviation in percent or points."""
-    mean = 100 * statistics.mean(values)
-    deviation = 100 * statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{mean:{'+' if signed else ''}.1f} ± {deviation:.1f}"
-
-
 def main(paths: list[Path]) -> None:
     runs = [json.loads(path.read_text()) for path in paths]
-    print(f"| method | {' | '.join(FIGURES.values())} | s |")
-    print("|---" * (len(FIGURES) + 2) + "|")
+    rows = []
     for method in runs[0]["methods"]:
         found = [run["methods"][method] for run in runs]
         cells = [
-            spread([f[key] for f in found], signed=key.endswith(("gain", "change")))
+            spread([f[key] for f in found], "+" if key.endswith(("gain", "change")) else "")
             for key in FIGURES
         ]
-        seconds = statistics.mean(f["seconds"] for f in found)
-        print(f"| {method} | {' | '.join(cells)} | {seconds:.1f} |")
-    print("\n| samples a writer | gain of moe |\n|---|---|")
-    for count in runs[0]["curve"]:
-        print(f"| {count} | {spread([run['curve'][count] for run in runs], signed=True)} |")
+        rows.append([method, *cells, f"{statistics.mean(f['seconds'] for f in found):.1f}"])
+    show(["method", *FIGURES.values(), "s"], rows)
+    show(
+        ["samples a writer", "gain of moe"],
+        [[k, spread([run["curve"][k] for run in runs], "+")] for k in runs[0]["curve"]],
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import itertools
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tables import show
 
-REPORTS, TURN = 100_000, 2_500
+TURN = 2_500
+"""Reports sent to one server before the other has its turn."""
+
 DEVICES = 5_000
 WINDOW = 10
 FLYING = 256
@@ -37,7 +40,7 @@ FLYING = 256
 OURS, ECHO = "/fedhw.v1.Statistics/SendReport", "/echo"
 
 
-def prepare(home: Path, release: Path) -> Iterator[bytes]:
+def prepare(home: Path, release: Path, reports: int) -> Iterator[bytes]:
     """Make a coordinator's home and yield as many signed reports of its devices."""
     from fedhw.privacy.mechanism import GaussianMechanism
     from fedhw.privacy.statistics import Tally, make_report
@@ -60,7 +63,7 @@ def prepare(home: Path, release: Path) -> Iterator[bytes]:
     fleet.close()
     tally = Tally.empty(len(published.alphabet))
     newest = int(time.time()) // WINDOW - 1
-    for window in itertools.islice(itertools.count(newest, -1), REPORTS // DEVICES):
+    for window in itertools.islice(itertools.count(newest, -1), reports // DEVICES):
         for name, key in keys.items():
             yield signed(make_report(tally, name, window, published.name, mechanism), key)
 
@@ -122,6 +125,8 @@ def started(home: Path, kind: str) -> Iterator[tuple[int, int]]:
 
 
 async def measure(home: Path, requests: Sequence[bytes]) -> None:
+    from fedhw_client.replay import resident_memory
+
     rates: dict[str, list[float]] = {OURS: [], ECHO: []}
     costs: dict[str, list[float]] = {OURS: [], ECHO: []}
     memory = []
@@ -143,8 +148,8 @@ async def measure(home: Path, requests: Sequence[bytes]) -> None:
                 await send(calls[method], batch)
                 rates[method].append(len(batch) / (time.perf_counter() - began))
                 costs[method].append((cpu_seconds(pid) - before) / len(batch))
-            memory.append(resident_mib(servers[OURS][0]))
-    show(rates, costs, memory)
+            memory.append(resident_memory(servers[OURS][0]))
+    tables(rates, costs, memory)
 
 
 async def send(call: Any, requests: Sequence[bytes]) -> None:
@@ -157,20 +162,35 @@ async def send(call: Any, requests: Sequence[bytes]) -> None:
     await asyncio.gather(*(one_after_another() for _ in range(FLYING)))
 
 
-def show(rates: dict[str, list[float]], costs: dict[str, list[float]], memory: list[float]) -> None:
-    print("| server | calls/s, median of turns | CPU of the server for each |")
-    print("|---|---|---|")
-    for method in (OURS, ECHO):
-        each = statistics.median(costs[method]) * 1e6
-        print(f"| {method} | {statistics.median(rates[method]):,.0f} | {each:.0f} us |")
-    ratios = sorted(ours / echo for ours, echo in zip(rates[OURS], rates[ECHO], strict=True))
-    print(
-        f"\nours / echo, turn by turn: median {statistics.median(ratios):.2f}, "
-        f"from {ratios[0]:.2f} to {ratios[-1]:.2f}"
+def tables(
+    rates: dict[str, list[float]], costs: dict[str, list[float]], memory: list[float]
+) -> None:
+    names = {OURS: "statistics service", ECHO: "bare echo"}
+    show(
+        ["server", "calls/s, median of turns", "its processor time for each"],
+        [
+            [
+                name,
+                f"{statistics.median(rates[method]):,.0f}",
+                f"{statistics.median(costs[method]) * 1e6:.0f} µs",
+            ]
+            for method, name in names.items()
+        ],
     )
-    third = len(memory) // 3
-    shown = ", ".join(f"{statistics.mean(memory[i * third :][:third]):.1f}" for i in range(3))
-    print(f"memory of the service over {REPORTS:,} reports, mean of each third: {shown} MiB")
+    ratios = sorted(ours / echo for ours, echo in zip(rates[OURS], rates[ECHO], strict=True))
+    thirds = np.array_split(np.array(memory), 3)
+    show(
+        [
+            *("service's calls to the echo's, median of turns", "least", "most"),
+            *("MiB, first third of the reports", "second", "last"),
+        ],
+        [
+            [
+                *(f"{r:.2f}" for r in (statistics.median(ratios), ratios[0], ratios[-1])),
+                *(f"{third.mean():.1f}" for third in thirds),
+            ]
+        ],
+    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -178,14 +198,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("place", type=Path, metavar="RELEASE")
+    parser.add_argument("--reports", type=int, default=100_000)
     parser.add_argument("--serve", choices=["ours", "echo"])
     arguments = parser.parse_args()
     if (os.cpu_count() or 1) > 1:
@@ -195,7 +211,7 @@ def main() -> None:
     if arguments.serve == "echo":
         return serve_echo(arguments.place)
     with tempfile.TemporaryDirectory() as home:
-        requests = list(prepare(Path(home), arguments.place))
+        requests = list(prepare(Path(home), arguments.place, arguments.reports))
         asyncio.run(measure(Path(home), requests))
     return None
 

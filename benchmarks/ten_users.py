@@ -4,12 +4,22 @@ python benchmarks/ten_users.py --release DIR --data FILE [--seed S]
 """
 
 import argparse
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
+
+import numpy as np
+from tables import show
 
 from fedhw.data.sources import load_source
 from fedhw.personalization.baselines import METHODS
 from fedhw.release.release import Release
-from fedhw.simulation.experiment import draw_writers, run_experiment
+from fedhw.simulation.population import RecordedPopulation, draw_writers
+from fedhw.simulation.trial import Trial
+
+
+def percent(shares: Iterable[float]) -> list[str]:
+    return [f"{100 * share:.1f}" for share in shares]
 
 
 def main() -> None:
@@ -19,20 +29,28 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     release, data = Release.load(arguments.release), load_source(arguments.data)
-    splits = draw_writers(release, data, 10, "half", arguments.seed)
+    drawn = draw_writers(release, data, 10, "half", arguments.seed)
     methods = {name: METHODS[name] for name in ("ge", "moe")}
-    done = run_experiment(release, data, splits, methods, "half", arguments.seed)
-    ge, moe = done.methods["ge"], done.methods["moe"]
-    print("| user | classes | learned from | custom before | after | generic before | after |")
-    print("|---|---|---|---|---|---|---|")
-    for i, split in enumerate(splits):
-        figures = (ge.custom[i], moe.custom[i], ge.generic[0], moe.generic[i])
-        cells = " | ".join(f"{100 * figure:.1f}" for figure in figures)
-        print(f"| {i + 1} | {split.classes} | {len(split.learn)} | {cells} |")
-    means = (ge.custom.mean(), moe.custom.mean(), ge.generic.mean(), moe.generic.mean())
-    print(f"| mean | | | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |")
+    people = RecordedPopulation(data, drawn)
+    found = Trial(release, people, methods, "half", arguments.seed).run(range(len(drawn)))
+    ge, moe = found.methods["ge"], found.methods["moe"]
+    figures = np.stack([ge.custom, moe.custom, ge.generic, moe.generic], axis=1)
+    users = [
+        [number, classes, learned, *percent(row)]
+        for number, classes, learned, row in zip(
+            count(1), found.classes, found.learned, figures, strict=False
+        )
+    ]
+    show(
+        [
+            *("user", "classes", "learned from"),
+            *("custom before", "after", "generic before", "after"),
+        ],
+        [*users, ["mean", "", "", *percent(figures.mean(0))]],
+    )
     print(
-        f"\nExtra parameters {moe.parameter_overhead:.2%}, extra MACs {moe.mac_overhead:.2%} "
+        f"Extra parameters {moe.parameter_overhead.mean():.2%}, "
+        f"extra MACs {moe.mac_overhead.mean():.2%} "
         "of the global expert's."
     )
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +15,7 @@ from rich.text import Text
 from fedhw import __version__
 from fedhw.commands.client import app as client
 from fedhw.commands.console import DATA_HELP, MAX_SEED, err, needs, out, progress, write_json
+from fedhw.commands.export import export
 from fedhw.commands.fleet import fleet
 from fedhw.commands.server import app as server
 from fedhw.errors import InputError
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     from fedhw.data.writers import WriterSet
     from fedhw.improvement.public import Public
     from fedhw.release.release import Release
-    from fedhw.simulation.experiment import Shots
+    from fedhw.simulation.engines.engine import Engine
     from fedhw.simulation.fleet import Plan
+    from fedhw.simulation.trial import Trial
     from fedhw_client.connection import Device
 
 Ranked = list[list[tuple[str, float]]]
@@ -38,7 +42,17 @@ app = typer.Typer(
 )
 app.add_typer(client, name="client")
 app.add_typer(server, name="server")
+app.command()(export)
 app.command()(fleet)
+
+
+class EngineName(StrEnum):
+    """What works on the cohorts of a simulation."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    FLOWER = "flower"
+
 
 DEVICES = 300
 """Synthetic writers of a simulated fleet, unless the user wants more or fewer."""
@@ -142,6 +156,13 @@ def simulate(
     noise: Annotated[
         float, typer.Option(min=0, max=999, help="Noise of a fleet's improvement rounds.")
     ] = 0.0,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where cohorts of writers are worked on.")
+    ] = EngineName.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster that runs already; by default one starts here."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file, too.")
@@ -149,15 +170,17 @@ def simulate(
 ) -> None:
     """Personalise for many writers, compare methods, and write a report with pictures.
 
-    Or let them be the fleet of a coordinator, for some days in virtual time.
+    What was cut off goes on where it was when the same command is given again. With --fleet the
+    writers are the fleet of a coordinator, for some days in virtual time.
     """
-    from fedhw.commands.making import release_and_writers
+    from fedhw.commands.making import population_of, release_and_writers, release_or_quick
     from fedhw.data.sources import load_source
     from fedhw.improvement.public import Public
     from fedhw.personalization.baselines import METHODS
     from fedhw.simulation.coordinator import Policy
     from fedhw.simulation.fleet import Plan, draw_people
     from fedhw.simulation.report import check_place
+    from fedhw.simulation.trial import Trial
 
     _check_kind(context, fleet)
     wanted = _shots(shots)
@@ -167,16 +190,18 @@ def simulate(
         _check_json(json_file, out_dir)
     origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
     quick = out_dir.resolve().with_name(f"{out_dir.resolve().name}-release-{origin}-{seed}")
-    known, unseen = release_and_writers(
-        release, data, seed, writers or (DEVICES if fleet else 60), quick
-    )
     if fleet:
+        known, unseen = release_and_writers(release, data, seed, writers or DEVICES, quick)
         people = draw_people(known, unseen, writers, seed)
         plan = Plan(days, epsilon, seed, Policy.quick(len(people), noise))
         public = Public.of(load_source(data, seed), known)
         figures = _live(known, public, unseen, people, plan, out_dir)
     else:
-        figures = _compare(known, unseen, writers, wanted, chosen, seed, out_dir)
+        known = release_or_quick(release, data, seed, quick)
+        population = population_of(data, known, writers, wanted, seed)
+        methods_by_name = {name: METHODS[name] for name in chosen}
+        trial = Trial(known, population, methods_by_name, wanted, seed)
+        figures = _compare(trial, _engine(engine, address), out_dir)
     if json_file is not None:
         write_json(json_file, figures)
     out.print(f"Report: {out_dir / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
@@ -279,34 +304,46 @@ def learn(
     out.print(f"stored as {name}", highlight=False)
 
 
-def _compare(
-    release: "Release",
-    data: "WriterSet",
-    writers: int | None,
-    shots: "Shots",
-    methods: list[str],
-    seed: int,
-    out_dir: Path,
-) -> dict[str, Any]:
+def _compare(trial: "Trial", engine: "Engine", out_dir: Path) -> dict[str, Any]:
     """Compare methods, show and write the report, and return its figures."""
-    from fedhw.personalization.baselines import METHODS
-    from fedhw.simulation.experiment import draw_writers, run_experiment
+    from fedhw.simulation.experiment import run_experiment
     from fedhw.simulation.report import summary, table, write_report
 
-    splits = draw_writers(release, data, writers, shots, seed)
-    with progress() as shown:
-        bars = {name: shown.add_task(name, total=len(splits), start=False) for name in methods}
-
-        def after(stage: str, count: int) -> None:
-            if stage in bars:
-                shown.start_task(bars[stage])
-                shown.advance(bars[stage], count)
-
-        chosen = {name: METHODS[name] for name in methods}
-        experiment = run_experiment(release, data, splits, chosen, shots, seed, after)
+    kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
+    try:
+        with progress() as shown:
+            bar = shown.add_task("writers", total=len(trial.population))
+            experiment = run_experiment(
+                trial, engine, kept, lambda writers: shown.advance(bar, writers)
+            )
+    except KeyboardInterrupt:
+        said = f"\nfedhw: cut off; the same command goes on from what is done, kept in {kept}"
+        err.print(said, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
     out.print(table(experiment))
     write_report(experiment, out_dir)
+    shutil.rmtree(kept)
     return summary(experiment)
+
+
+def _engine(name: EngineName, address: str | None) -> "Engine":
+    if address is not None and name != EngineName.RAY:
+        raise InputError(f"address: {address} is for Ray; give --engine ray, too")
+    match name:
+        case EngineName.LOCAL:
+            from fedhw.simulation.engines.local import LocalEngine, processors
+
+            return LocalEngine(processors())
+        case EngineName.RAY:
+            with needs("simulation"):
+                from fedhw.simulation.engines.ray import RayEngine
+
+            return RayEngine(address)
+        case EngineName.FLOWER:
+            with needs("client,server,simulation"):
+                from fedhw.simulation.engines.flower import FlowerEngine
+
+            return FlowerEngine()
 
 
 def _live(
@@ -379,7 +416,10 @@ def _check_kind(context: typer.Context, fleet: bool) -> None:
     """Raise InputError for options that say nothing of what is simulated."""
     names, wrong = ["days", "epsilon", "noise"], "is for a fleet; give --fleet, too"
     if fleet:
-        names, wrong = ["shots", "methods"], "is not for a fleet; leave one of both out"
+        names, wrong = (
+            ["shots", "methods", "engine", "address"],
+            "is not for a fleet; leave one of both out",
+        )
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":

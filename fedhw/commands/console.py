@@ -11,10 +11,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from fedhw.atomic import replacing
 from fedhw.errors import InputError
@@ -42,12 +45,21 @@ def needs(extra: str) -> Iterator[None]:
         ) from None
 
 
+class Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, nothing before it is known."""
+        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+
+
 def progress() -> Progress:
-    """Return bars that say how far something is and how long it will take."""
+    """Return bars that say how far something is, how fast it goes and how long it will take."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=err,

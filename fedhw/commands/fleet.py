@@ -96,13 +96,13 @@ def _writers(
 ) -> "tuple[Path, dict[str, WriterSet]]":
     """The directory of a release, and the characters of writers that it has never seen."""
     from fedhw.commands.making import release_and_writers
-    from fedhw.simulation.experiment import draw_writers
+    from fedhw.simulation.population import draw_writers
     from fedhw_client.replay import characters_of
 
     if release is None:
         say(f"training a quick global expert on {data}")
     known, source = release_and_writers(release, data, seed, devices, quick)
-    drawn = [split.name for split in draw_writers(known, source, devices, "half", seed)]
+    drawn = [source.names[w] for w in draw_writers(known, source, devices, "half", seed)]
     return known.directory, {name: characters_of(source, name) for name in drawn}
 
 

@@ -9,21 +9,23 @@ from fedhw.errors import InputError
 from fedhw.experts.training import Training
 from fedhw.release.making import make_release
 from fedhw.release.release import Release
-
-UNSEEN = 1_000_000
-"""Synthetic writers meet a release from this number on: none of them is ever trained on."""
+from fedhw.simulation.population import (
+    UNSEEN,
+    Population,
+    RecordedPopulation,
+    Shots,
+    SyntheticPopulation,
+    draw_writers,
+)
 
 QUICK = 12
 """Epochs of a release that is trained in passing."""
 
 
-def release_and_writers(
-    release: Path | None, data: str, seed: int, writers: int, quick: Path
-) -> tuple[Release, WriterSet]:
-    """Return a release and a source's writers; the synthetic ones are so many that it never saw.
+def release_or_quick(release: Path | None, data: str, seed: int, quick: Path) -> Release:
+    """Return a release; without one a quick one is trained on `data` at `quick`, if need be.
 
-    Without a `release` a quick one is trained on the same source at `quick`, if it is not there
-    yet. Raises InputError for a release or a source that cannot be used.
+    Raises InputError for a release that cannot be used and a source that names no writers.
     """
     if data.partition(":")[0] == "emnist":
         raise InputError(f"data: {data} names no writers; give a source that does")
@@ -32,7 +34,30 @@ def release_and_writers(
         if not release.exists():
             training = Training(epochs=QUICK, seed=seed)
             make_shown_release(release, load_source(data, seed), "lenet5", training, None)
-    return Release.load(release), load_source(data, seed, range(UNSEEN, UNSEEN + writers))
+    return Release.load(release)
+
+
+def release_and_writers(
+    release: Path | None, data: str, seed: int, writers: int, quick: Path
+) -> tuple[Release, WriterSet]:
+    """Return a release and a source's writers; the synthetic ones are so many that it never saw."""
+    known = release_or_quick(release, data, seed, quick)
+    return known, load_source(data, seed, range(UNSEEN, UNSEEN + writers))
+
+
+def population_of(
+    data: str, release: Release, writers: int | None, shots: Shots, seed: int
+) -> Population:
+    """Return writers of a source whom the release never saw; 60 unless it is said how many.
+
+    Raises InputError where there are not so many of so many characters.
+    """
+    if data == "synthetic":
+        population = SyntheticPopulation.for_shots(writers or 60, shots, seed)
+        release.check_fits(population.write([0]))
+        return population
+    source = load_source(data, seed)
+    return RecordedPopulation(source, draw_writers(release, source, writers, shots, seed))
 
 
 def make_shown_release(

@@ -51,16 +51,29 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
     """
     if not 0 < width <= 1:
         raise InputError(f"width: {width} is not a fraction of the box; use 0.05..0.3")
-    points = _checked_points(strokes)
+    return inked(depths(_checked_points(strokes), np.cumsum([len(s) for s in strokes]), width))
+
+
+def depths(
+    points: NDArray[np.float64], ends: NDArray[np.int64], width: float
+) -> NDArray[np.float32]:
+    """Return how deep within the line's edge each pixel of a glyph is, [28, 28], to be `inked`.
+
+    Points [P, 2] of strokes that end before `ends`, and the line's width, as `rasterise` has them.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max()) or 1.0
     pixels_per_box = _INNER / (1 + width + 2 * _SEEN_BEYOND_EDGE)
     placed = ((points - (low + high) / 2) / extent * pixels_per_box + SIDE / 2).astype(np.float32)
 
-    ends = np.cumsum([len(stroke) for stroke in strokes])
     distance = np.sqrt(_squared_distance(*_segments(placed, ends)))
-    inside = (width / 2 * pixels_per_box - distance) / _BLUR
-    ink: NDArray[np.float32] = torch.special.ndtr(torch.from_numpy(inside)).numpy()
+    edge = np.float32(width / 2 * pixels_per_box)
+    return (edge - distance) / np.float32(_BLUR)
+
+
+def inked(depths: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return glyphs of the same shape: an edge blurred by a Gaussian."""
+    ink: NDArray[np.float32] = torch.special.ndtr(torch.from_numpy(depths)).numpy()
     return (255 * ink + 0.5).astype(np.uint8)
 
 

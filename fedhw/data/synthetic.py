@@ -5,17 +5,19 @@ their strokes, some common to all characters, some to one. Each sample adds a sm
 of its own. All are sums of the same few basis functions, so a style is an array of coefficients.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from string import ascii_lowercase
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.data.allographs import Allograph, allographs
 from fedhw.data.alphabet import BYCLASS
-from fedhw.data.strokes import LINE_WIDTH, rasterise
+from fedhw.data.strokes import LINE_WIDTH, depths, inked
 from fedhw.data.writers import SIDE, WriterSet
 from fedhw.errors import InputError
 
@@ -51,18 +53,31 @@ _MEAN[:2, 0] = [-0.07, -0.1]  # most hands are narrow and lean to the right
 # How much of the spread is common to a writer's characters, to the samples of one, to one sample.
 _OF_WRITER, _OF_CHARACTER, _OF_SAMPLE = 0.6, 0.9, 0.55
 
+# Of a hundred characters of English text: small letters a to z (Lewand 2000, Cryptological
+# Mathematics), and six of all capitals and digits together.
+_LETTERS = [
+    *(8.17, 1.49, 2.78, 4.25, 12.70, 2.23, 2.02, 6.09, 6.97, 0.15, 0.77, 4.03, 2.41),
+    *(6.75, 7.51, 1.93, 0.10, 5.99, 6.33, 9.06, 2.76, 0.98, 2.36, 0.15, 1.97, 0.07),
+]
+_OTHERS = 6.0
+
 _WIDTH_SPREAD = 0.12  # of the logarithm of the line's width
 _INCONSTANCY = 0.08  # how often a writer falls into somebody else's allograph
 
 
 def synthetic_writers(
-    writers: int | Sequence[int], characters: int, seed: int = 0, drift: float = 0.0
+    writers: int | Sequence[int],
+    characters: int,
+    seed: int = 0,
+    drift: float = 0.0,
+    text: bool = False,
 ) -> WriterSet:
     """Let writers, that many or of these indices, write `characters` characters each.
 
     A writer depends on `seed` and its own index only. Every 62 characters in a row are the whole
-    alphabet, shuffled. With `drift` above 0 the style moves while the writer writes, by that
-    fraction of the way to the style of somebody else.
+    alphabet, shuffled, or with `text` they are as frequent as in English text. With `drift` above 0
+    the style moves while the writer writes, by that fraction of the way to the style of somebody
+    else.
 
     Raises InputError for no writers or characters, a negative index or seed, or drift outside 0..1.
 
@@ -83,7 +98,7 @@ def synthetic_writers(
     labels = np.empty((len(indices), characters), np.uint8)
     for row, index in enumerate(indices):
         rng = np.random.default_rng([seed, index])
-        images[row], labels[row] = _write(rng, characters, drift)
+        images[row], labels[row] = _write(rng, characters, drift, text)
     return WriterSet.of(
         images.reshape(-1, SIDE, SIDE),
         labels.reshape(-1),
@@ -146,20 +161,23 @@ class _Style:
 
 
 def _write(
-    rng: np.random.Generator, characters: int, drift: float
+    rng: np.random.Generator, characters: int, drift: float, text: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images [N, 28, 28] and labels [N] of one writer in the order of writing."""
     early, late = _Style.drawn(rng), _Style.drawn(rng)
-    rounds = -(-characters // len(BYCLASS))
-    labels = np.concatenate([rng.permutation(len(BYCLASS)) for _ in range(rounds)])[:characters]
+    if text:
+        labels = rng.choice(len(BYCLASS), characters, p=_frequencies())
+    else:
+        rounds = -(-characters // len(BYCLASS))
+        labels = np.concatenate([rng.permutation(len(BYCLASS)) for _ in range(rounds)])[:characters]
     moved = drift * np.linspace(0, 1, characters)
     jitter = _OF_SAMPLE * _SPREAD * _unit(rng, characters, *_SPREAD.shape)
-    images = np.empty((characters, SIDE, SIDE), np.uint8)
+    drawn = np.empty((characters, SIDE, SIDE), np.float32)
     for row, (label, share) in enumerate(zip(labels, moved, strict=True)):
         number = (late if rng.random() < share else early).allograph[label]
         if rng.random() < _INCONSTANCY:
             number = _choice(rng, label)
-        images[row] = _drawn(
+        drawn[row] = _drawn(
             _skeletons()[BYCLASS[label]][number],
             (1 - share) * early.coefficients[label]
             + share * late.coefficients[label]
@@ -167,7 +185,17 @@ def _write(
             (1 - share) * early.rounding + share * late.rounding,
             (1 - share) * early.width + share * late.width,
         )
-    return images, labels.astype(np.uint8)
+    return inked(drawn), labels.astype(np.uint8)
+
+
+@cache
+def _frequencies() -> Floats:
+    """How likely each character of the alphabet is in English text."""
+    small = dict(zip(ascii_lowercase, _LETTERS, strict=True))
+    other = _OTHERS / (len(BYCLASS) - len(small))
+    frequencies: Floats = np.array([small.get(character, other) for character in BYCLASS])
+    frequencies /= frequencies.sum()
+    return frequencies
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> Floats:
@@ -177,14 +205,20 @@ def _unit(rng: np.random.Generator, *shape: int) -> Floats:
 
 def _drawn(
     skeleton: _Skeleton, coefficients: Floats, rounding: float, width: float
-) -> NDArray[np.uint8]:
+) -> NDArray[np.float32]:
     points = skeleton.points + rounding * skeleton.rounding + skeleton.basis @ coefficients
-    return rasterise(np.split(points, skeleton.stroke_ends[:-1]), width)
+    return depths(points, skeleton.stroke_ends, width)
 
 
 def _choice(rng: np.random.Generator, label: int) -> int:
-    weights = np.array([skeleton.weight for skeleton in _skeletons()[BYCLASS[label]]])
-    return int(np.searchsorted(np.cumsum(weights), rng.uniform(0, weights.sum())))
+    upto = _weights()[label]
+    return bisect_left(upto, rng.uniform(0, upto[-1]))
+
+
+@cache
+def _weights() -> list[list[int]]:
+    """The weights of each character's allographs, added up."""
+    return [list(accumulate(s.weight for s in _skeletons()[character])) for character in BYCLASS]
 
 
 @cache

@@ -108,7 +108,7 @@ class Learner(Method):
             )
             self.pause()
             generic_v, generic_z = _gradients(
-                (reader.flatten(0, 1) @ heard.T).unflatten(0, (writers, -1)),
+                (reader.flatten(0, 1) @ heard.T).view(writers, -1, self.rehearsal),
                 v,
                 generic_scores.index_select(0, drawn),
                 generic_target.index_select(0, drawn),

@@ -66,7 +66,8 @@ class Method(ABC):
 def observe(expert: GlobalExpert, images: NDArray[np.uint8]) -> Activations:
     """Show glyphs [W, N, 28, 28] to the global expert."""
     flat = images.reshape(-1, *images.shape[2:])
-    parts = [expert.features(as_ink(flat[i : i + 1024])) for i in range(0, len(flat), 1024)]
+    # So few at a time that what the layers hand on stays in the cache.
+    parts = [expert.features(as_ink(flat[i : i + 256])) for i in range(0, len(flat), 256)]
     features = torch.cat(parts) if parts else torch.empty(0, expert.head.in_features)
     features = features.reshape(*images.shape[:2], expert.head.in_features)
     return Activations(images, features, expert.head(features))

@@ -25,7 +25,7 @@ from fedhw.personalization.replay import HELD_BACK, PowerLaw, Replay, Sample
 from fedhw.personalization.stream import FIRST, GROWTH, REHEARSED, looks_worse
 from fedhw.privacy.statistics import Evaluation
 from fedhw.release.release import Release
-from fedhw.simulation.experiment import COHORT
+from fedhw.simulation.population import COHORT
 
 Bools = NDArray[np.bool_]
 

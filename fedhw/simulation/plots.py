@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
+STICKS = 400
+"""Writers that can be told apart in one picture."""
+
 # Stand-ins for the custom properties of the page: SVG takes them, matplotlib does not.
 _TEXT, _FAINT, _BLUE, _ORANGE = "#000001", "#000002", "#000003", "#000004"
 _PROPERTIES = {_TEXT: "--text", _FAINT: "--faint", _BLUE: "--blue", _ORANGE: "--orange"}
@@ -46,8 +49,12 @@ def standard_error(values: Floats) -> float:
 
 @matplotlib.rc_context(_STYLE)
 def before_and_after(before: Floats, after: Floats) -> str:
-    """Draw each writer's accuracy before and after, in the order of the accuracy before."""
+    """Draw each writer's accuracy before and after, in the order of the accuracy before.
+
+    Of more than `STICKS` writers only so many are drawn, at equal distances in that order.
+    """
     order = np.argsort(before, kind="stable")
+    order = order[np.linspace(0, len(order) - 1, min(STICKS, len(order))).round().astype(int)]
     before, after = 100 * before[order], 100 * after[order]
     place = np.arange(1, len(order) + 1)
     size = float(np.clip(240 / len(order), 1.5, 5))
@@ -90,15 +97,18 @@ def gain_by_samples(curve: Mapping[int, Floats], samples: float, gains: Floats) 
 
 
 @matplotlib.rc_context(_STYLE)
-def gate_openings(own: Floats, generic: Floats) -> str:
-    """Draw how far the gates open for the writers' own characters and for generic ones."""
-    edges = np.linspace(0, 1, 21)
+def gate_openings(own: NDArray[np.integer], generic: NDArray[np.integer]) -> str:
+    """Draw how far the gates open for the writers' own characters and for generic ones.
+
+    Both are counts in equal steps from 0 to 1.
+    """
+    edges = np.linspace(0, 1, len(own) + 1)
     figure, axes = _canvas("opening of the gate", "share of the characters, %")
     for openings, label, colour, line in (
         (own, "the writer's own", _BLUE, "-"),
         (generic, "generic", _ORANGE, "--"),
     ):
-        share = 100 * np.histogram(openings, edges)[0] / len(openings)
+        share = 100 * openings / openings.sum()
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.2)
         axes.stairs(share, edges, color=colour, ls=line, label=label)
     return _svg(figure, "Distribution of gate openings")

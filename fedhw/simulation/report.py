@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -71,12 +71,11 @@ LOST = 12
 class Change(NamedTuple):
     """A test character that the mixture reads otherwise than the global expert.
 
-    `writer` is an index into the splits, `row` into the data; `true`, `before` and `after` are
-    labels.
+    `place` is its place in what the writer wrote; `true`, `before` and `after` are labels.
     """
 
     writer: int
-    row: int
+    place: int
     true: int
     before: int
     after: int
@@ -85,9 +84,9 @@ class Change(NamedTuple):
 def summary(experiment: Experiment) -> dict[str, Any]:
     """Return the figures, ready for JSON: means over writers, accuracies as fractions."""
     return {
-        "seed": experiment.seed,
-        "writers": len(experiment.splits),
-        "shots": experiment.shots,
+        "seed": experiment.trial.seed,
+        "writers": _writers(experiment),
+        "shots": experiment.trial.shots,
         "methods": {name: _figures(experiment, name) for name in experiment.methods},
         "curve": {str(k): float(gains.mean()) for k, gains in experiment.curve.items()},
     }
@@ -101,7 +100,7 @@ def table(experiment: Experiment) -> Table:
         pad_edge=False,
         padding=0,
         caption=f"Own: % of a writer's test characters, ± standard error over "
-        f"{len(experiment.splits)} writers. Gains and changes: points above the global expert; "
+        f"{_writers(experiment):,} writers. Gains and changes: points above the global expert; "
         f"gain ≥ {FULL_ALPHABET}: of writers with so many classes.",
     )
     for heading in COLUMNS:
@@ -141,19 +140,7 @@ def check_place(directory: Path) -> None:
 
 def changes(experiment: Experiment) -> list[Change]:
     """Return every test character that the mixture reads otherwise than the global expert."""
-    return [
-        Change(writer, int(row), int(experiment.data.labels[row]), int(before), int(after))
-        for writer, (split, ge, moe) in enumerate(
-            zip(
-                experiment.splits,
-                experiment.methods["ge"].guesses,
-                experiment.methods["moe"].guesses,
-                strict=True,
-            )
-        )
-        for row, before, after in zip(split.test, ge, moe, strict=True)
-        if before != after
-    ]
+    return [Change(*change) for change in experiment.outcome.changes.tolist()]
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -185,9 +172,9 @@ def _figures(experiment: Experiment, name: str) -> dict[str, float | None]:
         # Rounded, since a difference of fractions that is exactly one point may come out as more.
         "writers_hurt": float(np.mean(gain.round(9) < -HURT)),
         "worst_writer_gain": float(gain.min()),
-        "parameter_overhead": measured.parameter_overhead,
-        "mac_overhead": measured.mac_overhead,
-        "seconds": measured.seconds,
+        "parameter_overhead": float(measured.parameter_overhead.mean()),
+        "mac_overhead": float(measured.mac_overhead.mean()),
+        "seconds": float(measured.seconds.sum()),
         "full_alphabet_gain": float(full.mean()) if len(full) else None,
         "full_alphabet_writers": len(full),
     }
@@ -218,8 +205,8 @@ def _cells(experiment: Experiment, name: str) -> list[str]:
 
 
 def _page(experiment: Experiment) -> str:
-    writers = len(experiment.splits)
-    title = f"What personalisation did for {writers} writer{'s' * (writers != 1)}"
+    writers = _writers(experiment)
+    title = f"What personalisation did for {writers:,} writer{'s' * (writers != 1)}"
     sections = [_methods_section(experiment)]
     if "moe" in experiment.methods:
         found = changes(experiment)
@@ -272,12 +259,12 @@ def _pictures_section(experiment: Experiment) -> str:
         section(
             "Every writer, before and after",
             "A stick is a writer: it goes from the accuracy of the global expert alone to that of "
-            "the mixture. Triangles are writers who lost.",
+            "the mixture. Triangles are writers who lost. Of many writers some are drawn, evenly.",
             before_and_after(experiment.methods["ge"].custom, experiment.methods["moe"].custom),
         )
     ]
     if experiment.curve:
-        learned = float(np.mean([_samples(experiment, w) for w in range(len(experiment.splits))]))
+        learned = float(experiment.outcome.learned.mean())
         pictures.append(
             section(
                 "Gain by characters seen",
@@ -286,13 +273,13 @@ def _pictures_section(experiment: Experiment) -> str:
                 gain_by_samples(experiment.curve, learned, experiment.gain("moe")),
             )
         )
-    if experiment.openings is not None:
+    if experiment.outcome.openings.any():
         pictures.append(
             section(
                 "How far the gates open",
                 "At 1 the local expert is fully heard, at 0 the global expert decides alone. Gates "
                 "should open for their writer's characters and stay closed for everybody else's.",
-                gate_openings(experiment.openings.own, experiment.openings.generic),
+                gate_openings(*experiment.outcome.openings),
             )
         )
     return '<div class="pictures">\n' + "\n".join(pictures) + "\n</div>"
@@ -301,10 +288,10 @@ def _pictures_section(experiment: Experiment) -> str:
 def _changes_section(experiment: Experiment, found: list[Change]) -> str:
     righted = [c for c in found if c.after == c.true]
     wronged = [c for c in found if c.before == c.true]
-    tested = sum(len(split.test) for split in experiment.splits)
+    tested = experiment.outcome.tested.sum()
     parts = [
         f"<h3>{heading}: {len(some):,} of {tested:,}</h3>\n"
-        + _glyphs(experiment, _spread(some, most, experiment.seed))
+        + _glyphs(experiment, _spread(some, most, experiment.trial.seed))
         for heading, some, most in (
             ("Became right", righted, RIGHTED),
             ("Became wrong", wronged, WRONGED),
@@ -321,19 +308,18 @@ def _changes_section(experiment: Experiment, found: list[Change]) -> str:
 def _worst_section(experiment: Experiment, found: list[Change]) -> str:
     before, after = (experiment.methods[name].custom for name in ("ge", "moe"))
     gain = after - before
-    parts = []
-    for writer in np.argsort(gain, kind="stable")[:WORST]:
-        split = experiment.splits[writer]
+    outcome, parts = experiment.outcome, []
+    for writer in np.argsort(gain, kind="stable")[:WORST].tolist():
         lost = [c for c in found if c.writer == writer and c.before == c.true]
         won = sum(c.writer == writer and c.after == c.true for c in found)
         left_out = f" ({LOST} of them shown)" if len(lost) > LOST else ""
         parts.append(
-            f"<h3>{escape(split.name)}: {before[writer]:.1%} → {after[writer]:.1%} "
+            f"<h3>{escape(outcome.names[writer])}: {before[writer]:.1%} → {after[writer]:.1%} "
             f"({100 * gain[writer]:+z.1f} points)</h3>\n"
-            f'<p class="note">Learned from {_samples(experiment, int(writer))} characters; wrote '
-            f"{split.classes} classes. Won {won} of {len(split.test)} test characters, lost "
-            f"{len(lost)}{left_out}.</p>\n"
-            + _glyphs(experiment, _spread(lost, LOST, experiment.seed))
+            f'<p class="note">Learned from {outcome.learned[writer]} characters; wrote '
+            f"{outcome.classes[writer]} classes. Won {won} of {outcome.tested[writer]} test "
+            f"characters, lost {len(lost)}{left_out}.</p>\n"
+            + _glyphs(experiment, _spread(lost, LOST, experiment.trial.seed))
         )
     return section(
         "Writers who gained least",
@@ -344,16 +330,16 @@ def _worst_section(experiment: Experiment, found: list[Change]) -> str:
 
 
 def _origin_section(experiment: Experiment) -> str:
-    manifest, data = experiment.release.manifest, experiment.data
-    learned = sum(_samples(experiment, w) for w in range(len(experiment.splits)))
-    tested = sum(len(split.test) for split in experiment.splits)
-    each = "half of each writer's" if experiment.shots == "half" else f"{experiment.shots} each"
+    trial, outcome = experiment.trial, experiment.outcome
+    manifest = trial.release.manifest
+    each = "half of each writer's" if trial.shots == "half" else f"{trial.shots} each"
     facts = {
-        "writers": f"{len(experiment.splits)} drawn from {len(data.names)}",
-        "characters": f"{learned:,} to learn from ({each}), {tested:,} to test on",
-        "seed": str(experiment.seed),
+        "writers": f"{_writers(experiment):,}",
+        "characters": f"{outcome.learned.sum():,} to learn from ({each}), "
+        f"{outcome.tested.sum():,} to test on",
+        "seed": str(trial.seed),
         "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
-        "generic": f"{len(experiment.release.generic):,} characters",
+        "generic": f"{len(trial.release.generic):,} characters",
         **{f"release's {k.replace('_', ' ')}": f"{v:,.4g}" for k, v in manifest.validation.items()},
         "fedhw": __version__,
     }
@@ -364,10 +350,8 @@ def _origin_section(experiment: Experiment) -> str:
     )
 
 
-def _samples(experiment: Experiment, writer: int) -> int:
-    """How many characters this writer's model learned from."""
-    learn = experiment.splits[writer].learn
-    return len(learn) if experiment.shots == "half" else len(learn[: experiment.shots])
+def _writers(experiment: Experiment) -> int:
+    return len(experiment.outcome.names)
 
 
 def _spread(some: list[Change], most: int, seed: int) -> list[Change]:
@@ -378,15 +362,16 @@ def _spread(some: list[Change], most: int, seed: int) -> list[Change]:
     return sorted(drawn[:most], key=lambda c: c.true)
 
 
-def _glyphs(experiment: Experiment, some: Iterable[Change]) -> str:
-    items = []
+def _glyphs(experiment: Experiment, some: Sequence[Change]) -> str:
+    trial, items = experiment.trial, []
+    written = {c.writer: trial.population.write([c.writer]).images for c in some}
     for change in some:
         true, before, after = (
-            escape(experiment.release.alphabet[label])
+            escape(trial.release.alphabet[label])
             for label in (change.true, change.before, change.after)
         )
-        writer = escape(experiment.splits[change.writer].name)
-        picture = _picture(experiment.data.images[change.row])
+        writer = escape(experiment.outcome.names[change.writer])
+        picture = _picture(written[change.writer][change.place])
         items.append(
             f'<li title="{writer}"><img alt="{true} by {writer}" src="{picture}">'
             f"{true}: {before} → {after}</li>"

@@ -7,6 +7,7 @@ a new run with it.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -38,12 +39,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Coordinate the fleet in `$FEDHW_SERVER_HOME`."""
-    home = Home(Path(os.environ[HOME]))
+    lead(grid, Home(Path(os.environ[HOME])))
+
+
+def lead(grid: Grid, home: Home, ended: Callable[[], bool] = lambda: False) -> None:
+    """Coordinate the fleet in a home until it has `ended`."""
     key, fleet = ReleaseKey.load(home.release_key), Fleet(home.database)
     registry = Registry(home.releases, key)
     add_up = partial(secure_sum, grid, key=key, deadline=SUM_DEADLINE)
     improver = Improver(home, fleet, registry, add_up, partial(try_out, grid, key))
-    coordinate(grid, fleet, registry, improver)
+    coordinate(grid, fleet, registry, improver, ended)
 
 
 def run(at: str) -> None:

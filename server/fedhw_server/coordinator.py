@@ -14,7 +14,7 @@ loses no more than the round in flight.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from flwr.serverapp import Grid
@@ -41,9 +41,15 @@ RELEASE = re.compile(r"v[0-9]{1,10}-[0-9a-f]{8}")
 log = structlog.get_logger()
 
 
-def coordinate(grid: Grid, fleet: Fleet, registry: Registry, improver: Improver) -> None:
-    """Improve and offer releases for as long as the process lives."""
-    while True:
+def coordinate(
+    grid: Grid,
+    fleet: Fleet,
+    registry: Registry,
+    improver: Improver,
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Improve and offer releases until it has `ended`, or as long as the process lives."""
+    while not ended():
         if not fleet.is_paused:
             improver.step(online(grid, fleet))
         offer(grid, fleet, registry)

@@ -100,3 +100,13 @@ def test_drift_moves_the_style_along_the_order():
 def test_unusable_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         synthetic_writers(**({"writers": 1, "characters": 5} | arguments))
+
+
+def test_text_has_the_letters_of_english() -> None:
+    written = synthetic_writers(20, 1000, seed=1, text=True)
+    share = np.bincount(written.labels, minlength=62) / len(written)
+    letters = dict(zip(BYCLASS, share, strict=True))
+    assert letters["e"] == pytest.approx(0.12, abs=0.01)
+    assert letters["z"] < 0.002
+    assert sum(share[:36]) == pytest.approx(0.06, abs=0.01)
+    assert (share > 0).all()

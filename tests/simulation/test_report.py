@@ -14,8 +14,11 @@ from fedhw.errors import InputError
 from fedhw.personalization.baselines import METHODS
 from fedhw.release.release import Release
 from fedhw.simulation import report
-from fedhw.simulation.experiment import Experiment, Measurement, draw_writers, run_experiment
+from fedhw.simulation.engines.local import LocalEngine
+from fedhw.simulation.experiment import Experiment, run_experiment
+from fedhw.simulation.population import RecordedPopulation, draw_writers
 from fedhw.simulation.report import changes, summary, table, write_report
+from fedhw.simulation.trial import Measurement, Trial
 
 FIGURES = {
     "custom_accuracy",
@@ -38,9 +41,9 @@ def experiment(release: Release, unseen_writers: WriterSet) -> Experiment:
     """Five writers of the whole alphabet, the first of a hostile name, and one of digits only."""
     named = dataclasses.replace(unseen_writers, names=(HOSTILE, *unseen_writers.names[1:]))
     written = named.take(np.flatnonzero((named.writer != 5) | (named.labels < 10)))
-    splits = draw_writers(release, written, None, 12, seed=3)
+    population = RecordedPopulation(written, draw_writers(release, written, None, 12, seed=3))
     chosen = {name: METHODS[name] for name in ("ge", "moe", "prior")}
-    return run_experiment(release, written, splits, chosen, 12, seed=3)
+    return run_experiment(Trial(release, population, chosen, "half", seed=3), LocalEngine())
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,12 @@ def page(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> st
     return (directory / "index.html").read_text(encoding="utf-8")
 
 
+def changed(experiment: Experiment, **changes: object) -> Experiment:
+    """The same but for some of its outcome."""
+    outcome = dataclasses.replace(experiment.outcome, **changes)
+    return dataclasses.replace(experiment, outcome=outcome)
+
+
 def with_gains(experiment: Experiment, gains: list[float]) -> Experiment:
     """The same with accuracy 0.75 before and these gains by the mixture."""
     before = np.full(len(gains), 0.75)
@@ -57,7 +66,7 @@ def with_gains(experiment: Experiment, gains: list[float]) -> Experiment:
         "ge": dataclasses.replace(experiment.methods["ge"], custom=before),
         "moe": dataclasses.replace(experiment.methods["moe"], custom=before + gains),
     }
-    return dataclasses.replace(experiment, methods=methods)
+    return changed(experiment, methods=methods)
 
 
 class Page(HTMLParser):
@@ -101,22 +110,19 @@ class Page(HTMLParser):
 def test_the_summary_is_what_was_measured(experiment: Experiment) -> None:
     figures = summary(experiment)
     assert set(figures) == {"seed", "writers", "shots", "methods", "curve"}
-    assert (figures["seed"], figures["writers"], figures["shots"]) == (3, 6, 12)
+    assert (figures["seed"], figures["writers"], figures["shots"]) == (3, 6, "half")
     assert list(figures["methods"]) == ["ge", "moe", "prior"]
     ge, moe = experiment.methods["ge"], experiment.methods["moe"]
     told = figures["methods"]["moe"]
     assert set(told) == FIGURES
-    right = [
-        np.mean(experiment.data.labels[split.test] == guesses)
-        for split, guesses in zip(experiment.splits, moe.guesses, strict=True)
-    ]
+    right = moe.custom
     assert told["custom_accuracy"] == pytest.approx(np.mean(right))
     assert told["custom_gain"] == pytest.approx(np.mean(right) - ge.custom.mean())
     assert told["worst_writer_gain"] == pytest.approx(min(right - ge.custom))
     assert told["generic_accuracy"] == pytest.approx(moe.generic.mean())
     assert told["generic_change"] == pytest.approx(moe.generic.mean() - ge.generic.mean())
     assert told["full_alphabet_writers"] == 5
-    full = [split.classes == 62 for split in experiment.splits]
+    full = experiment.outcome.classes == 62
     assert told["full_alphabet_gain"] == pytest.approx((right - ge.custom)[full].mean())
     assert figures["curve"] == {
         str(count): pytest.approx(gains.mean()) for count, gains in experiment.curve.items()
@@ -129,15 +135,15 @@ def test_the_summary_survives_json_as_it_is(experiment: Experiment) -> None:
 
 
 def test_a_loss_of_one_point_hurts_nobody_and_more_does(experiment: Experiment) -> None:
-    changed = with_gains(experiment, [0.74 - 0.75, -0.011, 0, 0.1, 0.1, 0.1])
-    assert summary(changed)["methods"]["moe"]["writers_hurt"] == pytest.approx(1 / 6)
+    lost = with_gains(experiment, [0.74 - 0.75, -0.011, 0, 0.1, 0.1, 0.1])
+    assert summary(lost)["methods"]["moe"]["writers_hurt"] == pytest.approx(1 / 6)
 
 
 def test_without_writers_of_the_full_alphabet_there_is_no_gain_for_them(
     experiment: Experiment,
 ) -> None:
-    digits = [dataclasses.replace(split, classes=10) for split in experiment.splits]
-    figures = summary(dataclasses.replace(experiment, splits=digits))["methods"]["moe"]
+    digits = changed(experiment, classes=np.full(6, 10))
+    figures = summary(digits)["methods"]["moe"]
     assert (figures["full_alphabet_gain"], figures["full_alphabet_writers"]) == (None, 0)
 
 
@@ -165,26 +171,25 @@ def test_the_table_fits_a_terminal(experiment: Experiment) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_changes_are_the_guesses_that_differ(experiment: Experiment) -> None:
+def test_changes_are_of_what_was_written_and_make_up_the_gain(experiment: Experiment) -> None:
     found = changes(experiment)
-    ge, moe = experiment.methods["ge"], experiment.methods["moe"]
-    differ = sum((a != b).sum() for a, b in zip(ge.guesses, moe.guesses, strict=True))
-    assert len(found) == differ > 0
+    won = np.zeros(6)
     for change in found:
-        split = experiment.splits[change.writer]
-        (place,) = np.flatnonzero(split.test == change.row)
-        assert change.true == experiment.data.labels[change.row]
-        assert change.before == ge.guesses[change.writer][place]
-        assert change.after == moe.guesses[change.writer][place]
+        written = experiment.trial.population.write([change.writer])
+        assert change.true == written.labels[change.place]
+        assert change.before != change.after
+        won[change.writer] += (change.after == change.true) - int(change.before == change.true)
+    assert np.allclose(won / experiment.outcome.tested, experiment.gain("moe"))
+    assert won.any()
 
 
 def test_the_page_lists_changes_that_happened_and_of_every_writer(
     experiment: Experiment, page: str
 ) -> None:
-    alphabet = experiment.release.alphabet
+    alphabet = experiment.trial.release.alphabet
     happened = {
         (
-            experiment.splits[c.writer].name,
+            str(experiment.outcome.names[c.writer]),
             f"{alphabet[c.true]}: {alphabet[c.before]} → {alphabet[c.after]}",
         )
         for c in changes(experiment)
@@ -194,7 +199,9 @@ def test_the_page_lists_changes_that_happened_and_of_every_writer(
     listed = re.findall(r'<li title="([^"]*)">.*?>(. *: . → .)</li>', section[1])
     assert 0 < len(listed) <= report.RIGHTED
     assert set(listed) <= {(escape(name), change) for name, change in happened}
-    righted = {experiment.splits[c.writer].name for c in changes(experiment) if c.after == c.true}
+    righted = {
+        str(experiment.outcome.names[c.writer]) for c in changes(experiment) if c.after == c.true
+    }
     assert {name for name, _ in listed} == {escape(name) for name in righted}
 
 
@@ -221,32 +228,33 @@ def test_names_are_escaped(page: str) -> None:
 
 def test_what_is_missing_is_left_out(experiment: Experiment, tmp_path: Path) -> None:
     only = {"ge": experiment.methods["ge"], "<new>": experiment.methods["prior"]}
-    bare = dataclasses.replace(experiment, methods=only, openings=None, curve={})
+    nothing = {
+        "openings": np.zeros_like(experiment.outcome.openings),
+        "curve": np.full_like(experiment.outcome.curve, np.nan),
+    }
+    bare = changed(experiment, methods=only, **nothing)
     write_report(bare, tmp_path / "bare")
     text = (tmp_path / "bare" / "index.html").read_text(encoding="utf-8")
     assert Page(text).headings == ["Methods", "Made from"]
     assert "&lt;new&gt;" in text
 
-    learned = dataclasses.replace(experiment, openings=None, curve={})
+    learned = changed(experiment, **nothing)
     write_report(learned, tmp_path / "learned")
     text = (tmp_path / "learned" / "index.html").read_text(encoding="utf-8")
     assert Page(text).seen.count("svg") == 1
 
 
 def test_one_writer_is_enough(experiment: Experiment, tmp_path: Path) -> None:
-    def first(measured: Measurement) -> Measurement:
-        return dataclasses.replace(
-            measured,
-            custom=measured.custom[:1],
-            generic=measured.generic[:1],
-            guesses=measured.guesses[:1],
-        )
-
-    one = dataclasses.replace(
+    outcome = experiment.outcome
+    one = changed(
         experiment,
-        splits=experiment.splits[:1],
-        methods={name: first(measured) for name, measured in experiment.methods.items()},
-        curve={k: gains[:1] for k, gains in experiment.curve.items()},
+        **{name: getattr(outcome, name)[:1] for name in ("names", "classes", "learned", "tested")},
+        methods={
+            name: Measurement(*measured.array()[:, :1])
+            for name, measured in outcome.methods.items()
+        },
+        curve=outcome.curve[:, :1],
+        changes=outcome.changes[outcome.changes[:, 0] == 0],
     )
     write_report(one, tmp_path / "one")
     text = (tmp_path / "one" / "index.html").read_text(encoding="utf-8")

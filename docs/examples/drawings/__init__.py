@@ -1,0 +1,1 @@
+"""Small drawings in place of characters: somebody else's data in fedhw."""

@@ -1,0 +1,1 @@
+"""For apps without fedhw: the three networks as one ONNX file."""

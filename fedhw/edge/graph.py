@@ -1,0 +1,90 @@
+"""The three networks as one ONNX graph, traced from the code that devices run.
+
+Input `glyphs` uint8 [B, 28, 28], ink 255 on paper 0: what cameras, canvases and the rest of fedhw
+have, so that no app scales it wrongly. Outputs `scores` [B, C], the mixture's; `gate` [B, 1], its
+opening; `ge_scores` [B, C], the global expert's alone. The private tensors keep their names: u, v,
+b, w, c.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnxscript  # noqa: F401 - torch's exporter wants it when it runs
+import torch
+from torch import Tensor, nn
+
+from fedhw.data.writers import SIDE
+from fedhw.experts.gate import Gate
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.experts.local_expert import LocalExpert
+from fedhw.experts.mixture import Mixture
+
+INPUT = "glyphs"
+OUTPUTS = ("scores", "gate", "ge_scores")
+
+
+def graph(expert: GlobalExpert, mixture: Mixture | None) -> onnx.ModelProto:
+    """Return the experts and the gate of the first writer as a graph for any batch.
+
+    Without a mixture `scores` are the global expert's and the gate is shut, so that an app needs no
+    other code for a person of whom nothing was learned.
+    """
+    device = _Device(expert, mixture).eval()
+    glyphs = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            device,
+            (glyphs,),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+class _Device(nn.Module):
+    """What one device computes."""
+
+    u: Tensor
+    v: Tensor
+    b: Tensor
+    w: Tensor
+    c: Tensor
+
+    def __init__(self, expert: GlobalExpert, mixture: Mixture | None) -> None:
+        super().__init__()
+        self.expert = expert
+        self.routing = None if mixture is None else mixture.routing
+        if mixture is not None:
+            for name, tensor in (mixture.local._asdict() | mixture.gate._asdict()).items():
+                self.register_buffer(name, tensor[:1])
+
+    def forward(self, glyphs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.expert.features(glyphs.float() / 255)
+        alone = self.expert.head(features)
+        if self.routing is None:
+            return alone.clone(), torch.zeros_like(alone[:, :1]), alone
+        local = LocalExpert(self.u, self.v, self.b)
+        mixture = Mixture(local, Gate(self.w, self.c), self.routing)
+        seen = features[None], alone[None]
+        return mixture.scores(*seen)[0], mixture.opening(*seen)[0], alone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not needed and on itself."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
+    finally:
+        log.setLevel(level)

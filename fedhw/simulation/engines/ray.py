@@ -1,0 +1,98 @@
+"""Ray: actors on this machine or on a cluster, which work on cohorts (Moritz et al. 2018)."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from fedhw.errors import InputError
+from fedhw.simulation.engines.engine import Engine
+from fedhw.simulation.trial import Outcome, Trial
+
+TRIES = 3
+"""How often an actor that has failed is started again, and a cohort worked on again."""
+
+
+PATIENCE = 5.0
+"""Seconds in which a cluster must answer."""
+
+
+@dataclass(frozen=True)
+class RayEngine(Engine):
+    """Works in an actor for each processor of the cluster at `address`, or of this machine.
+
+    The cluster's machines need fedhw, but no file of this one: what they work on is sent to them.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+
+    def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
+        """Yield each cohort with its outcome; raises InputError when there is no such cluster."""
+        assert len(trial.release.generic)  # read here, for it is a file of this machine
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        if self.address not in (None, "auto"):
+            _check_answers(str(self.address))
+        try:
+            ray.init(
+                self.address,
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+            )
+        except ConnectionError as error:
+            raise _silent(self.address, error) from None
+        try:
+            shared = [ray.put(trial)]
+            free = min(self.actors or _processors(), len(cohorts))
+            actor: Any = ray.remote(num_cpus=1, max_restarts=TRIES, max_task_retries=TRIES)(Worker)
+            workers = [actor.remote() for _ in range(free)]
+            waiting = iter(cohorts)
+            at_work = {w.run.remote(shared, c): w for w, c in zip(workers, waiting, strict=False)}
+            while at_work:
+                done, _ = ray.wait(list(at_work))
+                worker = at_work.pop(done[0])
+                for cohort in waiting:
+                    at_work[worker.run.remote(shared, cohort)] = worker
+                    break
+                yield ray.get(done[0])
+        finally:
+            ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise InputError where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise _silent(address, error) from None
+
+
+def _silent(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"address: no Ray cluster answers at {address} ({error}); start one there, or leave the "
+        "address out"
+    )
+
+
+def _processors() -> int:
+    return int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+
+
+class Worker:
+    """Works on the cohorts of one trial, one after the other."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self._trial: Trial | None = None
+
+    def run(self, shared: "list[ray.ObjectRef[Trial]]", cohort: range) -> tuple[range, Outcome]:
+        """Return the cohort with its outcome; an actor that was restarted gets the trial again."""
+        self._trial = self._trial or ray.get(shared[0])
+        return cohort, self._trial.run(cohort)

@@ -1,0 +1,92 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.release.manifest import FOR_DEVICES, MANIFEST, TRAINING
+from fedhw.release.release import Release, sha256
+from fedhw.simulation.population import (
+    COHORT,
+    RecordedPopulation,
+    SyntheticPopulation,
+    draw_writers,
+)
+
+
+@given(st.integers(1, 100_000))
+def test_every_writer_is_in_one_cohort(writers: int) -> None:
+    cohorts = SyntheticPopulation(writers, 20, 0).cohorts()
+    assert [w for cohort in cohorts for w in cohort] == list(range(writers))
+    assert all(0 < len(cohort) <= COHORT for cohort in cohorts)
+
+
+def test_synthetic_writers_write_the_same_whoever_else_is_asked() -> None:
+    population = SyntheticPopulation.for_shots(1000, 15, seed=4)
+    two = population.write([7, 900])
+    one = population.write([900])
+    assert len(two) == 60
+    assert np.array_equal(two.images[30:], one.images)
+    assert two.names[1] == one.names[0]
+    assert not np.array_equal(two.images[:30], two.images[30:])
+
+
+def test_recorded_writers_write_what_they_wrote_in_their_order(unseen_writers: WriterSet) -> None:
+    shuffled = unseen_writers.take(np.random.default_rng(0).permutation(len(unseen_writers)))
+    written = RecordedPopulation(shuffled, (1, 4)).write([1, 0])
+    assert written.names == (unseen_writers.names[4], unseen_writers.names[1])
+    rows = np.concatenate([unseen_writers.rows_of(4), unseen_writers.rows_of(1)])
+    assert np.array_equal(written.images, unseen_writers.images[rows])
+    assert np.array_equal(written.labels, unseen_writers.labels[rows])
+
+
+def test_an_identity_is_that_of_the_characters(unseen_writers: WriterSet) -> None:
+    population = RecordedPopulation(unseen_writers, (0, 1))
+    images = unseen_writers.images.copy()
+    images[5, 14, 14] ^= 1
+    changed = dataclasses.replace(unseen_writers, images=images)
+    identities = {
+        population.identity,
+        RecordedPopulation(changed, (0, 1)).identity,
+        RecordedPopulation(unseen_writers, (0, 2)).identity,
+        SyntheticPopulation(2, 40, 0).identity,
+        SyntheticPopulation(2, 40, 1).identity,
+    }
+    assert len(identities) == 5
+    assert RecordedPopulation(unseen_writers, (0, 1)).identity == population.identity
+
+
+def test_writers_trained_on_are_never_drawn(
+    release: Release, unseen_writers: WriterSet, tmp_path: Path
+) -> None:
+    copy = tmp_path / "release"
+    shutil.copytree(release.directory, copy)
+    names = json.dumps({"trained_on": unseen_writers.names[:5]}).encode()
+    (copy / TRAINING).write_bytes(names)
+    files = release.manifest.files | {TRAINING: sha256(names)}
+    manifest = dataclasses.replace(release.manifest, files=files)
+    (copy / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    seen = Release.load(copy)
+    assert draw_writers(seen, unseen_writers, None, "half", 0) == (5,)
+    with pytest.raises(InputError, match="writers: 2 cannot be drawn from the 1"):
+        draw_writers(seen, unseen_writers, 2, "half", 0)
+
+
+def test_fewer_writers_are_some_of_more(release: Release, unseen_writers: WriterSet) -> None:
+    three = draw_writers(release, unseen_writers, 3, "half", seed=1)
+    assert set(three) < set(draw_writers(release, unseen_writers, None, "half", seed=1))
+
+
+def test_a_release_that_travelled_is_no_ground_for_an_experiment(
+    release: Release, unseen_writers: WriterSet, tmp_path: Path
+) -> None:
+    for name in (MANIFEST, *FOR_DEVICES):
+        shutil.copy(release.directory / name, tmp_path)
+    with pytest.raises(InputError, match="give the directory that train-expert made"):
+        draw_writers(Release.load(tmp_path), unseen_writers, None, "half", 0)
