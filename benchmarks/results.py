@@ -145,7 +145,10 @@ SECTIONS = (
     ),
     Section(
         "profile",
-        ("python benchmarks/where_time_goes.py --release {release-0}",),
+        (
+            "python benchmarks/where_time_goes.py --release {release-0} "
+            "--flame docs/diagrams/simulate.svg",
+        ),
         alone=True,
     ),
     Section("edge", ("python benchmarks/edge.py --data {data} --release {release-0}",), alone=True),

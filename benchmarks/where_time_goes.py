@@ -6,7 +6,7 @@ caches, and the rate of exponentials in the cache:
 
     python benchmarks/where_time_goes.py --release DIR [--flame FILE.svg]
 
-`--flame` draws a flame graph of `fedhw simulate` itself, by py-spy.
+`--flame` draws a flame graph of the processes of `fedhw simulate`, sampled by py-spy.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
+import flame
 import numpy as np
 import torch
 from tables import show
@@ -85,13 +86,14 @@ def kinds(work: Callable[[], object], whole: float) -> list[tuple[str, float, fl
 
 
 def draw_flames(release: Path, path: Path) -> None:
-    """Sample the stacks of a simulation and of its processes."""
+    """Sample the stacks of a simulation's processes while they work on cohorts."""
     with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "stacks.txt"
         spy = Path(sys.executable).with_name("py-spy")
         subprocess.run(
             [
-                *(spy, "record", "--subprocesses", "--format", "flamegraph"),
-                *("--output", path, "--"),
+                *(spy, "record", "--subprocesses", "--function", "--full-filenames"),
+                *("--format", "raw", "--output", raw, "--"),
                 *(sys.executable, "-m", "fedhw.cli", "simulate", "--release", release),
                 *("--writers", str(WRITERS), "--shots", str(SHOTS), "--methods", "moe"),
                 *("--out", Path(folder) / "report"),
@@ -99,6 +101,7 @@ def draw_flames(release: Path, path: Path) -> None:
             check=True,
             stdout=sys.stderr,
         )
+        flame.draw(flame.stacks_of(raw.read_text(), "fedhw: Trial.run"), path)
 
 
 def main() -> None:

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +55,28 @@ def test_simulate_writes_a_report_and_figures(
     found = json.loads(figures.read_text())
     assert (found["writers"], found["shots"], found["seed"]) == (4, 20, 0)
     assert list(found["methods"]) == ["ge", "moe", "prior"]
+
+
+def test_a_simulation_that_was_cut_off_goes_on(release_directory: Path, tmp_path: Path) -> None:
+    command = [
+        *(Path(sys.executable).with_name("fedhw"), "simulate", "--release", release_directory),
+        *("--writers", "400", "--shots", "10", "--methods", "moe", "--out", tmp_path / "report"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".report.unfinished/*/*.npz")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "cut off; the same command goes on from what is done" in said
+    assert "Traceback" not in said
+    done = len(list(tmp_path.glob(".report.unfinished/*/*.npz")))
+    assert 0 < done < 8
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert again.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert json.loads((tmp_path / "report" / "summary.json").read_text())["writers"] == 400
 
 
 def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
@@ -191,6 +216,9 @@ def test_figures_have_their_place_outside_the_report(
         (["--shots", "900"], "data: no writer"),
         (["--days", "9"], "days: 9 is for a fleet; give --fleet, too"),
         (["--noise", "1"], "noise: 1.0 is for a fleet; give --fleet, too"),
+        (["--address", "head:6379"], "address: head:6379 is for Ray; give --engine ray, too"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "address: no Ray cluster answers at"),
+        (["--fleet", "--engine", "ray"], "engine: ray is not for a fleet; leave one of both out"),
         (["--fleet", "--shots", "9"], "shots: 9 is not for a fleet; leave one of both out"),
         (["--fleet", "--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--fleet"], "data: none of its 4 writers is among those"),

@@ -27,17 +27,20 @@ class RayEngine(Engine):
     """Works in an actor for each processor of the cluster at `address`, or of this machine.
 
     The cluster's machines need fedhw, but no file of this one: what they work on is sent to them.
+    Raises InputError where no cluster answers.
     """
 
     address: str | None = None
     actors: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.address not in (None, "auto"):
+            _check_answers(str(self.address))
+
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
         """Yield each cohort with its outcome; raises InputError when there is no such cluster."""
         assert len(trial.release.generic)  # read here, for it is a file of this machine
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-        if self.address not in (None, "auto"):
-            _check_answers(str(self.address))
         try:
             ray.init(
                 self.address,

@@ -71,6 +71,7 @@ def test_a_process_that_is_killed_is_told(mortal: Trial, tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_cluster_that_does_not_answer_is_told(trial: Trial) -> None:
-    with pytest.raises(InputError, match=r"^address: no Ray cluster answers at 127\.0\.0\.1:1 "):
-        ran(RayEngine("127.0.0.1:1"), trial, trial.population.cohorts())
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_told(address: str) -> None:
+    with pytest.raises(InputError, match=f"^address: no Ray cluster answers at {address} "):
+        RayEngine(address)
