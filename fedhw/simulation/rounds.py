@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, State
+from fedhw.improvement.local_update import Lesson
 
 
 def take_round(
@@ -28,10 +29,9 @@ def summed(
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Return the sum int64 [P + 1] of what devices add to a task, each for its characters."""
-    expert, training = improvement.start(state), improvement.recipe.training
+    lessons = [Lesson(*own, seed=int(random.integers(2**31))) for own in people]
+    updates = improvement.recipe.training.updates(improvement.start(state), lessons, task.rate)
     total = np.zeros(task.entries, np.int64)
-    for images, labels in people:
-        seed = int(random.integers(2**31))
-        update = training.update(expert, images, labels, task.rate, seed)
+    for update in updates:
         total += task.contribution(update, random.bytes)
     return total

@@ -1,0 +1,278 @@
+"""Many copies of an expert at once, each with parameters, glyphs and a gradient of its own.
+
+Small batches are mostly overhead, so the copies stand along a leading axis W and share every step.
+Of the layers known here the gradient is written out by hand, on [W, C, height, width, B] with the
+glyphs last. A convolution and the halving above it are one matrix product with windows of its input
+(im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural networks for document
+processing): the four neighbours of which the largest is kept see almost the same, so one window
+at every second pixel serves them all, under four kernels that are a pixel apart. The memory of a
+step is laid out once, since to ask for it anew each time costs as much as the products.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fedhw.data.writers import SIDE
+from fedhw.experts.global_expert import GlobalExpert, LayeredExpert
+
+Gradient = Callable[[Tensor, Tensor, Tensor], None]
+"""Takes glyphs [W, B, 28, 28], labels [W, B] and how many of the B count [W], the first ones."""
+
+FEW = 16
+"""Input channels of a convolution; with more of them torch is faster than what stands here."""
+
+
+def gradient(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int) -> Gradient:
+    """Return a function that writes the gradients of W copies' mean cross entropies.
+
+    It reads the copies' `parameters` [W, P] as they are by then and writes `into` [W, P]; every
+    batch has room for `batch` glyphs. An expert of other layers than are known here is
+    differentiated by torch, one copy after the other.
+
+    >>> from fedhw.experts.global_expert import build
+    >>> parameters, into = torch.zeros(2, 66126), torch.zeros(2, 66126)
+    >>> write = gradient(build("lenet5", 62), parameters, into, batch=3)
+    >>> write(torch.rand(2, 3, 28, 28), torch.ones(2, 3, dtype=torch.int64), torch.tensor([3, 1]))
+    >>> (62 * into[:, -62:-60]).round().tolist()  # all classes are as likely, and it is the second
+    [[1.0, -61.0], [1.0, -61.0]]
+    """
+    layers = _by_hand(expert, parameters, into, batch)
+    if not layers:
+        return _through_torch(expert, parameters, into)
+
+    @torch.no_grad()
+    def write(ink: Tensor, labels: Tensor, counts: Tensor) -> None:
+        hidden = ink.permute(0, 2, 3, 1)[:, None]
+        for layer in layers:
+            hidden = layer.forward(hidden)
+        share = (torch.arange(batch) < counts[:, None]) / counts[:, None]
+        error = hidden.softmax(2).sub_(F.one_hot(labels, hidden.shape[2])).mul_(share[..., None])
+        for layer in reversed(layers):
+            inner = layer.backward(error)
+            if layer is not layers[0]:
+                error = layer.before(inner)
+
+    return write
+
+
+class _Own(NamedTuple):
+    """A layer's weights [W, O, ...] and biases [W, O], and where their gradients go."""
+
+    weight: Tensor
+    bias: Tensor
+    to_weight: Tensor
+    to_bias: Tensor
+
+
+class _Layer(ABC):
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output for an input."""
+
+    @abstractmethod
+    def backward(self, error: Tensor) -> Tensor:
+        """Write the parameters' gradients; from the output's, return that of the linear map."""
+
+    @abstractmethod
+    def before(self, inner: Tensor) -> Tensor:
+        """Return the gradient of the input from that of the linear map."""
+
+
+class _Dense(_Layer):
+    """A linear layer [W, B, D], and ReLU above it where it is `rectified`."""
+
+    def __init__(self, own: _Own, rectified: bool) -> None:
+        self.own, self.rectified = own, rectified
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.x = x
+        self.output = torch.baddbmm(self.own.bias[:, None], x, self.own.weight.mT)
+        return self.output.clamp_(min=0) if self.rectified else self.output
+
+    def backward(self, error: Tensor) -> Tensor:
+        inner = _where_positive(self.output, error) if self.rectified else error
+        torch.bmm(inner.mT, self.x, out=self.own.to_weight)
+        torch.sum(inner, 1, out=self.own.to_bias)
+        return inner
+
+    def before(self, inner: Tensor) -> Tensor:
+        return inner @ self.own.weight
+
+
+class _Flat(_Layer):
+    """From [W, C, height, width, B] to [W, B, D], which is faster for the small products above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shape = x.shape
+        return x.flatten(1, 3).mT.contiguous()
+
+    def backward(self, error: Tensor) -> Tensor:
+        return error
+
+    def before(self, inner: Tensor) -> Tensor:
+        return inner.mT.reshape(self.shape)
+
+
+class _Halved(_Layer):
+    """A convolution, ReLU, and the largest of each two by two, on [W, C, S, S, B].
+
+    S and the padding are even, the kernels' side k is odd. A window is [C, i, p, j, q], of row
+    2 i + p and column 2 j + q. Pixels of a phase (p, q), an image of half the side, are neighbours
+    in memory, so that a shift by (i, j) is a copy of long runs.
+    """
+
+    def __init__(self, own: _Own, padding: int, side: int, batch: int) -> None:
+        new = own.weight.new_zeros
+        copies, out, channels, self.k, _ = own.weight.shape
+        half = side // 2 + padding
+        self.own, self.side = own, half - self.k // 2
+        self.phases = new(copies, channels, 2, 2, half, half, batch)
+        self.inside = slice(padding // 2, half - padding // 2)
+        moved = self.phases.unfold(4, self.side, 1).unfold(5, self.side, 1)
+        self.moved = moved.permute(0, 1, 4, 2, 5, 3, 7, 8, 6)
+        self.windows = new(self.moved.shape)
+        self.kernels = new(copies, 2, 2, out, channels, self.k + 1, self.k + 1)
+        self.to_kernels = new(self.kernels.shape)
+        self.scores = new(copies, 2, 2, out, self.side**2 * batch)
+        self.rows = new(copies, 2, out, self.side**2 * batch)
+        self.output = new(copies, out, self.side**2 * batch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self._pixels(self.phases)
+        pixels.copy_(x.view(pixels.shape))
+        self.windows.copy_(self.moved)
+        for kernels in self._four(self.kernels):
+            kernels.copy_(self.own.weight)
+        torch.bmm(_matrix(self.kernels), self._columns(), out=_matrix(self.scores))
+        torch.maximum(self.scores[:, :, 0], self.scores[:, :, 1], out=self.rows)
+        torch.maximum(self.rows[:, 0], self.rows[:, 1], out=self.output)
+        self.output.add_(self.own.bias[..., None]).clamp_(min=0)
+        return self.output.view(*self.output.shape[:2], self.side, self.side, -1)
+
+    def backward(self, error: Tensor) -> Tensor:
+        error = _where_positive(self.output, error.reshape(self.output.shape))
+        torch.sum(error, 2, out=self.own.to_bias)
+        _share_out(error, self.rows[:, 0], self.rows[:, 1])
+        _share_out(self.rows, self.scores[:, :, 0], self.scores[:, :, 1])
+        torch.bmm(_matrix(self.scores), self._columns().mT, out=_matrix(self.to_kernels))
+        torch.sum(torch.stack(self._four(self.to_kernels)), 0, out=self.own.to_weight)
+        return self.scores
+
+    def before(self, inner: Tensor) -> Tensor:
+        # The windows have done their service: their gradient takes their place.
+        torch.bmm(_matrix(self.kernels).mT, _matrix(inner), out=self._columns())
+        to_phases = torch.zeros_like(self.phases)
+        for i in range(self.k // 2 + 1):
+            for j in range(self.k // 2 + 1):
+                here = to_phases[..., i : i + self.side, j : j + self.side, :]
+                here += self.windows[:, :, i, :, j]
+        return self._pixels(to_phases).flatten(4, 5).flatten(2, 3)
+
+    def _pixels(self, phases: Tensor) -> Tensor:
+        """All but the padding in rows and columns, [W, C, S / 2, 2, S / 2, 2, B]."""
+        return phases[..., self.inside, self.inside, :].permute(0, 1, 4, 2, 5, 3, 6)
+
+    def _columns(self) -> Tensor:
+        return self.windows.flatten(6).flatten(1, 5)
+
+    def _four(self, kernels: Tensor) -> list[Tensor]:
+        """Where the weights [W, O, C, k, k] are in the kernels of each of the four neighbours."""
+        k = self.k
+        return [kernels[:, p, q, ..., p : p + k, q : q + k] for p in (0, 1) for q in (0, 1)]
+
+
+def _matrix(kernels: Tensor) -> Tensor:
+    """A matrix for each copy, with a row for each kernel."""
+    return kernels.flatten(1, 3).flatten(2)
+
+
+def _where_positive(x: Tensor, error: Tensor) -> Tensor:
+    """Return `error` where x > 0, else 0."""
+    kept: Tensor = torch.ops.aten.threshold_backward(error, x, 0)
+    return kept
+
+
+def _share_out(error: Tensor, first: Tensor, second: Tensor) -> None:
+    """Replace either by the error if it is the larger, else by 0; of equals it is the first."""
+    second.copy_(_where_positive(second - first, error))
+    torch.sub(error, second, out=first)
+
+
+def _by_hand(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int) -> list[_Layer]:
+    """Return the layers and the head, none where one of them is not known here."""
+    modules = [*expert.layers, expert.head] if isinstance(expert, LayeredExpert) else []
+    used = [id(p) for module in modules for p in module.parameters()]
+    if sorted(used) != sorted(map(id, expert.parameters())):
+        return []  # what is used twice, or elsewhere, has a gradient that is not only this
+    places = zip(_parts(expert, parameters), _parts(expert, into), strict=True)
+    place: dict[Tensor, tuple[Tensor, Tensor]] = dict(zip(expert.parameters(), places, strict=True))
+
+    def own(layer: nn.Conv2d | nn.Linear) -> _Own:
+        assert layer.bias is not None
+        (weight, to_weight), (bias, to_bias) = place[layer.weight], place[layer.bias]
+        return _Own(weight, bias, to_weight, to_bias)
+
+    layers: list[_Layer] = []
+    side = SIDE
+    while modules:
+        match modules:
+            case [
+                nn.Conv2d(
+                    kernel_size=(k, tall),
+                    padding=(int(padding), down),
+                    stride=(1, 1),
+                    dilation=(1, 1),
+                    groups=1,
+                    padding_mode="zeros",
+                    bias=nn.Parameter(),
+                ) as convolution,
+                nn.ReLU(),
+                nn.MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False),
+                *modules,
+            ] if (
+                (k, padding) == (tall, down)
+                and (k % 2, padding % 2, side % 2) == (1, 0, 0)
+                and convolution.in_channels <= FEW
+            ):
+                halved = _Halved(own(convolution), padding, side, batch)
+                layers.append(halved)
+                side = halved.side
+            case [nn.Flatten(start_dim=1, end_dim=-1), *modules]:
+                layers.append(_Flat())
+                side = 1
+            case [nn.Linear(bias=nn.Parameter()) as linear, nn.ReLU(), *modules] if side == 1:
+                layers.append(_Dense(own(linear), rectified=True))
+            case [nn.Linear(bias=nn.Parameter()) as linear, *modules] if side == 1:
+                layers.append(_Dense(own(linear), rectified=False))
+            case _:
+                return []
+    return layers
+
+
+def _through_torch(expert: GlobalExpert, parameters: Tensor, into: Tensor) -> Gradient:
+    student = deepcopy(expert)
+    names = [name for name, _ in expert.named_parameters()]
+
+    def write(ink: Tensor, labels: Tensor, counts: Tensor) -> None:
+        for copy, count in enumerate(counts.tolist()):
+            own = parameters[copy : copy + 1].detach().requires_grad_()
+            there = dict(zip(names, (part[0] for part in _parts(expert, own)), strict=True))
+            scores = functional_call(student, there, ink[copy, :count])
+            loss = F.cross_entropy(scores, labels[copy, :count])
+            into[copy] = torch.autograd.grad(loss, own)[0]
+
+    return torch.enable_grad()(write)
+
+
+def _parts(expert: GlobalExpert, flat: Tensor) -> list[Tensor]:
+    """Return each parameter of W copies [W, ...] as a view of all of them [W, P]."""
+    sizes = [p.numel() for p in expert.parameters()]
+    parts = zip(torch.split(flat, sizes, 1), expert.parameters(), strict=True)
+    return [part.view(-1, *p.shape) for part, p in parts]
