@@ -108,19 +108,19 @@ def open_world(release: Release, data: Path, writers: int, seed: int) -> World:
 def show_ranks(world: World, seed: int) -> Mixture:
     """Print the table of ranks and return the mixtures that the recipe gives."""
     release, learn = world.release, world.learn
-    recipe = Learner().rank
+    recipe, most = Learner().rank, max(RANKS)
     trained = {}
     for rank in RANKS:
         say(f"rank {rank}")
         learner = Learner(rank=rank)
         trained[rank] = learner.learn(release.expert, learn, release.sketch, seed)
-    whole = ordered(trained[recipe].mixture, learn.seen.features)
+    whole = ordered(trained[most].mixture, learn.seen.features)
     parameters = cost_of_global(release.expert).parameters
     nobody = world.reached(lambda seen: seen.scores.expand(len(learn.labels), -1, -1))
     rows = [["none", "0.00", *nobody.cells, "", "", ""]]
     for rank, personal in trained.items():
         at_once, lost = world.reached(personal.scores), ["", "", ""]
-        if rank < recipe:
+        if rank < most:
             cut = world.reached(PersonalMixture(first(whole, rank)).scores)
             lost = [*cut.cells, spread((cut.writer - at_once.writer).tolist(), "+")]
         share = personal.numbers() / parameters
@@ -130,7 +130,7 @@ def show_ranks(world: World, seed: int) -> Mixture:
             "rank",
             "extra parameters %",
             *("trained at it: writer %", "generic %"),
-            *(f"cut from {recipe}: writer %", "generic %", "cut less trained, writer"),
+            *(f"cut from {most}: writer %", "generic %", "cut less trained, writer"),
         ],
         rows,
     )

@@ -304,9 +304,13 @@ class Bench:
                 pool.submit(self._tables, section, before): section
                 for section, before in runs.items()
             }
-            for future in as_completed(tables):
-                self._end(tables[future], future.result)
-                self.shown.advance(bar)
+            try:
+                for future in as_completed(tables):
+                    self._end(tables[future], future.result)
+                    self.shown.advance(bar)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # what is queued would still be run
+                raise
         for section in (each for each in sections if each.alone):
             self._end(section, partial(self._tables, section))
             self.shown.advance(bar)

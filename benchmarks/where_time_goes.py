@@ -34,6 +34,14 @@ SHOTS, WRITERS, RUNS = 20, 2_000, 5
 
 PRODUCTS = {"aten::mm", "aten::bmm", "aten::baddbmm", "aten::addmm", "aten::conv2d"}
 
+READERS = {
+    *(PRODUCTS | {"aten::_softmax", "aten::max_pool2d_with_indices", "aten::argmax", "aten::topk"}),
+    *("aten::mul", "aten::mul_", "aten::add_", "aten::sub", "aten::sub_", "aten::copy_"),
+    *("aten::cat", "aten::relu", "aten::sigmoid", "aten::sum", "aten::index_select"),
+    *("aten::lerp", "aten::lerp_", "aten::_linalg_eigh", "aten::div_"),
+}
+"""What does the work; the operations that lead to these are given the same once more."""
+
 
 def quickest(work: Callable[[], object]) -> float:
     work()
@@ -63,26 +71,36 @@ def multiplied(work: Callable[[], object]) -> float:
     return sum(event.flops for event in recorded.key_averages() if event.key in PRODUCTS) / 1e9
 
 
-def kinds(work: Callable[[], object], whole: float) -> list[tuple[str, float, float]]:
-    """Return (kind of operation, seconds, 1e9 of work) for what takes `whole` seconds in all."""
+def read(work: Callable[[], object]) -> float:
+    """Count 1e9 bytes that the operations are given; each must at least be read."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        work()
+    return sum(
+        4e-9 * event.count * sum(prod(shape) for shape in event.input_shapes if shape)
+        for event in recorded.key_averages(group_by_input_shape=True)
+        if event.key in READERS
+    )
+
+
+def kinds(work: Callable[[], object]) -> list[tuple[str, float, float]]:
+    """Return (kind of operation, seconds, 1e9 of work)."""
     with profile(
         activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True
     ) as recorded:
         work()
-    found = {"matrix products": [0.0, 0.0], "softmax": [0.0, 0.0], "eigenvectors": [0.0, 0.0]}
+    names = ("matrix products", "softmax", "eigenvectors", "the rest")
+    found = {name: [0.0, 0.0] for name in names}
     for event in recorded.key_averages(group_by_input_shape=True):
+        kind, done = "the rest", 0.0
         if event.key in PRODUCTS:
             kind, done = "matrix products", event.flops
         elif event.key == "aten::_softmax":
             kind, done = "softmax", event.count * prod(event.input_shapes[0])
         elif event.key == "aten::_linalg_eigh":
-            kind, done = "eigenvectors", 0
-        else:
-            continue
+            kind = "eigenvectors"
         found[kind][0] += event.self_cpu_time_total / 1e6
         found[kind][1] += done / 1e9
-    rest = whole - sum(seconds for seconds, _ in found.values())
-    return [(kind, *figures) for kind, figures in found.items()] + [("the rest", rest, 0.0)]
+    return [(kind, seconds, done) for kind, (seconds, done) in found.items()]
 
 
 def draw_flames(release: Path, path: Path) -> None:
@@ -135,23 +153,34 @@ def main() -> None:
     taken = {stage: quickest(work) for stage, work in stages.items()}
     table = []
     for stage, work in stages.items():
-        done = multiplied(work)
-        rate = done / taken[stage]
-        reached = [f"{rate:.1f}", f"{rate / product:.0%}"] if done else ["", ""]
-        table.append([stage, f"{1e3 * taken[stage]:.0f}", f"{taken[stage] / whole:.0%}", *reached])
+        reached = ["", "", "", ""]
+        if done := multiplied(work):
+            rate, bandwidth = done / taken[stage], read(work) / taken[stage]
+            reached = [f"{rate:.1f}", f"{rate / product:.0%}"]
+            reached += [f"{bandwidth:.1f}", f"{bandwidth / copy:.0%}"]
+        share = f"{taken[stage] / whole:.0%}"
+        table.append([stage, f"{1e3 * taken[stage]:.0f}", share, *reached])
     rest = whole - sum(taken.values())
-    table.append(["the rest", f"{1e3 * rest:.0f}", f"{rest / whole:.0%}", "", ""])
-    table.append(["in all", f"{1e3 * whole:.0f}", "", "", ""])
-    show(["stage", "ms a cohort of 50", "share", "GFLOP/s", "of a large product's rate"], table)
+    table.append(["the rest", f"{1e3 * rest:.0f}", f"{rest / whole:.0%}", *[""] * 4])
+    table.append(["in all", f"{1e3 * whole:.0f}", *[""] * 5])
+    show(
+        [
+            *("stage", "ms a cohort of 50", "share", "GFLOP/s", "of a large product's"),
+            *("GB/s read", "of a copy's"),
+        ],
+        table,
+    )
 
     limit = {"matrix products": (product, "GFLOP/s"), "softmax": (exponential, "G/s")}
     table = []
-    for kind, seconds, done in kinds(stages["learning"], taken["learning"]):
+    found = kinds(stages["learning"])
+    for kind, seconds, done in found:
         reached = ["", ""]
         if kind in limit:
             most, unit = limit[kind]
             reached = [f"{done / seconds:.3g} {unit}", f"{done / seconds / most:.0%}"]
-        table.append([kind, f"{1e3 * seconds:.0f}", f"{seconds / taken['learning']:.0%}", *reached])
+        share = seconds / sum(taken for _, taken, _ in found)
+        table.append([kind, f"{1e3 * seconds:.0f}", f"{share:.0%}", *reached])
     show(["of learning", "ms", "share", "rate", "of what is possible"], table)
     if arguments.flame:
         draw_flames(arguments.release, arguments.flame)

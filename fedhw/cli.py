@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -306,7 +305,7 @@ def learn(
 
 def _compare(trial: "Trial", engine: "Engine", out_dir: Path) -> dict[str, Any]:
     """Compare methods, show and write the report, and return its figures."""
-    from fedhw.simulation.experiment import run_experiment
+    from fedhw.simulation.experiment import forget, run_experiment
     from fedhw.simulation.report import summary, table, write_report
 
     kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
@@ -322,7 +321,7 @@ def _compare(trial: "Trial", engine: "Engine", out_dir: Path) -> dict[str, Any]:
         raise typer.Exit(130) from None
     out.print(table(experiment))
     write_report(experiment, out_dir)
-    shutil.rmtree(kept)
+    forget(trial, kept)
     return summary(experiment)
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,26 +59,56 @@ def test_simulate_writes_a_report_and_figures(
     assert list(found["methods"]) == ["ge", "moe", "prior"]
 
 
+def cut_off(command: list[object], is_time: Callable[[], object]) -> str:
+    """Interrupt a command as a terminal does, with all its children; returns what it said."""
+    with subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not is_time():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    return said
+
+
 def test_a_simulation_that_was_cut_off_goes_on(release_directory: Path, tmp_path: Path) -> None:
-    command = [
+    def kept() -> int:
+        return len(list(tmp_path.glob(".report.unfinished/*/*.npz")))
+
+    simulate: list[object] = [
         *(Path(sys.executable).with_name("fedhw"), "simulate", "--release", release_directory),
-        *("--writers", "400", "--shots", "10", "--methods", "moe", "--out", tmp_path / "report"),
+        *("--methods", "moe", "--out", tmp_path / "report", "--shots", 10, "--writers"),
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    for least in (1, 3):
+        said = cut_off([*simulate, 400], lambda least=least: kept() >= least)
+        assert "cut off; the same command goes on from what is done" in said
+        assert "Traceback" not in said
+    done = kept()
+    assert 3 <= done < 8
+    subprocess.run(list(map(str, [*simulate, 8])), check=True, stderr=subprocess.DEVNULL)
+    assert kept() == done  # another simulation does not touch it
+    subprocess.run(list(map(str, [*simulate, 400])), check=True, stderr=subprocess.DEVNULL)
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert json.loads((tmp_path / "report" / "summary.json").read_text())["writers"] == 400
+
+
+def test_no_process_outlives_a_simulation_that_is_killed(
+    release_directory: Path, tmp_path: Path
+) -> None:
+    fedhw = Path(sys.executable).with_name("fedhw")
+    command = [fedhw, "simulate", "--release", release_directory, "--writers", "2000"]
+    command += ["--shots", "10", "--methods", "moe", "--out", tmp_path / "report"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         while not list(tmp_path.glob(".report.unfinished/*/*.npz")):
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "cut off; the same command goes on from what is done" in said
-    assert "Traceback" not in said
-    done = len(list(tmp_path.glob(".report.unfinished/*/*.npz")))
-    assert 0 < done < 8
-    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
-    assert again.returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
-    assert json.loads((tmp_path / "report" / "summary.json").read_text())["writers"] == 400
+        process.kill()
+    end = time.monotonic() + 60
+    while subprocess.run(["pgrep", "--session", str(process.pid)], stdout=-3).returncode == 0:
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:

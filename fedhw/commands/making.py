@@ -57,7 +57,7 @@ def population_of(
         release.check_fits(population.write([0]))
         return population
     source = load_source(data, seed)
-    return RecordedPopulation(source, draw_writers(release, source, writers, shots, seed))
+    return RecordedPopulation.of(source, draw_writers(release, source, writers, shots, seed))
 
 
 def make_shown_release(

@@ -49,6 +49,9 @@ class LayeredExpert(GlobalExpert):
 ARCHITECTURES: dict[str, Callable[[int], GlobalExpert]] = {}
 """Constructors by name; each takes the number of classes."""
 
+PLUGINS = "fedhw.architectures"
+"""Entry points of installed packages: an architecture's name, and the module that registers it."""
+
 
 def register(
     name: str,
@@ -68,6 +71,9 @@ def build(architecture: str, classes: int) -> GlobalExpert:
     >>> sum(p.numel() for p in build("lenet5", 62).parameters())
     66126
     """
+    if architecture not in ARCHITECTURES:
+        for plugin in entry_points(group=PLUGINS, name=architecture):
+            plugin.load()  # a module of an installed package, which registers its own
     if architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise InputError(f"architecture: {architecture!r} is not known; use one of {known}")
@@ -119,7 +125,3 @@ class LeafCNN(LayeredExpert):
             nn.ReLU(),
         )
         self.head = nn.Linear(2048, classes)
-
-
-for _plugin in entry_points(group="fedhw.architectures"):
-    _plugin.load()  # a module of an installed package, which registers its own

@@ -1,7 +1,9 @@
 """Personalise a population by several methods, cohort by cohort, and put together what came out."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw import __version__
+from fedhw.errors import InputError
 from fedhw.simulation.engines.engine import Engine
 from fedhw.simulation.trial import CURVE, Measurement, Outcome, Trial
 
@@ -60,18 +63,13 @@ def run_experiment(
     """Try all writers on an engine; `after` is told how many more are done.
 
     With a directory `kept` each cohort's outcome is stored there as it comes, so that an experiment
-    that was cut off goes on where it was; the directory is the caller's to remove. What another
-    release, population or trial has left there is not touched and not used.
+    that was cut off goes on where it was, until they are told to `forget`. What another release,
+    population or trial has left there is not touched and not used.
     """
-    done: dict[range, Outcome] = {}
     cohorts = trial.population.cohorts()
     place = None if kept is None else kept / identity(trial)
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
-        for cohort in cohorts:
-            if _file(place, cohort).exists():
-                done[cohort] = Outcome.load(_file(place, cohort))
-        after(sum(map(len, done)))
+    done = {} if place is None else _done(place, trial)
+    after(sum(map(len, done)))
     waiting = [cohort for cohort in cohorts if cohort not in done]
     for cohort, outcome in engine.run(trial, waiting) if waiting else ():
         if place is not None:
@@ -79,6 +77,24 @@ def run_experiment(
         done[cohort] = outcome
         after(len(cohort))
     return Experiment(trial, Outcome.joined([done[cohort] for cohort in cohorts]))
+
+
+def forget(trial: Trial, kept: Path) -> None:
+    """Remove what `run_experiment` has kept of a trial."""
+    shutil.rmtree(kept / identity(trial), ignore_errors=True)
+    with suppress(OSError):  # others are kept there, too
+        kept.rmdir()
+
+
+def _done(place: Path, trial: Trial) -> dict[range, Outcome]:
+    """The cohorts of which there is a sound outcome; of a damaged one it is made anew."""
+    found = {}
+    for cohort in trial.population.cohorts():
+        with suppress(InputError):
+            outcome = Outcome.load(_file(place, cohort))
+            if set(outcome.methods) == set(trial.methods) and len(outcome.names) == len(cohort):
+                found[cohort] = outcome
+    return found
 
 
 def identity(trial: Trial) -> str:

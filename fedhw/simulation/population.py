@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhw.data.sources import SYNTHETIC_CHARACTERS
 from fedhw.data.synthetic import synthetic_writers
@@ -90,31 +91,42 @@ class SyntheticPopulation(Population):
 
 @dataclass(frozen=True, eq=False)
 class RecordedPopulation(Population):
-    """Some writers of a set."""
+    """The writers of a set, whose rows stand together in the order of writing."""
 
     data: WriterSet
-    drawn: tuple[int, ...]
+
+    @classmethod
+    def of(cls, data: WriterSet, drawn: Sequence[int]) -> "RecordedPopulation":
+        """Return these writers of a set, and nothing of the others."""
+        return cls(_taken(data, [data.rows_of(w) for w in drawn], [data.names[w] for w in drawn]))
 
     def __len__(self) -> int:
-        return len(self.drawn)
+        return len(self.data.names)
 
     def write(self, writers: Sequence[int]) -> WriterSet:
         """Look up what these writers wrote."""
-        rows = [self.data.rows_of(self.drawn[w]) for w in writers]
-        chosen, counts = np.concatenate(rows), [len(own) for own in rows]
-        return WriterSet.of(
-            self.data.images[chosen],
-            self.data.labels[chosen],
-            writer=np.repeat(np.arange(len(writers)), counts),
-            names=[self.data.names[self.drawn[w]] for w in writers],
-            alphabet=self.data.alphabet,
-        )
+        names = [self.data.names[w] for w in writers]
+        return _taken(self.data, [self.data.rows_of(w) for w in writers], names)
 
     @property
     def identity(self) -> str:
-        """A digest of all characters, and who was drawn."""
-        digest = hashlib.sha256(self.data.images.tobytes() + self.data.labels.tobytes())
-        return f"{digest.hexdigest()} {self.drawn}"
+        """A digest of every character, whose it is, and what the labels stand for."""
+        digest = hashlib.sha256(repr((self.data.names, self.data.alphabet)).encode())
+        for array in (self.data.images, self.data.labels, self.data.counts()):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def _taken(data: WriterSet, rows: Sequence[NDArray[np.int64]], names: Sequence[str]) -> WriterSet:
+    """Rows of some writers, one writer after the other."""
+    chosen = np.concatenate(rows)
+    return WriterSet.of(
+        data.images[chosen],
+        data.labels[chosen],
+        writer=np.repeat(np.arange(len(rows)), [len(own) for own in rows]),
+        names=names,
+        alphabet=data.alphabet,
+    )
 
 
 def draw_writers(

@@ -29,8 +29,14 @@ from fedhw.simulation.population import Population, Shots
 CURVE = (8, 16, 31, 62, 124)
 """Samples a writer at which the gain is measured, unless all learn from equally many."""
 
+MIXTURE = "moe"
+"""The method whose gates, changes and curve are looked at, beside what is measured of all."""
+
 OPENINGS = 20
 """Steps in which it is counted how far gates open."""
+
+DAMAGE = (OSError, EOFError, TypeError, ValueError, RuntimeError)
+"""What numpy and zipfile raise of an archive in which a bit has changed."""
 
 AT_ONCE = 1024
 """Generic characters read at once: the scores of all by every writer would be large."""
@@ -126,7 +132,7 @@ class Outcome:
                 if name.startswith("method ")
             }
             return cls(**arrays, methods=methods)
-        except (OSError, EOFError, TypeError, ValueError, BadZipFile, zlib.error) as error:
+        except (*DAMAGE, BadZipFile, zlib.error) as error:
             raise InputError(f"{path}: is no outcome of a cohort ({error}); delete it") from error
 
 
@@ -136,7 +142,8 @@ class Trial:
 
     A writer's characters are split by `seed` and the writer's name: a half to learn from, of which
     the first `shots` are taken, and a half to test on. `methods` must have `ge`, the global expert
-    alone, which the others are measured against.
+    alone, which the others are measured against. Raises InputError for a release that has travelled
+    without its test characters.
     """
 
     release: Release
@@ -144,6 +151,12 @@ class Trial:
     methods: Mapping[str, Method]
     shots: Shots
     seed: int
+
+    def __post_init__(self) -> None:
+        if "ge" not in self.methods:
+            raise ValueError("methods: there is no ge to measure against")
+        # Read now, for they are files of this machine.
+        self.release.generic  # noqa: B018
 
     def run(self, writers: Sequence[int]) -> Outcome:
         """Return what these writers of the population gain and lose."""
@@ -161,7 +174,7 @@ class Trial:
             scores = personal.scores(test.seen)
             guesses[name] = scores.argmax(-1)
             methods[name] = self._measured(personal, _accuracy(scores, test), test, seconds)
-            if name == "moe" and isinstance(personal, PersonalMixture):
+            if name == MIXTURE and isinstance(personal, PersonalMixture):
                 openings += self._openings(personal, test)
         return Outcome(
             names=np.array(data.names),
@@ -228,14 +241,14 @@ class Trial:
         self, data: WriterSet, halves: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
     ) -> Floats:
         gains = np.full((len(CURVE), len(halves)), np.nan)
-        if self.shots != "half" or "moe" not in self.methods:
+        if self.shots != "half" or MIXTURE not in self.methods:
             return gains
         for gain, k in zip(gains, CURVE, strict=True):
             able = [w for w, (learn, _) in enumerate(halves) if len(learn) >= k]
             if able:
                 test = self._gather(data, [halves[w][1] for w in able])
                 learn = self._gather(data, [halves[w][0][:k] for w in able])
-                personal = self.methods["moe"].learn(
+                personal = self.methods[MIXTURE].learn(
                     self.release.expert, learn, self.release.sketch, self.seed
                 )
                 after = _accuracy(personal.scores(test.seen), test)
@@ -254,9 +267,9 @@ def _changes(
     test: Cohort,
     guesses: Mapping[str, Tensor],
 ) -> NDArray[np.int64]:
-    if "moe" not in guesses:
+    if MIXTURE not in guesses:
         return np.empty((0, 5), np.int64)
-    before, after = guesses["ge"], guesses["moe"]
+    before, after = guesses["ge"], guesses[MIXTURE]
     writer, column = torch.nonzero((before != after) & test.mask, as_tuple=True)
     starts = np.cumsum(data.counts()) - data.counts()
     place = [tested[w][c] - starts[w] for w, c in zip(writer.tolist(), column, strict=True)]

@@ -8,7 +8,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.personalization.baselines import METHODS
 from fedhw.release.release import Release
 from fedhw.simulation.engines.local import LocalEngine
-from fedhw.simulation.experiment import Experiment, identity, run_experiment
+from fedhw.simulation.experiment import Experiment, forget, identity, run_experiment
 from fedhw.simulation.population import RecordedPopulation, SyntheticPopulation, draw_writers
 from fedhw.simulation.trial import Trial
 
@@ -18,7 +18,7 @@ CHOSEN = {name: METHODS[name] for name in ("ge", "moe", "prior")}
 @pytest.fixture(scope="module")
 def trial(release: Release, unseen_writers: WriterSet) -> Trial:
     drawn = draw_writers(release, unseen_writers, None, "half", seed=0)
-    return Trial(release, RecordedPopulation(unseen_writers, drawn), CHOSEN, "half", seed=0)
+    return Trial(release, RecordedPopulation.of(unseen_writers, drawn), CHOSEN, "half", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,27 @@ def test_what_another_trial_left_is_not_used(trial: Trial, other: str, tmp_path:
     engine = Counting()
     run_experiment(trial, engine, tmp_path)
     assert len(engine.asked) == len(trial.population.cohorts()) - 2
+
+
+def test_of_a_damaged_cohort_the_outcome_is_made_anew(
+    experiment: Experiment, trial: Trial, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(trial, Interrupted(), tmp_path)
+    damaged, _ = sorted(tmp_path.glob("*/*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    engine = Counting()
+    again = run_experiment(trial, engine, tmp_path)
+    assert len(engine.asked) == len(trial.population.cohorts()) - 1
+    assert np.array_equal(again.outcome.changes, experiment.outcome.changes)
+
+
+def test_only_what_is_ones_own_is_forgotten(trial: Trial, tmp_path: Path) -> None:
+    kept, other = tmp_path / "kept", replace(trial, seed=1)
+    for each in (trial, other):
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(each, Interrupted(), kept)
+    forget(other, kept)
+    assert [place.name for place in kept.iterdir()] == [identity(trial)]
+    forget(trial, kept)
+    assert not kept.exists()

@@ -39,27 +39,38 @@ def test_synthetic_writers_write_the_same_whoever_else_is_asked() -> None:
 
 def test_recorded_writers_write_what_they_wrote_in_their_order(unseen_writers: WriterSet) -> None:
     shuffled = unseen_writers.take(np.random.default_rng(0).permutation(len(unseen_writers)))
-    written = RecordedPopulation(shuffled, (1, 4)).write([1, 0])
+    population = RecordedPopulation.of(shuffled, (1, 4))
+    assert len(population) == 2
+    assert len(population.data) == 2 * 186
+    written = population.write([1, 0])
     assert written.names == (unseen_writers.names[4], unseen_writers.names[1])
     rows = np.concatenate([unseen_writers.rows_of(4), unseen_writers.rows_of(1)])
     assert np.array_equal(written.images, unseen_writers.images[rows])
     assert np.array_equal(written.labels, unseen_writers.labels[rows])
 
 
-def test_an_identity_is_that_of_the_characters(unseen_writers: WriterSet) -> None:
-    population = RecordedPopulation(unseen_writers, (0, 1))
-    images = unseen_writers.images.copy()
+def test_an_identity_is_that_of_the_writers_and_their_characters(
+    unseen_writers: WriterSet,
+) -> None:
+    whole = unseen_writers
+    images, labels, writer = (array.copy() for array in (whole.images, whole.labels, whole.writer))
     images[5, 14, 14] ^= 1
-    changed = dataclasses.replace(unseen_writers, images=images)
-    identities = {
-        population.identity,
-        RecordedPopulation(changed, (0, 1)).identity,
-        RecordedPopulation(unseen_writers, (0, 2)).identity,
-        SyntheticPopulation(2, 40, 0).identity,
-        SyntheticPopulation(2, 40, 1).identity,
-    }
-    assert len(identities) == 5
-    assert RecordedPopulation(unseen_writers, (0, 1)).identity == population.identity
+    labels[5] ^= 1
+    writer[185] = 1  # the last character of the first writer is the second's
+    others = [
+        whole,
+        dataclasses.replace(whole, images=images),
+        dataclasses.replace(whole, labels=labels),
+        dataclasses.replace(whole, writer=writer),
+        dataclasses.replace(whole, names=("somebody", *whole.names[1:])),
+        dataclasses.replace(whole, alphabet=whole.alphabet[::-1]),
+    ]
+    identities = {RecordedPopulation.of(data, (0, 1)).identity for data in others}
+    identities.add(RecordedPopulation.of(whole, (0, 2)).identity)
+    identities |= {SyntheticPopulation(2, 40, seed).identity for seed in (0, 1)}
+    identities.add(SyntheticPopulation(2, 40, 0, text=True).identity)
+    assert len(identities) == len(others) + 4
+    assert RecordedPopulation.of(whole, (0, 1)).identity in identities
 
 
 def test_writers_trained_on_are_never_drawn(

@@ -41,7 +41,8 @@ def experiment(release: Release, unseen_writers: WriterSet) -> Experiment:
     """Five writers of the whole alphabet, the first of a hostile name, and one of digits only."""
     named = dataclasses.replace(unseen_writers, names=(HOSTILE, *unseen_writers.names[1:]))
     written = named.take(np.flatnonzero((named.writer != 5) | (named.labels < 10)))
-    population = RecordedPopulation(written, draw_writers(release, written, None, 12, seed=3))
+    drawn = draw_writers(release, written, None, 12, seed=3)
+    population = RecordedPopulation.of(written, drawn)
     chosen = {name: METHODS[name] for name in ("ge", "moe", "prior")}
     return run_experiment(Trial(release, population, chosen, "half", seed=3), LocalEngine())
 

@@ -1,9 +1,13 @@
+import contextlib
 import dataclasses
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
@@ -11,6 +15,8 @@ from fedhw.personalization.baselines import METHODS
 from fedhw.release.release import Release
 from fedhw.simulation.population import RecordedPopulation, SyntheticPopulation
 from fedhw.simulation.trial import Outcome, Trial
+
+Alike = Callable[[Outcome, Outcome], None]
 
 CHOSEN = {name: METHODS[name] for name in ("ge", "moe", "knn")}
 
@@ -25,24 +31,11 @@ def outcome(trial: Trial) -> Outcome:
     return trial.run(range(6))
 
 
-def alike(one: Outcome, other: Outcome) -> None:
-    assert one.names.tolist() == other.names.tolist()
-    for name in ("classes", "learned", "tested", "changes"):
-        assert np.array_equal(getattr(one, name), getattr(other, name))
-    assert list(one.methods) == list(other.methods)
-    for name, measured in one.methods.items():
-        # Not the time; and kNN's cost is counted on the longest memory of a cohort.
-        assert np.allclose(measured.array()[:3], other.methods[name].array()[:3], atol=1e-5)
-    assert np.allclose(one.curve, other.curve, equal_nan=True)
-    # A gate on the very edge of a step may fall to either side of it.
-    assert np.abs(one.openings - other.openings).sum() <= 1e-3 * one.openings.sum()
-
-
-def test_cohorts_join_to_the_outcome_of_all(trial: Trial, outcome: Outcome) -> None:
+def test_cohorts_join_to_the_outcome_of_all(trial: Trial, outcome: Outcome, alike: Alike) -> None:
     alike(Outcome.joined([trial.run(range(2)), trial.run(range(2, 5)), trial.run([5])]), outcome)
 
 
-def test_an_outcome_survives_the_disk(outcome: Outcome, tmp_path: Path) -> None:
+def test_an_outcome_survives_the_disk(outcome: Outcome, alike: Alike, tmp_path: Path) -> None:
     outcome.save(tmp_path / "outcome.npz")
     read = Outcome.load(tmp_path / "outcome.npz")
     alike(read, outcome)
@@ -59,14 +52,28 @@ def test_a_damaged_outcome_is_told(outcome: Outcome, content: bytes | str, tmp_p
         Outcome.load(path)
 
 
-def test_a_trial_travels(trial: Trial, outcome: Outcome) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_flipped_bit_is_told_or_harmless(
+    outcome: Outcome, tmp_path: Path, share: float, bit: int
+) -> None:
+    path = tmp_path / "outcome.npz"
+    outcome.save(path)
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1 << bit
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        Outcome.load(path)
+
+
+def test_a_trial_travels(trial: Trial, outcome: Outcome, alike: Alike) -> None:
     alike(pickle.loads(pickle.dumps(trial)).run(range(6)), outcome)
 
 
 def test_fewer_shots_test_on_the_same_characters(
     release: Release, unseen_writers: WriterSet
 ) -> None:
-    half = Trial(release, RecordedPopulation(unseen_writers, (0, 3)), CHOSEN, "half", seed=1)
+    half = Trial(release, RecordedPopulation.of(unseen_writers, (0, 3)), CHOSEN, "half", seed=1)
     ten = dataclasses.replace(half, shots=10)
     one, other = half.run(range(2)), ten.run(range(2))
     assert other.learned.tolist() == [10, 10]
@@ -81,3 +88,8 @@ def test_without_the_mixture_there_is_nothing_of_it(trial: Trial) -> None:
     assert not bare.openings.any()
     assert len(bare.changes) == 0
     assert np.isnan(bare.curve).all()
+
+
+def test_there_is_nothing_to_measure_without_the_global_expert(trial: Trial) -> None:
+    with pytest.raises(ValueError, match="there is no ge to measure against"):
+        dataclasses.replace(trial, methods={"moe": METHODS["moe"]})

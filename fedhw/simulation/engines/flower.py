@@ -42,7 +42,16 @@ from fedhw_server.home import Home
 BETWEEN = 0.1
 """Seconds between two looks at what is done."""
 
-OUTCOME = "outcome.npz"
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+MOST = 1000
+"""Writers, each of whom has a home with a release of its own on the disk."""
+
+OUTCOME, FAILURE = "outcome.npz", "failure.txt"
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,24 @@ class FlowerEngine(Engine):
     """Works in a fleet on Flower's simulation engine, which has an actor for each processor."""
 
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
-        """Yield each cohort with its outcome; raises InputError when the simulation ends early."""
+        """Yield each cohort with its outcome.
+
+        Raises InputError for more writers than `MOST`, and when one fails or Flower ends early.
+        """
         waiting = list(cohorts)
         writers = [writer for cohort in cohorts for writer in cohort]
+        if len(writers) > MOST:
+            raise InputError(
+                f"writers: {len(writers)} are more than the {MOST} devices that --engine flower "
+                "simulates; give fewer, or leave the engine out"
+            )
         with tempfile.TemporaryDirectory(prefix="fedhw-flower-") as directory:
             place = _Place(Path(directory))
             key = place.prepare(trial)
-            with _simulated(place, key, writers) as simulation:
+            with _quiet(), _simulated(place, key, writers) as simulation:
                 while waiting:
                     is_over = not simulation.is_alive()
+                    place.check()
                     for cohort in [c for c in waiting if place.is_done(c)]:
                         waiting.remove(cohort)
                         yield cohort, place.outcome(cohort)
@@ -97,6 +115,11 @@ class _Place:
         self.trial.write_bytes(pickle.dumps(replace(trial, release=at_home)))
         return key.public
 
+    def check(self) -> None:
+        """Raise InputError when a device has failed."""
+        for failure in self.directory.glob(f"devices/*/{FAILURE}"):
+            raise InputError(f"engine: a device failed: {failure.read_text(encoding='utf-8')}")
+
     def is_done(self, cohort: range) -> bool:
         return all((self.device(writer).directory / OUTCOME).exists() for writer in cohort)
 
@@ -106,16 +129,25 @@ class _Place:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing but errors is logged meanwhile."""
+    os.environ |= QUIET
+    loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
+    levels, before = [logger.level for logger in loggers], structlog.get_config()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
 def _simulated(place: _Place, key: str, writers: Sequence[int]) -> Iterator[threading.Thread]:
     """A running simulation of these writers, which ends with the block."""
-    os.environ |= {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    for name in ("flwr", "ray"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     over = threading.Event()
     simulation = threading.Thread(
         target=run_simulation,
@@ -138,7 +170,8 @@ def _coordinator(place: _Place, writers: Sequence[int], over: threading.Event) -
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         while len(nodes := list(grid.get_node_ids())) < len(writers):
-            time.sleep(BETWEEN)
+            if over.wait(BETWEEN):
+                return
         fleet = Fleet(place.coordinator.database)
         fleet.agree(window=Policy().window)
         for node in nodes:
@@ -165,26 +198,30 @@ class Devices(ClientApp):
         writer = self._writers[int(context.node_config["partition-id"])]
         home = self._place.device(writer)
         with home.occupied():
-            if not home.release.is_dir():
-                return client_app(Adoption(None, home, self._key))(message, context)
-            release = Release.load(home.release)
-            agent = Agent(release, Store(home.database))
             try:
-                reply = client_app(Adoption(agent, home, self._key))(message, context)
-            finally:
-                agent.close()
-            if not (home.directory / OUTCOME).exists():
-                arrived = replace(_trial(self._place), release=_completed(release, self._place))
-                arrived.run([writer]).save(home.directory / OUTCOME)
-            return reply
+                return self._answer(message, context, home, writer)
+            except Exception as error:
+                failure = home.directory / FAILURE
+                failure.write_text(f"{error or type(error).__name__}", encoding="utf-8")
+                raise
+
+    def _answer(self, message: Message, context: Context, home: DeviceHome, writer: int) -> Message:
+        if not home.release.is_dir():
+            return client_app(Adoption(None, home, self._key))(message, context)
+        release = Release.load(home.release)
+        agent = Agent(release, Store(home.database))
+        try:
+            reply = client_app(Adoption(agent, home, self._key))(message, context)
+        finally:
+            agent.close()
+        if not (home.directory / OUTCOME).exists():
+            # The test characters did not travel.
+            whole = replace(release, directory=_trial(self._place).release.directory)
+            replace(_trial(self._place), release=whole).run([writer]).save(home.directory / OUTCOME)
+        return reply
 
 
 @cache
 def _trial(place: _Place) -> Trial:
     trial: Trial = pickle.loads(place.trial.read_bytes())
     return trial
-
-
-def _completed(arrived: Release, place: _Place) -> Release:
-    """The release that arrived, with the test characters that did not travel."""
-    return replace(arrived, directory=_trial(place).release.directory)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +41,10 @@ class LocalEngine(Engine):
         )
         with pool:
             try:
+                # Whoever interrupts this process interrupts its children, which it ends itself.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 futures = [pool.submit(_work, cohort) for cohort in cohorts]
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 for future in as_completed(futures):
                     yield future.result()
             except BrokenProcessPool:
@@ -59,7 +63,14 @@ def _begin(trial: Trial) -> None:
     global _trial
     _trial = trial
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, too, and ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(cohort: range) -> tuple[range, Outcome]:

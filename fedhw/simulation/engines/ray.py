@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayActorError, RayTaskError
 
 from fedhw.errors import InputError
 from fedhw.simulation.engines.engine import Engine
@@ -39,16 +40,15 @@ class RayEngine(Engine):
 
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
         """Yield each cohort with its outcome; raises InputError when there is no such cluster."""
-        assert len(trial.release.generic)  # read here, for it is a file of this machine
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         try:
             ray.init(
-                self.address,
+                self.address or "local",
                 log_to_driver=False,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-        except ConnectionError as error:
+        except (ConnectionError, RuntimeError) as error:
             raise _silent(self.address, error) from None
         try:
             shared = [ray.put(trial)]
@@ -64,6 +64,13 @@ class RayEngine(Engine):
                     at_work[worker.run.remote(shared, cohort)] = worker
                     break
                 yield ray.get(done[0])
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError:
+            raise InputError(
+                "engine: an actor was killed again and again, perhaps for want of memory; the same "
+                "command goes on from what is done"
+            ) from None
         finally:
             ray.shutdown()
 
@@ -85,7 +92,10 @@ def _silent(address: str | None, error: Exception) -> InputError:
 
 
 def _processors() -> int:
-    return int(ray.cluster_resources()["CPU"])  # type: ignore[no-untyped-call]
+    found = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    if found == 0:
+        raise InputError("address: the cluster has no processors; start a machine that has some")
+    return found
 
 
 class Worker:
