@@ -15,28 +15,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from memory import most
 from tables import show
 
 WRITERS = (1_000, 10_000, 100_000)
 SHOTS, EPOCHS = 20, 12
 
-BETWEEN = 0.2
-"""Seconds between two looks at the memory."""
-
 
 def fedhw(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "fedhw.cli", *map(str, arguments)]
-
-
-def proportional(pid: int) -> int:
-    """Bytes of this process and its children; what several share is shared out among them."""
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0  # it has just ended
-    own = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return own * 1024 + sum(proportional(int(child)) for child in children)
 
 
 def run(writers: int, release: Path, folder: Path) -> tuple[float, float, dict[str, float]]:
@@ -46,15 +33,13 @@ def run(writers: int, release: Path, folder: Path) -> tuple[float, float, dict[s
         *("simulate", "--release", release, "--writers", writers, "--shots", SHOTS),
         *("--methods", "moe", "--out", folder / str(writers), "--json", figures),
     )
-    began, most = time.perf_counter(), 0
+    began = time.perf_counter()
     with subprocess.Popen(command, stdout=sys.stderr) as process:
-        while process.poll() is None:
-            most = max(most, proportional(process.pid))
-            time.sleep(BETWEEN)
+        peak = most(process)
     seconds = time.perf_counter() - began
     if process.returncode:
         sys.exit(f"simulate: {writers} writers ended with exit code {process.returncode}")
-    return seconds, most / 2**20, json.loads(figures.read_text())["methods"]["moe"]
+    return seconds, peak / 2**20, json.loads(figures.read_text())["methods"]["moe"]
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:
@@ -74,15 +59,15 @@ def main() -> None:
             train = fedhw("train-expert", "--out", release, "--epochs", EPOCHS)
             subprocess.run(train, check=True, stdout=sys.stderr)
         for writers in sizes:
-            took, most, moe = run(writers, release, Path(folder))
+            took, peak, moe = run(writers, release, Path(folder))
             seconds.append(took)
-            memory.append(most)
+            memory.append(peak)
             rows.append(
                 [
                     f"{writers:,}",
                     f"{took:.0f}",
                     f"{writers / took:.0f}",
-                    f"{most:,.0f}",
+                    f"{peak:,.0f}",
                     f"{100 * moe['custom_gain']:+.2f}",
                     f"{100 * moe['generic_change']:+.2f}",
                     f"{100 * moe['writers_hurt']:.1f}",
