@@ -8,7 +8,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 from task import (
     BATCH,
     FINE_TUNING,
@@ -42,12 +41,11 @@ def tuned(writer: int, rate: float, epochs: int) -> np.ndarray:
 
 def start(kind: type, folder: Path) -> None:
     global task
-    torch.set_num_threads(1)
     task = kind.load(folder)
 
 
 def mapped(task: Averaging | Personalising) -> Callable[..., list]:
-    """Return a `map` over all processes, each of which has one thread and the task."""
+    """Return a `map` over all processes, each of which has the task."""
     return get_context("spawn").Pool(PROCESSES, start, (type(task), task.folder)).map
 
 

@@ -75,10 +75,10 @@ class OwnFedRep(FedRep):
         return OwnNetwork
 
 
-def settings(model: torch.nn.Module, batch: int, **client: object) -> DDict:
+def settings(shared: torch.nn.Module, batch: int, **client: object) -> DDict:
     schedule = DDict(name="StepLR", step_size=1, gamma=1)
     common = {"batch_size": batch, "loss": "CrossEntropyLoss", "scheduler": schedule}
-    return DDict(model=model, client=DDict(**common, **client), server=DDict(weighted=False))
+    return DDict(model=shared, client=DDict(**common, **client), server=DDict(weighted=False))
 
 
 def averaging(task: Averaging) -> Answer:
@@ -107,21 +107,19 @@ def personalising(task: Personalising) -> list[Row]:
     ):
         network = Network(task.weights)
         shared: torch.nn.Module = network
+        own: torch.nn.Module = network
         if algorithm is OwnFedRep:
-            more, shared = (
-                more | {"model": EncoderHeadNet(network.body, network.head)},
-                network.body,
-            )
-        else:
-            more = more | {"model": network}
+            shared, own = network.body, EncoderHeadNet(network.body, network.head)
         optimiser = DDict(name="SGD", **rate)
-        wanted = settings(shared, BATCH, local_epochs=epochs, optimizer=optimiser, **more)
+        wanted = settings(
+            shared, BATCH, model=own, local_epochs=epochs, optimizer=optimiser, **more
+        )
         began = time.time()
         run = algorithm(len(task.learn), Split(task.learn, shuffle=True), wanted)
         with redirect_stdout(sys.stderr):
             run.run(n_rounds=1, eligible_perc=1.0)
         seconds = time.time() - began
-        networks = [getattr(own, "personalized_model", own.model) for own in run.clients]
+        networks = [getattr(one, "personalized_model", one.model) for one in run.clients]
         rows.append(task.row(method, numbers, seconds, *task.measure(networks)))
     return rows
 

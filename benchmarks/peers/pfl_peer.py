@@ -1,5 +1,6 @@
 """Apple's pfl: FederatedAveraging on its simulated backend, and its local training."""
 
+import sys
 import time
 
 import torch
@@ -119,4 +120,6 @@ def personalising(task: Personalising) -> list[Row]:
 
 
 if __name__ == "__main__":
+    if get_ops().distributed.global_rank:
+        sys.stdout = sys.stderr  # the first process answers for all
     main(averaging, personalising)

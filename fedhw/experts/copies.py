@@ -88,22 +88,27 @@ class _Layer(ABC):
 class _Dense(_Layer):
     """A linear layer [W, B, D], and ReLU above it where it is `rectified`."""
 
-    def __init__(self, own: _Own, rectified: bool) -> None:
+    def __init__(self, own: _Own, rectified: bool, batch: int) -> None:
+        copies, out, depth = own.weight.shape
         self.own, self.rectified = own, rectified
+        self.output = own.weight.new_zeros(copies, batch, out)
+        self.inner = own.weight.new_zeros(copies, batch, depth)
+        self.turned, self.added = own.weight.mT, own.bias[:, None]
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        self.output = torch.baddbmm(self.own.bias[:, None], x, self.own.weight.mT)
+        torch.baddbmm(self.added, x, self.turned, out=self.output)
         return self.output.clamp_(min=0) if self.rectified else self.output
 
     def backward(self, error: Tensor) -> Tensor:
-        inner = _where_positive(self.output, error) if self.rectified else error
+        # What stands above has done with the output.
+        inner = _where_positive(self.output, error, self.output) if self.rectified else error
         torch.bmm(inner.mT, self.x, out=self.own.to_weight)
         torch.sum(inner, 1, out=self.own.to_bias)
         return inner
 
     def before(self, inner: Tensor) -> Tensor:
-        return inner @ self.own.weight
+        return torch.bmm(inner, self.own.weight, out=self.inner)
 
 
 class _Flat(_Layer):
@@ -130,78 +135,94 @@ class _Halved(_Layer):
 
     def __init__(self, own: _Own, padding: int, side: int, batch: int) -> None:
         new = own.weight.new_zeros
-        copies, out, channels, self.k, _ = own.weight.shape
+        copies, out, channels, k, _ = own.weight.shape
         half = side // 2 + padding
-        self.own, self.side = own, half - self.k // 2
-        self.phases = new(copies, channels, 2, 2, half, half, batch)
-        self.inside = slice(padding // 2, half - padding // 2)
-        moved = self.phases.unfold(4, self.side, 1).unfold(5, self.side, 1)
+        inside = slice(padding // 2, half - padding // 2)
+        self.own, self.side = own, half - k // 2
+
+        phases = new(copies, channels, 2, 2, half, half, batch)
+        # All but the padding in rows and columns, [W, C, S / 2, 2, S / 2, 2, B].
+        self.pixels = phases[..., inside, inside, :].permute(0, 1, 4, 2, 5, 3, 6)
+        self.phases = phases
+        moved = phases.unfold(4, self.side, 1).unfold(5, self.side, 1)
         self.moved = moved.permute(0, 1, 4, 2, 5, 3, 7, 8, 6)
         self.windows = new(self.moved.shape)
-        self.kernels = new(copies, 2, 2, out, channels, self.k + 1, self.k + 1)
-        self.to_kernels = new(self.kernels.shape)
-        self.scores = new(copies, 2, 2, out, self.side**2 * batch)
-        self.rows = new(copies, 2, out, self.side**2 * batch)
+        self.columns = self.windows.flatten(6).flatten(1, 5)
+        shifts = range(k // 2 + 1)
+        self.shifted = [
+            (
+                phases[..., i : i + self.side, j : j + self.side, :],
+                self.windows[:, :, i, :, j],
+            )
+            for i in shifts
+            for j in shifts
+        ]
+
+        shape = copies, 2, 2, out, channels, k + 1, k + 1
+        kernels, to_kernels = new(shape), new(shape)
+        self.kernels, self.to_kernels = _matrix(kernels), _matrix(to_kernels)
+        # Where the weights are in the kernels of each of the four neighbours.
+        self.four, self.to_four = (
+            [x[:, p, q, ..., p : p + k, q : q + k] for p in (0, 1) for q in (0, 1)]
+            for x in (kernels, to_kernels)
+        )
+
+        scores = new(copies, 2, 2, out, self.side**2 * batch)
+        rows = new(copies, 2, out, self.side**2 * batch)
         self.output = new(copies, out, self.side**2 * batch)
+        self.scores = _matrix(scores)
+        self.left, self.right, self.rows = scores[:, :, 0], scores[:, :, 1], rows
+        self.upper, self.lower = rows[:, 0], rows[:, 1]
 
     def forward(self, x: Tensor) -> Tensor:
-        pixels = self._pixels(self.phases)
-        pixels.copy_(x.view(pixels.shape))
+        self.phases.zero_()
+        self.pixels.copy_(x.view(self.pixels.shape))
         self.windows.copy_(self.moved)
-        for kernels in self._four(self.kernels):
+        for kernels in self.four:
             kernels.copy_(self.own.weight)
-        torch.bmm(_matrix(self.kernels), self._columns(), out=_matrix(self.scores))
-        torch.maximum(self.scores[:, :, 0], self.scores[:, :, 1], out=self.rows)
-        torch.maximum(self.rows[:, 0], self.rows[:, 1], out=self.output)
+        torch.bmm(self.kernels, self.columns, out=self.scores)
+        torch.maximum(self.left, self.right, out=self.rows)
+        torch.maximum(self.upper, self.lower, out=self.output)
         self.output.add_(self.own.bias[..., None]).clamp_(min=0)
         return self.output.view(*self.output.shape[:2], self.side, self.side, -1)
 
     def backward(self, error: Tensor) -> Tensor:
-        error = _where_positive(self.output, error.reshape(self.output.shape))
+        # What stands above has done with the output.
+        error = _where_positive(self.output, error.reshape(self.output.shape), self.output)
         torch.sum(error, 2, out=self.own.to_bias)
-        _share_out(error, self.rows[:, 0], self.rows[:, 1])
-        _share_out(self.rows, self.scores[:, :, 0], self.scores[:, :, 1])
-        torch.bmm(_matrix(self.scores), self._columns().mT, out=_matrix(self.to_kernels))
-        torch.sum(torch.stack(self._four(self.to_kernels)), 0, out=self.own.to_weight)
+        _share_out(error, self.upper, self.lower)
+        _share_out(self.rows, self.left, self.right)
+        torch.bmm(self.scores, self.columns.mT, out=self.to_kernels)
+        first, *others = self.to_four
+        self.own.to_weight.copy_(first)
+        for kernels in others:
+            self.own.to_weight.add_(kernels)
         return self.scores
 
     def before(self, inner: Tensor) -> Tensor:
-        # The windows have done their service: their gradient takes their place.
-        torch.bmm(_matrix(self.kernels).mT, _matrix(inner), out=self._columns())
-        to_phases = torch.zeros_like(self.phases)
-        for i in range(self.k // 2 + 1):
-            for j in range(self.k // 2 + 1):
-                here = to_phases[..., i : i + self.side, j : j + self.side, :]
-                here += self.windows[:, :, i, :, j]
-        return self._pixels(to_phases).flatten(4, 5).flatten(2, 3)
-
-    def _pixels(self, phases: Tensor) -> Tensor:
-        """All but the padding in rows and columns, [W, C, S / 2, 2, S / 2, 2, B]."""
-        return phases[..., self.inside, self.inside, :].permute(0, 1, 4, 2, 5, 3, 6)
-
-    def _columns(self) -> Tensor:
-        return self.windows.flatten(6).flatten(1, 5)
-
-    def _four(self, kernels: Tensor) -> list[Tensor]:
-        """Where the weights [W, O, C, k, k] are in the kernels of each of the four neighbours."""
-        k = self.k
-        return [kernels[:, p, q, ..., p : p + k, q : q + k] for p in (0, 1) for q in (0, 1)]
+        # Windows and phases have done their service: their gradients take their places.
+        torch.bmm(self.kernels.mT, inner, out=self.columns)
+        self.phases.zero_()
+        for here, there in self.shifted:
+            here += there
+        return self.pixels.flatten(4, 5).flatten(2, 3)
 
 
-def _matrix(kernels: Tensor) -> Tensor:
+def _matrix(x: Tensor) -> Tensor:
     """A matrix for each copy, with a row for each kernel."""
-    return kernels.flatten(1, 3).flatten(2)
+    return x.flatten(1, 3).flatten(2)
 
 
-def _where_positive(x: Tensor, error: Tensor) -> Tensor:
-    """Return `error` where x > 0, else 0."""
-    kept: Tensor = torch.ops.aten.threshold_backward(error, x, 0)
-    return kept
+def _where_positive(x: Tensor, error: Tensor, into: Tensor) -> Tensor:
+    """Write `error` where x > 0, else 0."""
+    written: Tensor = torch.ops.aten.threshold_backward(error, x, 0, grad_input=into)
+    return written
 
 
 def _share_out(error: Tensor, first: Tensor, second: Tensor) -> None:
     """Replace either by the error if it is the larger, else by 0; of equals it is the first."""
-    second.copy_(_where_positive(second - first, error))
+    torch.sub(second, first, out=first)
+    _where_positive(first, error, second)
     torch.sub(error, second, out=first)
 
 
@@ -248,9 +269,9 @@ def _by_hand(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int)
                 layers.append(_Flat())
                 side = 1
             case [nn.Linear(bias=nn.Parameter()) as linear, nn.ReLU(), *modules] if side == 1:
-                layers.append(_Dense(own(linear), rectified=True))
+                layers.append(_Dense(own(linear), rectified=True, batch=batch))
             case [nn.Linear(bias=nn.Parameter()) as linear, *modules] if side == 1:
-                layers.append(_Dense(own(linear), rectified=False))
+                layers.append(_Dense(own(linear), rectified=False, batch=batch))
             case _:
                 return []
     return layers

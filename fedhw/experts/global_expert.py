@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedhw.errors import InputError
+from fedhw.experts.halving import Halving
 
 
 class GlobalExpert(nn.Module, ABC):
@@ -94,10 +95,10 @@ class LeNet5(LayeredExpert):
         self.layers = nn.Sequential(
             nn.Conv2d(1, 6, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            Halving(),
             nn.Conv2d(6, 16, 5),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            Halving(),
             nn.Flatten(),
             nn.Linear(16 * 5 * 5, 120),
             nn.ReLU(),
@@ -116,10 +117,10 @@ class LeafCNN(LayeredExpert):
         self.layers = nn.Sequential(
             nn.Conv2d(1, 32, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            Halving(),
             nn.Conv2d(32, 64, 5, padding=2),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            Halving(),
             nn.Flatten(),
             nn.Linear(64 * 7 * 7, 2048),
             nn.ReLU(),

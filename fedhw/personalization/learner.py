@@ -80,8 +80,9 @@ class Learner(Method):
         writers, (depth, classes) = len(mask), expert.head.weight.T.shape
         generic = sketch.features()
         centre, spread = generic.mean(0), generic.std(0)
-        # A feature that hardly ever fires must not be blown up, and rounding errors with it.
-        spread = spread.clamp_min(0.3 * spread.mean())
+        # A feature that hardly ever fires must not be blown up, and rounding errors with it; of an
+        # expert that training has ruined none may fire at all.
+        spread = spread.clamp_min(0.3 * spread.mean()).clamp_min(1e-6)
         generic_scores = expert.head(generic)
         generic_view = _with_ones(gate_view((generic - centre) / spread, generic_scores))
         generic_target = generic_scores.softmax(-1)
@@ -188,9 +189,9 @@ def _unstandardised(
     u: Tensor, v: Tensor, w: Tensor, centre: Tensor, spread: Tensor, routing: Routing
 ) -> Mixture:
     """Fold the standardisation of the features into the weights, so that a device needs none."""
-    u = u / spread[:, None]
+    u = (u / spread[:, None]).contiguous()  # as it will be when it has been stored
     b = v[:, -1:] - (centre @ u)[:, None] @ v[:, :-1]
     depth = len(centre)
     w = torch.cat([w[:, :depth] / spread[:, None], w[:, depth:]], 1)
     c = w[:, -1:] - (centre @ w[:, :depth])[:, None]
-    return Mixture(LocalExpert(u, v[:, :-1], b), Gate(w[:, :-1], c), routing)
+    return Mixture(LocalExpert(u, v[:, :-1], b), Gate(w[:, :-1].contiguous(), c), routing)

@@ -39,7 +39,7 @@ class RayEngine(Engine):
             _check_answers(str(self.address))
 
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
-        """Yield each cohort with its outcome; raises InputError when there is no such cluster."""
+        """Yield each cohort with its outcome; raises InputError where Ray does not start."""
         os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
         try:
             ray.init(
@@ -48,7 +48,7 @@ class RayEngine(Engine):
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError) as error:
+        except Exception as error:  # Ray raises just that when its processes are late
             raise _silent(self.address, error) from None
         try:
             shared = [ray.put(trial)]
@@ -85,6 +85,11 @@ def _check_answers(address: str) -> None:
 
 
 def _silent(address: str | None, error: Exception) -> InputError:
+    if address is None:
+        return InputError(
+            f"engine: Ray did not start ({error}); try again when the machine is less busy, or "
+            "leave the engine out"
+        )
     return InputError(
         f"address: no Ray cluster answers at {address} ({error}); start one there, or leave the "
         "address out"
