@@ -140,7 +140,7 @@ SECTIONS = (
     Section("secure_sum", ("python benchmarks/secure_sum.py",), alone=True),
     Section(
         "peers",
-        ("python benchmarks/peers/run.py --data {data} --release {release-0}",),
+        ("python benchmarks/peers/run.py --data {data} {release-0} {release-1} {release-2}",),
         alone=True,
     ),
     Section(

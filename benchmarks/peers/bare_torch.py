@@ -19,6 +19,7 @@ from task import (
     Row,
     descend,
     main,
+    mean,
 )
 
 PROCESSES = int(os.environ["PROCESSES"])
@@ -53,7 +54,7 @@ def averaging(task: Averaging) -> Answer:
     many, weights, began, ended = mapped(task), task.weights, [], []
     for devices in task.rounds():
         began.append(time.time())
-        weights = np.mean(many(partial(trained, weights=weights), devices, 1), axis=0)
+        weights = mean(many(partial(trained, weights=weights), devices, 1))
         ended.append(time.time())
     return task.answer(began, ended, weights)
 

@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 from bare_torch import PROCESSES
-from task import FINE_TUNING, Answer, Averaging, Network, Personalising, Row, main
+from task import FINE_TUNING, Answer, Averaging, Network, Personalising, Row, main, mean
 
 os.environ |= {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -89,7 +89,7 @@ def averaging(task: Averaging) -> Answer:
         for devices in task.rounds():
             began.append(time.time())
             asked = [{"work": "trained", "device": device} for device in devices]
-            weights = np.mean(many(asked, weights), axis=0)
+            weights = mean(many(asked, weights))
             ended.append(time.time())
 
     simulated(task, len(task.devices), work)

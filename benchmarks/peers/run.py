@@ -1,10 +1,11 @@
 """fedhw beside its peers: federated averaging and personalising; same data, network and cores.
 
-    python benchmarks/peers/run.py --data writers.npz --release release
+    python benchmarks/peers/run.py --data writers.npz RELEASE ...
 
 Each peer has a virtual environment of its own, made at its first run from `requirements/` under
-.venv/peers; fedhw runs in the one that this runs in. With averaging the peers take turns, so that a
-busy machine hits all alike, and a figure is the median over all rounds of all turns.
+.venv/peers; fedhw runs in the one that this runs in. The peers take turns, so that a busy machine
+hits all alike: two turns of averaging, from the first release, and one of personalising for each
+release, for the writers that it has not seen. Times are medians.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from memory import most  # noqa: E402
-from tables import show  # noqa: E402
+from tables import show, spread  # noqa: E402
 
 CORES = 2
 SIZES = (10, 10, 10, 10, 100, 100, 100)
@@ -115,19 +117,22 @@ class Peak(Thread):
 
 PEERS = (
     Peer("**fedhw**", "fedhw_peer.py"),
-    Peer("bare torch", "bare_torch.py"),
-    Peer("bare torch, 2 processes", "bare_torch.py", 2),
-    Peer("pfl 0.6.0", "pfl_peer.py"),
+    Peer("bare torch", "bare_torch.py", CORES),
     Peer(
-        "pfl 0.6.0, 2 processes",
+        "pfl 0.6.0",
         "pfl_peer.py",
-        2,
+        CORES,
         ("-m", "torch.distributed.run", f"--nproc-per-node={CORES}"),
     ),
-    Peer("Flower 1.41.0 on Ray 2.55.1", "flower_peer.py", 2),
+    Peer("Flower 1.41.0 on Ray 2.55.1", "flower_peer.py", CORES),
     Peer("fluke 0.8.1", "fluke_peer.py"),
 )
 OURS = PEERS[0]
+ALONE = (
+    Peer("bare torch, one process", "bare_torch.py"),
+    Peer("pfl 0.6.0, one process", "pfl_peer.py"),
+)
+"""Peers that were to average in one process, too."""
 
 
 def averaging_task(data: WriterSet, release: Release, folder: Path) -> WriterSet:
@@ -150,9 +155,9 @@ def averaging_task(data: WriterSet, release: Release, folder: Path) -> WriterSet
 
 
 def personalising_task(data: WriterSet, release: Release, folder: Path) -> tuple[float, float]:
-    """Write the task of personalising; return the accuracies of the expert alone.
+    """Write the task of personalising; return the accuracies of the expert alone, 0 to 1.
 
-    It is for the writers that the release did not see, 60 at most, half of each to test with.
+    It is for the writers that the release did not see, half of each to test with.
     """
     random = np.random.default_rng(0)
     writers = [data.rows_of(w) for w in draw_writers(release, data, None, "half", seed=0)]
@@ -172,16 +177,14 @@ def personalising_task(data: WriterSet, release: Release, folder: Path) -> tuple
     return alone["test"], alone["generic"]
 
 
-def in_turns(task: str, turns: int, folder: Path) -> dict[str, list]:
+def averaged(turns: int, folder: Path) -> dict[str, list[dict]]:
     """Return the answers of every peer, one a turn; weights stay in the folder as NAME.npy."""
-    answers: dict[str, list] = {peer.name: [] for peer in PEERS}
+    answers: dict[str, list[dict]] = {peer.name: [] for peer in (*PEERS, *ALONE)}
     for turn in range(turns):
-        for peer in PEERS:
-            print(f"{task}, turn {turn + 1} of {turns}: {peer.name}", file=sys.stderr)
-            measured = task == "averaging" and turn == 0
-            answers[peer.name].append(peer.answer(task, folder, measured))
-            if measured:
-                (folder / "weights.npy").rename(folder / f"{peer.name}.npy")
+        for peer in (*PEERS, *ALONE):
+            print(f"averaging, turn {turn + 1} of {turns}: {peer.name}", file=sys.stderr)
+            answers[peer.name].append(peer.answer("averaging", folder, measured=turn == 0))
+            (folder / "weights.npy").rename(folder / f"{peer.name}.npy")
     return answers
 
 
@@ -209,7 +212,7 @@ def averaging_rows(answers: dict[str, list[dict]]) -> list[list[str]]:
 
 
 def show_averaging(answers: dict[str, list[dict]], others: WriterSet, folder: Path) -> None:
-    weights = {peer.name: np.load(folder / f"{peer.name}.npy") for peer in PEERS}
+    weights = {name: np.load(folder / f"{name}.npy") for name in answers}
     architecture = build("lenet5", len(others.alphabet))
     headings = ["peer"]
     for size in sorted(set(SIZES)):
@@ -224,26 +227,41 @@ def show_averaging(answers: dict[str, list[dict]], others: WriterSet, folder: Pa
     show(headings, rows)
 
 
+def personalised(folders: Sequence[Path]) -> dict[str, list[list[dict]]]:
+    """Return what every peer's methods came to, for each task."""
+    answers: dict[str, list[list[dict]]] = {peer.name: [] for peer in PEERS}
+    for turn, folder in enumerate(folders, 1):
+        for peer in PEERS:
+            print(f"personalising, turn {turn} of {len(folders)}: {peer.name}", file=sys.stderr)
+            answers[peer.name].append(peer.answer("personalising", folder, measured=False))
+    return answers
+
+
 def personalising_rows(answers: dict[str, list[list[dict]]]) -> list[list[str]]:
-    """Return the rows of the table of personalising."""
-    ours = answers[OURS.name][0][0]["seconds"]
-    return [
-        [
-            name,
-            found["method"],
-            f"{100 * found['writer']:.1f}",
-            f"{100 * found['generic']:.1f}",
-            f"{1000 * found['seconds']:.1f}",
-            f"{found['seconds'] / ours:.1f}",
-            f"{found['numbers']:,}",
-        ]
-        for name, (methods,) in answers.items()
-        for found in methods
-    ]
+    """Return the rows of the table of personalising, a row for each method of each peer."""
+    ours = median(methods[0]["seconds"] for methods in answers[OURS.name])
+    rows = []
+    for name, tasks in answers.items():
+        for found in zip(*tasks, strict=True):
+            took = median(each["seconds"] for each in found)
+            rows.append(
+                [
+                    name,
+                    found[0]["method"],
+                    spread([each["writer"] for each in found]),
+                    spread([each["generic"] for each in found]),
+                    f"{1000 * took:.1f}",
+                    f"{took / ours:.1f}",
+                    f"{found[0]['numbers']:,}",
+                ]
+            )
+    return rows
 
 
-def show_personalising(answers: dict[str, list[list[dict]]], alone: tuple[float, float]) -> None:
-    writer, generic = (f"{100 * share:.1f}" for share in alone)
+def show_personalising(
+    answers: dict[str, list[list[dict]]], alone: Sequence[tuple[float, float]]
+) -> None:
+    writer, generic = (spread(shares) for shares in zip(*alone, strict=True))
     show(
         ["peer", "method", "writer, %", "generic, %", "ms a writer", "x ours", "numbers kept"],
         [
@@ -256,18 +274,22 @@ def show_personalising(answers: dict[str, list[list[dict]]], alone: tuple[float,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="npz file of real writers")
-    parser.add_argument("--release", type=Path, required=True, help="trained on some of them")
     parser.add_argument("--turns", type=int, default=2, help="of averaging")
+    parser.add_argument("releases", nargs="+", type=Path, help="trained on some of them")
     arguments = parser.parse_args()
-    data, release = load_source(arguments.data, 0), Release.load(arguments.release)
+    data = load_source(arguments.data, 0)
+    releases = [Release.load(place) for place in arguments.releases]
     for peer in PEERS:
         peer.python()
     with tempfile.TemporaryDirectory(prefix="fedhw-peers-") as directory:
-        folder = Path(directory)
-        others = averaging_task(data, release, folder)
-        show_averaging(in_turns("averaging", arguments.turns, folder), others, folder)
-        alone = personalising_task(data, release, folder)
-        show_personalising(in_turns("personalising", 1, folder), alone)
+        folders = [Path(directory) / str(i) for i in range(len(releases))]
+        for folder in folders:
+            folder.mkdir()
+        others = averaging_task(data, releases[0], folders[0])
+        show_averaging(averaged(arguments.turns, folders[0]), others, folders[0])
+        tasks = zip(releases, folders, strict=True)
+        alone = [personalising_task(data, release, folder) for release, folder in tasks]
+        show_personalising(personalised(folders), alone)
 
 
 if __name__ == "__main__":

@@ -160,6 +160,11 @@ def right(network: nn.Module, ink: Tensor, labels: Tensor) -> float:
     return float((network.eval()(ink).argmax(1) == labels).float().mean())
 
 
+def mean(weights: Sequence[np.ndarray]) -> np.ndarray:
+    """Average weights; in single precision rounding alone would lead the peers apart."""
+    return np.mean(weights, axis=0, dtype=np.float64).astype(np.float32)
+
+
 def descend(
     network: nn.Module,
     own: Characters,
