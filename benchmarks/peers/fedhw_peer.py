@@ -1,19 +1,22 @@
 """fedhw: the devices of a round train in step, and writers are personalised in cohorts."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
-from task import Answer, Averaging, Personalising, Row, main
+from task import Answer, Averaging, Characters, Personalising, Row, main
 
+from fedhw.data.writers import WriterSet
 from fedhw.experts.global_expert import build
 from fedhw.improvement.local_update import Lesson, LocalTraining, unflatten
 from fedhw.personalization.learner import Learner, PersonalMixture
 from fedhw.personalization.method import Cohort, gather, observe
 from fedhw.release.release import Release
-
-COHORT = 8
+from fedhw.simulation.population import RecordedPopulation
 
 
 def averaging(task: Averaging) -> Answer:
@@ -41,36 +44,65 @@ def glyphs(ink: torch.Tensor) -> np.ndarray:
     return (255 * ink).round().to(torch.uint8).numpy()
 
 
+@dataclass
+class Writers:
+    """What a process personalises with: the release, and what everybody learns from."""
+
+    release: Release
+    learn: RecordedPopulation
+
+    @classmethod
+    def of(cls, task: Personalising) -> "Writers":
+        return cls(Release.load(task.folder / "release"), population(task.learn))
+
+    def personal(self, cohort: range) -> PersonalMixture:
+        own = gathered(self.release, self.learn.data, cohort)
+        return Learner().learn(self.release.expert, own, self.release.sketch, seed=0)
+
+
+def start(folder: Path) -> None:
+    global writers
+    torch.set_num_threads(1)
+    writers = Writers.of(Personalising.load(folder))
+
+
+def personal(cohort: range) -> PersonalMixture:
+    return writers.personal(cohort)
+
+
 def personalising(task: Personalising) -> list[Row]:
-    release = Release.load(task.folder / "release")
-    learn, test = (
-        [(glyphs(ink), labels.numpy()) for ink, labels in part] for part in (task.learn, task.test)
-    )
-
-    def cohort(writers: list[int], part: list[tuple[np.ndarray, np.ndarray]]) -> Cohort:
-        images, labels = zip(*(part[w] for w in writers), strict=True)
-        return gather(release.expert, list(images), list(labels))
-
-    def personal(writers: list[int]) -> PersonalMixture:
-        return Learner().learn(release.expert, cohort(writers, learn), release.sketch, seed=0)
-
-    # Those who wrote about as much learn together, the most first.
-    everybody = sorted(range(len(learn)), key=lambda w: -len(learn[w][1]))
-    cohorts = [everybody[i : i + COHORT] for i in range(0, len(everybody), COHORT)]
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads, "learning", torch.set_num_threads, (1,)) as pool:
-        list(pool.map(personal, cohorts[-threads:]))  # warm-up
+    everybody = Writers.of(task)
+    release, names = everybody.release, everybody.learn.data.names
+    cohorts, processes = everybody.learn.cohorts(), torch.get_num_threads()
+    with get_context("spawn").Pool(processes, start, (task.folder,)) as pool:
+        pool.map(personal, cohorts[-processes:], 1)  # warm-up
         began = time.time()
-        found = list(pool.map(personal, cohorts))
+        found = pool.map(personal, cohorts, 1)
         seconds = time.time() - began
+    test = population(task.test).data
     generic = observe(release.expert, glyphs(task.generic[0])[None])
     writer, rest = [], []
-    for own, writers in zip(found, cohorts, strict=True):
-        asked = cohort(writers, test)
+    for cohort, own in zip(cohorts, found, strict=True):
+        asked = gathered(release, test, [test.names.index(names[w]) for w in cohort])
         right = (own.scores(asked.seen).argmax(-1) == asked.labels) & asked.mask
         writer += (right.sum(1) / asked.mask.sum(1)).tolist()
         rest += (own.scores(generic).argmax(-1) == task.generic[1]).float().mean(1).tolist()
     return [task.row("local expert and gate", found[0].numbers(), seconds, writer, rest)]
+
+
+def gathered(release: Release, data: WriterSet, cohort: Sequence[int]) -> Cohort:
+    rows = [data.rows_of(w) for w in cohort]
+    return gather(release.expert, [data.images[r] for r in rows], [data.labels[r] for r in rows])
+
+
+def population(part: list[Characters]) -> RecordedPopulation:
+    data = WriterSet.of(
+        glyphs(torch.cat([ink for ink, _ in part])),
+        torch.cat([labels for _, labels in part]).numpy(),
+        writer=np.repeat(np.arange(len(part)), [len(labels) for _, labels in part]),
+        names=[str(w) for w in range(len(part))],
+    )
+    return RecordedPopulation.of(data, range(len(part)))
 
 
 if __name__ == "__main__":

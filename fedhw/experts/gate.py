@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedhw.experts.reader import read
+
 CONFIDENCE = 3
 """Numbers of the global expert's confidence that the gate reads beside its features."""
 
@@ -23,8 +25,8 @@ class Gate(NamedTuple):
     c: Tensor
 
     def opening(self, view: Tensor) -> Tensor:
-        """Return the opening in (0, 1), [W, N, 1], for `gate_view` [W, N, D + 3]."""
-        return torch.sigmoid(torch.baddbmm(self.c, view, self.w))
+        """Return the opening in (0, 1), [W, N, 1], for `gate_view` [W or 1, N, D + 3]."""
+        return torch.sigmoid(read(view, self.w) + self.c)
 
 
 def gate_view(features: Tensor, scores: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedhw.experts.reader import read
+
 
 class LocalExpert(NamedTuple):
     """`residual = (features U) V + b`, to be added to the global expert's scores.
@@ -22,5 +24,5 @@ class LocalExpert(NamedTuple):
     b: Tensor
 
     def residual(self, features: Tensor) -> Tensor:
-        """Return the correction [W, N, C] of features [W, N, D]."""
-        return torch.baddbmm(self.b, features @ self.u, self.v)
+        """Return the correction [W, N, C] of features [W or 1, N, D]."""
+        return torch.baddbmm(self.b, read(features, self.u), self.v)

@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
 
     def opening(self, features: Tensor, scores: Tensor) -> Tensor:
         """Return the gate's opening [W, N, 1] as it is used: in (0, 1), or 0 and 1 when hard."""
-        g = self.gate.opening(gate_view(features, scores).expand(len(self.gate.w), -1, -1))
+        g = self.gate.opening(gate_view(features, scores))
         return (g > 0.5).to(g.dtype) if self.routing == "hard" else g
 
     def scores(self, features: Tensor, scores: Tensor) -> Tensor:
@@ -44,5 +44,5 @@ class Mixture(NamedTuple):
         leading 1 the same glyphs go through every writer's mixture.
         """
         g = self.opening(features, scores)
-        residual = self.local.residual(features.expand(len(self.local.u), -1, -1))
+        residual = self.local.residual(features)
         return residual.mul_(g).add_(scores)

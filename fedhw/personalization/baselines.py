@@ -279,7 +279,7 @@ class PersonalResidual(Personal):
 
     def scores(self, seen: Activations) -> Tensor:
         """Return the corrected scores [W, N, C]."""
-        return seen.scores + self.local.residual(seen.features.expand(len(self.local.u), -1, -1))
+        return seen.scores + self.local.residual(seen.features)
 
     def numbers(self) -> int:
         """Count U, V and b of one writer."""

@@ -52,8 +52,12 @@ class Population(ABC):
         >>> SyntheticPopulation(130, 20, 0).cohorts()[-1]
         range(119, 130)
         """
-        size = min(COHORT, -(-len(self) // FEWEST_COHORTS))
+        size = self._most_together
         return [range(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+
+    @property
+    def _most_together(self) -> int:
+        return min(COHORT, -(-len(self) // FEWEST_COHORTS))
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,26 @@ class RecordedPopulation(Population):
 
     @classmethod
     def of(cls, data: WriterSet, drawn: Sequence[int]) -> "RecordedPopulation":
-        """Return these writers of a set, and nothing of the others."""
+        """Return these writers of a set, who wrote the most first, and nothing of the others."""
+        counts = data.counts()
+        drawn = sorted(drawn, key=lambda w: -int(counts[w]))
         return cls(_taken(data, [data.rows_of(w) for w in drawn], [data.names[w] for w in drawn]))
 
     def __len__(self) -> int:
         return len(self.data.names)
+
+    def cohorts(self) -> list[range]:
+        """Share the writers out; who wrote less than half of the first one's begins anew.
+
+        The characters of a cohort are padded to as many as the first of them wrote.
+        """
+        counts, cohorts, start = self.data.counts(), [], 0
+        for w in range(1, len(self) + 1):
+            ends = w == len(self) or w - start == self._most_together
+            if ends or 2 * counts[w] < counts[start]:
+                cohorts.append(range(start, w))
+                start = w
+        return cohorts
 
     def write(self, writers: Sequence[int]) -> WriterSet:
         """Look up what these writers wrote."""

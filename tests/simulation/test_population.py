@@ -49,6 +49,24 @@ def test_recorded_writers_write_what_they_wrote_in_their_order(unseen_writers: W
     assert np.array_equal(written.labels, unseen_writers.labels[rows])
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80))
+def test_recorded_writers_of_a_cohort_wrote_about_as_much(counts: list[int]) -> None:
+    data = WriterSet.of(
+        np.zeros((sum(counts), 28, 28), np.uint8),
+        np.zeros(sum(counts), np.uint8),
+        writer=np.repeat(np.arange(len(counts)), counts),
+        names=[str(w) for w in range(len(counts))],
+    )
+    population = RecordedPopulation.of(data, range(len(counts)))
+    assert population.data.counts().tolist() == sorted(counts, reverse=True)
+    cohorts = population.cohorts()
+    assert [w for cohort in cohorts for w in cohort] == list(range(len(counts)))
+    for cohort in cohorts:
+        assert 0 < len(cohort) <= COHORT
+        most, *others = population.data.counts()[cohort]
+        assert all(most / 2 <= count <= most for count in others)
+
+
 def test_an_identity_is_that_of_the_writers_and_their_characters(
     unseen_writers: WriterSet,
 ) -> None:
