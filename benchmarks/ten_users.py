@@ -31,7 +31,7 @@ def main() -> None:
     release, data = Release.load(arguments.release), load_source(arguments.data)
     drawn = draw_writers(release, data, 10, "half", arguments.seed)
     methods = {name: METHODS[name] for name in ("ge", "moe")}
-    people = RecordedPopulation(data, drawn)
+    people = RecordedPopulation.of(data, drawn)
     found = Trial(release, people, methods, "half", arguments.seed).run(range(len(drawn)))
     ge, moe = found.methods["ge"], found.methods["moe"]
     figures = np.stack([ge.custom, moe.custom, ge.generic, moe.generic], axis=1)

@@ -123,3 +123,5 @@ if __name__ == "__main__":
     if get_ops().distributed.global_rank:
         sys.stdout = sys.stderr  # the first process answers for all
     main(averaging, personalising)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or its threads abort the process at times
