@@ -11,7 +11,7 @@ TEN_USERS = Path(__file__).parents[2] / "benchmarks" / "ten_users.py"
 
 
 def test_ten_users_have_a_row_each_and_their_mean(release_directory: Path, tmp_path: Path) -> None:
-    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2012), 62))
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2012), 124))
     ran = subprocess.run(
         [sys.executable, TEN_USERS, "--release", release_directory, "--data", "writers.npz"],
         cwd=tmp_path,
