@@ -32,7 +32,7 @@ LAUNCH, POOL, TESTED, CHARACTERS = 90, 400, 40, 124
 SIMULATED = 30
 """Devices whose training is computed in a round."""
 
-EPSILONS, DELTA = (1.0, 4.0, 8.0), 1e-6
+EPSILONS, DELTA = (1.0, 2.0, 4.0, 8.0), 1e-6
 FLEETS = (10**3, 10**4, 10**5)
 
 RECIPE = Recipe(rounds=20, noise=0.0, rehearsal=0.3, writers=12)
