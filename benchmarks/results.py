@@ -243,9 +243,9 @@ class Releases:
 
 @cache
 def commit() -> str:
-    """The short hash of the commit, and a plus where the tree differs from it, this page aside."""
+    """The short hash of the commit, and a plus where the tree differs from it, what this writes aside."""
     git = ["git", "-C", str(ROOT)]
-    changed = [*git, "status", "--porcelain", "--", ".", ":!docs/results.md"]
+    changed = [*git, "status", "--porcelain", "--", ".", ":!docs/results.md", ":!docs/diagrams"]
     try:
         short = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True).strip()
         return short + ("+" if subprocess.check_output(changed) else "")
