@@ -243,7 +243,7 @@ class Releases:
 
 @cache
 def commit() -> str:
-    """The short hash of the commit, and a plus where the tree differs from it, what this writes aside."""
+    """The short hash of the commit, and a plus where the tree differs from it, results aside."""
     git = ["git", "-C", str(ROOT)]
     changed = [*git, "status", "--porcelain", "--", ".", ":!docs/results.md", ":!docs/diagrams"]
     try:
