@@ -92,7 +92,8 @@ def recording(
         try:
             agent.until_ready()
             sentences = write(agent, written[:CORRECTIONS])
-            mixtures = [mixture(home)]
+            until(lambda: stored(home))  # which is a moment after it is in use
+            mixtures = stored(home)
             keys = coordinator.home / "release.key"
             registry = Registry(coordinator.home / "releases", ReleaseKey.load(keys))
             published(registry, release, shuffled(1), place / "second")
@@ -106,7 +107,8 @@ def recording(
             assert agent.stop() == 0
         finally:
             agent.kill()
-        mixtures.append(mixture(home))
+        [last] = stored(home)
+        mixtures.append(last)
         yield Recording(
             [bytes(one.sent) for one in statistics.conversations],
             [bytes(one.sent) for one in flower.conversations],
@@ -121,12 +123,10 @@ def recording(
         coordinator.kill()
 
 
-def mixture(home: Path) -> bytes:
-    """The personal mixture, as it is stored."""
+def stored(home: Path) -> list[bytes]:
+    """The personal mixture, as it is stored, if there is one."""
     with closing(sqlite3.connect(f"{(home / 'device.db').as_uri()}?mode=ro", uri=True)) as db:
-        ((tensors,),) = db.execute("SELECT tensors FROM personal").fetchall()
-    assert isinstance(tensors, bytes)
-    return tensors
+        return [tensors for (tensors,) in db.execute("SELECT tensors FROM personal")]
 
 
 def write(agent: AgentProcess, written: list[Character]) -> list[str]:
