@@ -61,8 +61,12 @@ def test_simulate_writes_a_report_and_figures(
 
 def cut_off(command: list[object], is_time: Callable[[], object]) -> str:
     """Interrupt a command as a terminal does, with all its children; returns what it said."""
+    # Who runs the tests in the background may have them ignore the signal.
     with subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True
+        ["env", "--default-signal=INT", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         while not is_time():
             assert process.poll() is None
