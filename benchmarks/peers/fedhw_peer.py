@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -44,37 +43,30 @@ def glyphs(ink: torch.Tensor) -> np.ndarray:
     return (255 * ink).round().to(torch.uint8).numpy()
 
 
-@dataclass
-class Writers:
-    """What a process personalises with: the release, and what everybody learns from."""
-
-    release: Release
-    learn: RecordedPopulation
-
-    @classmethod
-    def of(cls, task: Personalising) -> "Writers":
-        return cls(Release.load(task.folder / "release"), population(task.learn))
-
-    def personal(self, cohort: range) -> PersonalMixture:
-        own = gathered(self.release, self.learn.data, cohort)
-        return Learner().learn(self.release.expert, own, self.release.sketch, seed=0)
+release: Release
+learn: RecordedPopulation
 
 
-def start(folder: Path) -> None:
-    global writers
+def start(task: Personalising) -> None:
+    """Let this process have the release, and what everybody learns from."""
+    global release, learn
+    release, learn = Release.load(task.folder / "release"), population(task.learn)
+
+
+def start_alone(folder: Path) -> None:
     torch.set_num_threads(1)
-    writers = Writers.of(Personalising.load(folder))
+    start(Personalising.load(folder))
 
 
 def personal(cohort: range) -> PersonalMixture:
-    return writers.personal(cohort)
+    own = gathered(learn.data, cohort)
+    return Learner().learn(release.expert, own, release.sketch, seed=0)
 
 
 def personalising(task: Personalising) -> list[Row]:
-    everybody = Writers.of(task)
-    release, names = everybody.release, everybody.learn.data.names
-    cohorts, processes = everybody.learn.cohorts(), torch.get_num_threads()
-    with get_context("spawn").Pool(processes, start, (task.folder,)) as pool:
+    start(task)
+    cohorts, processes = learn.cohorts(), torch.get_num_threads()
+    with get_context("spawn").Pool(processes, start_alone, (task.folder,)) as pool:
         pool.map(personal, cohorts[-processes:], 1)  # warm-up
         began = time.time()
         found = pool.map(personal, cohorts, 1)
@@ -83,14 +75,14 @@ def personalising(task: Personalising) -> list[Row]:
     generic = observe(release.expert, glyphs(task.generic[0])[None])
     writer, rest = [], []
     for cohort, own in zip(cohorts, found, strict=True):
-        asked = gathered(release, test, [test.names.index(names[w]) for w in cohort])
+        asked = gathered(test, [test.names.index(learn.data.names[w]) for w in cohort])
         right = (own.scores(asked.seen).argmax(-1) == asked.labels) & asked.mask
         writer += (right.sum(1) / asked.mask.sum(1)).tolist()
         rest += (own.scores(generic).argmax(-1) == task.generic[1]).float().mean(1).tolist()
     return [task.row("local expert and gate", found[0].numbers(), seconds, writer, rest)]
 
 
-def gathered(release: Release, data: WriterSet, cohort: Sequence[int]) -> Cohort:
+def gathered(data: WriterSet, cohort: Sequence[int]) -> Cohort:
     rows = [data.rows_of(w) for w in cohort]
     return gather(release.expert, [data.images[r] for r in rows], [data.labels[r] for r in rows])
 
