@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import track
 from tables import show
 
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.experts.training import Training, accuracy
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.candidate import Outcome
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
@@ -27,9 +27,8 @@ from fedhw.improvement.local_update import flat
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedMuon
 from fedhw.privacy.discrete_gaussian import discrete_gaussian
-from fedhw.release.making import make_release
 from fedhw.release.release import Release
-from fedhw.simulation.adversaries import (
+from fedhw.research.audits.adversaries import (
     Defence,
     Device,
     Improved,
@@ -38,6 +37,8 @@ from fedhw.simulation.adversaries import (
     Scaled,
     improve,
 )
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 
 DEVICES, CHARACTERS = 20, 62
 LAUNCH = synthetic_writers(10, 2 * CHARACTERS)

@@ -3,7 +3,7 @@
     python benchmarks/coordinator.py
 
 An idle device asks Flower for messages and gives a sign of life every 10 s
-(`fedhw_client.supernode.IDLE`), signed with its key, over a connection that stays open. This
+(`fedhw_client.fleet.supernode.IDLE`), signed with its key, over a connection that stays open. This
 measures how many questions a second the guarded SuperLink answers, with as many devices registered
 as given, beside a bare TLS web server (uvicorn, starlette) in the same turns, and says how many
 devices that makes when the SuperLink is to be half idle. Reports come once a window, see
@@ -32,12 +32,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from tables import show
 
-from fedhw_client.replay import resident_memory
-from fedhw_client.supernode import IDLE
-from fedhw_server import superlink
-from fedhw_server.certificates import make_certificates
-from fedhw_server.superlink import Address, SuperLink
-from fedhw_server.supervisor import PARENT
+from fedhw_client.commands.replay_writer import resident_memory
+from fedhw_client.fleet.supernode import IDLE
+from fedhw_server.fronts.certificates import make_certificates
+from fedhw_server.leader import superlink
+from fedhw_server.leader.superlink import Address, SuperLink
+from fedhw_server.leader.supervisor import PARENT
 
 CALLERS = 4
 """Threads that ask at once; more do not make a SuperLink faster."""
@@ -105,7 +105,7 @@ def main() -> None:
             "FLWR_LOG_LEVEL": "ERROR",
         }
         command = [
-            *(sys.executable, "-m", "fedhw_server.superlink"),
+            *(sys.executable, "-m", "fedhw_server.leader.superlink"),
             *("--ssl-ca-certfile", str(home / "ca.crt")),
             *("--ssl-certfile", str(home / "server.crt")),
             *("--ssl-keyfile", str(home / "server.key")),

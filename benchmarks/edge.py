@@ -24,19 +24,19 @@ import torch
 from numpy.typing import NDArray
 from tables import show, spread
 
-from fedhw.cost import cost_of_global
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import stratified_split
-from fedhw.edge.export import CALIBRATED_ON, export
+from fedhw.experts.cost import cost_of_global
 from fedhw.experts.gate import Gate
 from fedhw.experts.global_expert import as_ink
-from fedhw.experts.inference import OneMixture, glance
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
-from fedhw.personalization.elastic import first, ordered
+from fedhw.experts.one_sample import OneMixture, compile_for_one_sample
 from fedhw.personalization.learner import Learner, PersonalMixture
-from fedhw.personalization.method import Activations, Cohort, gather, observe
+from fedhw.personalization.method import Activations, Cohort, extract_features, pad_cohort
 from fedhw.release.release import Release
+from fedhw.research.onnx_export.elastic import first, ordered
+from fedhw.research.onnx_export.export import CALIBRATED_ON, export
 
 RANKS = (2, 4, 8, 10, 16)
 FEWEST = 40
@@ -92,7 +92,7 @@ def open_world(release: Release, data: Path, writers: int, seed: int) -> World:
         rows = everybody.rows_of(int(w))
         halves.append([rows[half] for half in stratified_split(everybody.labels[rows], rng)])
     learn, test = (
-        gather(
+        pad_cohort(
             release.expert,
             [everybody.images[rows] for rows in part],
             [everybody.labels[rows] for rows in part],
@@ -100,7 +100,7 @@ def open_world(release: Release, data: Path, writers: int, seed: int) -> World:
         for part in zip(*halves, strict=True)
     )
     fresh = slice(CALIBRATED_ON, CALIBRATED_ON + GENERIC)
-    generic = observe(release.expert, release.generic.images[None, fresh])
+    generic = extract_features(release.expert, release.generic.images[None, fresh])
     labels = torch.from_numpy(release.generic.labels[fresh].astype(np.int64))
     return World(release, learn, test, generic, labels)
 
@@ -123,7 +123,7 @@ def show_ranks(world: World, seed: int) -> Mixture:
         if rank < most:
             cut = world.reached(PersonalMixture(first(whole, rank)).scores)
             lost = [*cut.cells, spread((cut.writer - at_once.writer).tolist(), "+")]
-        share = personal.numbers() / parameters
+        share = personal.parameter_count() / parameters
         rows.append([f"{rank}", f"{100 * share:.2f}", *at_once.cells, *lost])
     show(
         [
@@ -140,9 +140,9 @@ def show_ranks(world: World, seed: int) -> Mixture:
 def show_models(world: World, mixture: Mixture) -> None:
     """Print the table of models."""
     release, one = world.release, writer_of(mixture, 0)
-    private = 4 * PersonalMixture(mixture).numbers()
+    private = 4 * PersonalMixture(mixture).parameter_count()
     bare = (release.directory / "weights.safetensors").stat().st_size + private
-    expert, look, mine = release.expert, glance(release.expert), OneMixture.of(one)
+    expert, look, mine = release.expert, compile_for_one_sample(release.expert), OneMixture.of(one)
 
     def by_torch(glyph: NDArray[np.uint8]) -> object:
         features = expert.features(as_ink(glyph[None]))[None]
@@ -185,8 +185,8 @@ def show_models(world: World, mixture: Mixture) -> None:
 
 
 def numpy_scores(release: Release, mixture: Mixture) -> Callable[[Activations], torch.Tensor]:
-    """Scores by `fedhw.experts.inference`, a glyph at a time."""
-    look = glance(release.expert)
+    """Scores by `fedhw.experts.one_sample`, a glyph at a time."""
+    look = compile_for_one_sample(release.expert)
     people = [OneMixture.of(writer_of(mixture, w)) for w in range(len(mixture.gate.w))]
 
     def scores(seen: Activations) -> torch.Tensor:

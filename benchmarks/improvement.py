@@ -24,17 +24,18 @@ from tables import show, spread
 
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet, stratified_split
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert, as_ink, build
-from fedhw.experts.training import Training, accuracy, train_expert
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.local_update import FEWEST, unflatten
 from fedhw.improvement.public import Public
 from fedhw.personalization.learner import Learner
-from fedhw.personalization.method import gather, observe
-from fedhw.release.making import HELD_OUT_CHARACTERS, SKETCH_SIZE
+from fedhw.personalization.method import extract_features, pad_cohort
 from fedhw.release.release import Release
-from fedhw.release.sketch import Sketch
-from fedhw.simulation.rounds import take_round
+from fedhw.release.sketch import SKETCH_SIZE, Sketch
+from fedhw.research.simulation.simulated_rounds import take_round
+from fedhw.research.train_release import HELD_OUT_CHARACTERS
+from fedhw.research.training import Training, train_expert
 
 LAUNCH = 90
 """Writers of the launch."""
@@ -80,9 +81,9 @@ class World:
         for own in track(self.tested, "mixtures", console=Console(stderr=True)):
             alone.append(accuracy(expert, own.images, own.labels))
             learn, test = stratified_split(own.labels, np.random.default_rng(0))
-            cohort = gather(expert, [own.images[learn]], [own.labels[learn]])
+            cohort = pad_cohort(expert, [own.images[learn]], [own.labels[learn]])
             mixture = Learner().learn(expert, cohort, sketch, seed=0)
-            guesses = mixture.scores(observe(expert, own.images[test][None])).argmax(-1)[0]
+            guesses = mixture.scores(extract_features(expert, own.images[test][None])).argmax(-1)[0]
             mixed.append(float((guesses.numpy() == own.labels[test]).mean()))
         generic = self.public.validation
         return {

@@ -21,10 +21,10 @@ from rich.progress import track
 from tables import show
 from torch.nn import functional as F
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
+from fedhw.experts.evaluation import recognised
 from fedhw.experts.global_expert import GlobalExpert, as_ink
-from fedhw.experts.training import Training, recognised
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.local_update import LocalTraining, flat
@@ -32,10 +32,9 @@ from fedhw.improvement.public import Public
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import LATENCIES, Evaluation, Tally, make_report, vector
-from fedhw.release.making import make_release
 from fedhw.release.release import Release
-from fedhw.simulation.adversaries import Defence, Device, improve
-from fedhw.simulation.audit import (
+from fedhw.research.audits.adversaries import Defence, Device, improve
+from fedhw.research.audits.privacy_audit import (
     Floats,
     Guesses,
     canary_scores,
@@ -47,6 +46,8 @@ from fedhw.simulation.audit import (
     sum_scores,
     threshold_attack,
 )
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 
 DELTA, CONFIDENCE = 1e-6, 0.95
 WRITERS, CHARACTERS = 16, 124

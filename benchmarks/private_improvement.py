@@ -20,13 +20,14 @@ from rich.progress import track
 from scipy.optimize import brentq
 from tables import show
 
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert, build
-from fedhw.experts.training import Training, accuracy, train_expert
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.public import Public
 from fedhw.privacy.discrete_gaussian import epsilon_of
-from fedhw.simulation.rounds import take_round
+from fedhw.research.simulation.simulated_rounds import take_round
+from fedhw.research.training import Training, train_expert
 
 LAUNCH, POOL, TESTED, CHARACTERS = 90, 400, 40, 124
 SIMULATED = 30

@@ -37,9 +37,9 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
     import torch
 
     from fedhw.release.release import Release
-    from fedhw_client.agent import Agent, Correction
-    from fedhw_client.device_service import device_server
-    from fedhw_client.store import Store
+    from fedhw_client.agent.agent import Agent, Correction
+    from fedhw_client.agent.device_service import device_server
+    from fedhw_client.store.corrections import Store
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     torch.set_num_threads(1)
@@ -170,7 +170,7 @@ def measure(release: Path, state: str) -> Iterator[list[str]]:
 
 
 def start(release: Path) -> None:
-    from fedhw_client.replay import resident_memory, running_agent
+    from fedhw_client.commands.replay_writer import resident_memory, running_agent
 
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import torch"], check=True)

@@ -21,7 +21,7 @@ from tables import show, spread
 
 from fedhw.data.npz import load_npz
 from fedhw.release.release import Release
-from fedhw_client.replay import characters_of, replay
+from fedhw_client.commands.replay_writer import characters_of, replay
 
 
 def replayed(given: argparse.Namespace) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from page import blocks, replaced
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fedhw.atomic import replacing
 from fedhw.errors import InputError
+from fedhw.system.atomic import replacing
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"

@@ -18,7 +18,7 @@ from rich.progress import track
 from tables import show
 
 from fedhw.data.npz import load_npz
-from fedhw_client.replay import resident_memory, running_agent
+from fedhw_client.commands.replay_writer import resident_memory, running_agent
 
 
 def main() -> None:

@@ -46,9 +46,9 @@ def prepare(home: Path, release: Path, reports: int) -> Iterator[bytes]:
     from fedhw.privacy.statistics import Tally, make_report
     from fedhw.release.registry import Registry
     from fedhw.release.signing import ReleaseKey
-    from fedhw_client.reporter import signed
-    from fedhw_server.certificates import make_certificates
-    from fedhw_server.fleet import Fleet
+    from fedhw_client.fleet.reporter import signed
+    from fedhw_server.fronts.certificates import make_certificates
+    from fedhw_server.store.fleet import Fleet
 
     make_certificates(home / "tls", ["127.0.0.1"])
     published = Registry(home / "releases", ReleaseKey.create(home / "key")).publish(release)
@@ -71,11 +71,11 @@ def prepare(home: Path, release: Path, reports: int) -> Iterator[bytes]:
 def serve_ours(home: Path) -> None:
     from fedhw.release.registry import Registry
     from fedhw.release.signing import ReleaseKey
-    from fedhw_server.enrolment_service import EnrolmentService
-    from fedhw_server.fleet import Fleet
-    from fedhw_server.grpc_server import grpc_server
-    from fedhw_server.metrics import Metrics
-    from fedhw_server.statistics_service import StatisticsService
+    from fedhw_server.console.fleet_metrics import Metrics
+    from fedhw_server.fronts.enrolment_service import EnrolmentService
+    from fedhw_server.fronts.grpc_server import grpc_server
+    from fedhw_server.fronts.statistics_service import StatisticsService
+    from fedhw_server.store.fleet import Fleet
 
     async def run() -> None:
         fleet = Fleet(home / "fleet.db")
@@ -125,7 +125,7 @@ def started(home: Path, kind: str) -> Iterator[tuple[int, int]]:
 
 
 async def measure(home: Path, requests: Sequence[bytes]) -> None:
-    from fedhw_client.replay import resident_memory
+    from fedhw_client.commands.replay_writer import resident_memory
 
     rates: dict[str, list[float]] = {OURS: [], ECHO: []}
     costs: dict[str, list[float]] = {OURS: [], ECHO: []}

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from tables import show
 
-from fedhw.data.alphabet import BYCLASS
 from fedhw.data.npz import load_npz
-from fedhw.data.strokes import StrokeFile, rasterise
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import as_ink, build
-from fedhw.experts.training import Training, accuracy, train_expert
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.strokes import StrokeFile, rasterise
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
+from fedhw.research.training import Training, train_expert
 
 CASE_ALIKE = "cijklmopsuvwxyz"  # the letters that EMNIST 'balanced' merges
 MERGED = np.array([BYCLASS.index(c.upper() if c in CASE_ALIKE else c) for c in BYCLASS])
@@ -72,7 +73,10 @@ def main() -> None:
                 f"the release, tested on {len(rows):,} characters of writers it has never seen",
                 f"{as_given:.1%}",
             ],
-            ["the same, re-drawn from their strokes by `fedhw.data.strokes`", f"{again:.1%}"],
+            [
+                "the same, re-drawn from their strokes by `fedhw.handwriting.strokes`",
+                f"{again:.1%}",
+            ],
             ["mean absolute pixel difference of re-drawn glyphs", f"{difference:.4f}"],
             ["10,000 synthetic characters made, one thread", f"{made:.1f} s"],
             ["10,000 characters drawn from strokes, one thread", f"{drawn:.1f} s"],

@@ -12,10 +12,10 @@ import numpy as np
 from tables import show
 
 from fedhw.data.sources import load_source
-from fedhw.personalization.baselines import METHODS
 from fedhw.release.release import Release
-from fedhw.simulation.population import RecordedPopulation, draw_writers
-from fedhw.simulation.trial import Trial
+from fedhw.research.baselines import METHODS
+from fedhw.research.simulation.population import RecordedPopulation, draw_writers
+from fedhw.research.simulation.trial import Trial
 
 
 def percent(shares: Iterable[float]) -> list[str]:

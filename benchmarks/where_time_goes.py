@@ -24,11 +24,11 @@ import torch
 from tables import show
 from torch.profiler import ProfilerActivity, profile
 
-from fedhw.personalization.baselines import METHODS
-from fedhw.personalization.method import gather, observe
+from fedhw.personalization.method import extract_features, pad_cohort
 from fedhw.release.release import Release
-from fedhw.simulation.population import COHORT, SyntheticPopulation
-from fedhw.simulation.trial import AT_ONCE, Trial
+from fedhw.research.baselines import METHODS
+from fedhw.research.simulation.population import COHORT, SyntheticPopulation
+from fedhw.research.simulation.trial import AT_ONCE, Trial
 
 SHOTS, WRITERS, RUNS = 20, 2_000, 5
 
@@ -140,9 +140,11 @@ def main() -> None:
     expert, cohort = release.expert, range(COHORT)
     data = population.write(cohort)
     rows = np.array([data.rows_of(w) for w in cohort])
-    learn = gather(expert, list(data.images[rows[:, :SHOTS]]), list(data.labels[rows[:, :SHOTS]]))
+    learn = pad_cohort(
+        expert, list(data.images[rows[:, :SHOTS]]), list(data.labels[rows[:, :SHOTS]])
+    )
     personal = METHODS["moe"].learn(expert, learn, release.sketch, 0)
-    generic = observe(expert, release.generic.images[None])
+    generic = extract_features(expert, release.generic.images[None])
 
     def read_generic() -> None:
         for i in range(0, len(release.generic), AT_ONCE):
@@ -150,7 +152,7 @@ def main() -> None:
 
     stages = {
         "drawing the glyphs": lambda: population.write(cohort),
-        "features of the global expert": lambda: observe(expert, data.images[rows]),
+        "features of the global expert": lambda: extract_features(expert, data.images[rows]),
         "learning": lambda: METHODS["moe"].learn(expert, learn, release.sketch, 0),
         "reading generic characters": read_generic,
     }

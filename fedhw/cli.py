@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedhw import __version__
-from fedhw.commands.client import app as client
-from fedhw.commands.console import DATA_HELP, MAX_SEED, err, needs, out, progress, write_json
-from fedhw.commands.export import export
-from fedhw.commands.fleet import fleet
-from fedhw.commands.server import app as server
 from fedhw.errors import InputError
+from fedhw.research.commands.export import export
+from fedhw.research.local_fleet.command import fleet
+from fedhw.system.console import DATA_HELP, MAX_SEED, err, needs, out, progress, write_json
+from fedhw_client.commands.client import app as client
+from fedhw_server.commands.server import app as server
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from fedhw.data.writers import WriterSet
     from fedhw.improvement.public import Public
     from fedhw.release.release import Release
-    from fedhw.simulation.engines.engine import Engine
-    from fedhw.simulation.fleet import Plan
-    from fedhw.simulation.trial import Trial
+    from fedhw.research.simulation.engines.engine import Engine
+    from fedhw.research.simulation.simulated_fleet import Plan
+    from fedhw.research.simulation.trial import Trial
     from fedhw_client.connection import Device
 
 Ranked = list[list[tuple[str, float]]]
@@ -103,9 +103,9 @@ def train_expert(
 
     A training that was cut off goes on where it was when the same command is given again.
     """
-    from fedhw.commands.making import make_shown_release
     from fedhw.data.sources import load_source
-    from fedhw.experts.training import Training
+    from fedhw.research.commands.simulation_inputs import make_shown_release
+    from fedhw.research.training import Training
 
     reached = make_shown_release(
         out_dir,
@@ -172,14 +172,18 @@ def simulate(
     What was cut off goes on where it was when the same command is given again. With --fleet the
     writers are the fleet of a coordinator, for some days in virtual time.
     """
-    from fedhw.commands.making import population_of, release_and_writers, release_or_quick
     from fedhw.data.sources import load_source
     from fedhw.improvement.public import Public
-    from fedhw.personalization.baselines import METHODS
-    from fedhw.simulation.coordinator import Policy
-    from fedhw.simulation.fleet import Plan, draw_people
-    from fedhw.simulation.report import check_place
-    from fedhw.simulation.trial import Trial
+    from fedhw.research.baselines import METHODS
+    from fedhw.research.commands.simulation_inputs import (
+        population_of,
+        release_and_writers,
+        release_or_quick,
+    )
+    from fedhw.research.reports.writers_report import check_place
+    from fedhw.research.simulation.simulated_coordinator import Policy
+    from fedhw.research.simulation.simulated_fleet import Plan, draw_people
+    from fedhw.research.simulation.trial import Trial
 
     _check_kind(context, fleet)
     wanted = _shots(shots)
@@ -212,7 +216,7 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count what one character costs on a device: global expert, local expert, gate."""
-    from fedhw.cost import cost_of_gate, cost_of_global, cost_of_local
+    from fedhw.experts.cost import cost_of_gate, cost_of_global, cost_of_local
     from fedhw.experts.mixture import Mixture
     from fedhw.personalization.learner import Learner
     from fedhw.release.release import Release
@@ -267,7 +271,7 @@ def recognize(
     port: Annotated[int | None, typer.Option(help=PORT_HELP, min=1, max=65535)] = None,
 ) -> None:
     """Recognise characters in pictures, with a release's global expert or with your agent."""
-    from fedhw.data.pictures import load_picture
+    from fedhw.handwriting.pictures import load_picture
 
     images = paths if device else paths[1:]
     if not images:
@@ -293,7 +297,7 @@ def learn(
     port: Annotated[int | None, typer.Option(help=PORT_HELP, min=1, max=65535)] = None,
 ) -> None:
     """Correct one character: your agent stores it and learns from it."""
-    from fedhw.data.pictures import load_picture
+    from fedhw.handwriting.pictures import load_picture
 
     if not device:
         raise InputError("device: is missing; add --device, for only your agent learns")
@@ -305,8 +309,8 @@ def learn(
 
 def _compare(trial: "Trial", engine: "Engine", out_dir: Path) -> dict[str, Any]:
     """Compare methods, show and write the report, and return its figures."""
-    from fedhw.simulation.experiment import forget, run_experiment
-    from fedhw.simulation.report import summary, table, write_report
+    from fedhw.research.reports.writers_report import summary, table, write_report
+    from fedhw.research.simulation.experiment import forget, run_experiment
 
     kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
     try:
@@ -330,17 +334,17 @@ def _engine(name: EngineName, address: str | None) -> "Engine":
         raise InputError(f"address: {address} is for Ray; give --engine ray, too")
     match name:
         case EngineName.LOCAL:
-            from fedhw.simulation.engines.local import LocalEngine, processors
+            from fedhw.research.simulation.engines.local import LocalEngine, processors
 
             return LocalEngine(processors())
         case EngineName.RAY:
             with needs("simulation"):
-                from fedhw.simulation.engines.ray import RayEngine
+                from fedhw.research.simulation.engines.ray import RayEngine
 
             return RayEngine(address)
         case EngineName.FLOWER:
             with needs("client,server,simulation"):
-                from fedhw.simulation.engines.flower import FlowerEngine
+                from fedhw.research.simulation.engines.flower import FlowerEngine
 
             return FlowerEngine()
 
@@ -354,12 +358,14 @@ def _live(
     out_dir: Path,
 ) -> dict[str, Any]:
     """Live through the days of a fleet, show and write the report, and return its figures."""
-    from fedhw.simulation.fleet import live
-    from fedhw.simulation.fleet_report import summary, table, write_report
+    from fedhw.research.reports.fleet_report import summary, table, write_report
+    from fedhw.research.simulation.simulated_fleet import simulate_fleet
 
     with progress() as shown:
         bar = shown.add_task("days", total=plan.days)
-        chronicle = live(release, public, data, people, plan, lambda day: shown.advance(bar))
+        chronicle = simulate_fleet(
+            release, public, data, people, plan, lambda day: shown.advance(bar)
+        )
     out.print(table(chronicle))
     write_report(chronicle, out_dir)
     return summary(chronicle)
@@ -368,11 +374,11 @@ def _live(
 def _ranked_by_release(glyphs: "list[NDArray[np.uint8]]", release: Path) -> Ranked:
     import numpy as np
 
-    from fedhw.personalization.method import observe
+    from fedhw.personalization.method import extract_features
     from fedhw.release.release import Release
 
     known = Release.load(release)
-    probabilities = observe(known.expert, np.stack(glyphs)[None]).scores[0].softmax(-1)
+    probabilities = extract_features(known.expert, np.stack(glyphs)[None]).scores[0].softmax(-1)
     return [
         [(known.alphabet[i], p[i].item()) for i in p.argsort(descending=True)[:3].tolist()]
         for p in probabilities

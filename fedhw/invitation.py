@@ -10,7 +10,7 @@ from typing import Any
 from fedhw.errors import InputError
 
 FORMAT = 1
-LARGEST = 64 * 1024
+MAX_INVITATION_BYTES = 64 * 1024
 """Bytes; an invitation has about two thousand."""
 
 _KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
@@ -53,7 +53,7 @@ class Invitation:
         """Read an invitation; raises InputError when it is missing or is not one."""
         try:
             with path.open(encoding="utf-8") as file:
-                content = json.loads(file.read(LARGEST))
+                content = json.loads(file.read(MAX_INVITATION_BYTES))
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is no JSON"
             raise InputError(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
-from fedhw.experts.training import Training
-from fedhw.release.making import make_release
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from fedhw.cli import main
 from fedhw.data.npz import save_npz
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
 
 WRITERS = synthetic_writers(range(2000, 2004), 62)

@@ -13,9 +13,9 @@ from fedhw.data.writers import WriterSet
 from fedhw.experts.global_expert import build
 from fedhw.improvement.local_update import Lesson, LocalTraining, unflatten
 from fedhw.personalization.learner import Learner, PersonalMixture
-from fedhw.personalization.method import Cohort, gather, observe
+from fedhw.personalization.method import Cohort, extract_features, pad_cohort
 from fedhw.release.release import Release
-from fedhw.simulation.population import RecordedPopulation
+from fedhw.research.simulation.population import RecordedPopulation
 
 
 def averaging(task: Averaging) -> Answer:
@@ -72,19 +72,21 @@ def personalising(task: Personalising) -> list[Row]:
         found = pool.map(personal, cohorts, 1)
         seconds = time.time() - began
     test = population(task.test).data
-    generic = observe(release.expert, glyphs(task.generic[0])[None])
+    generic = extract_features(release.expert, glyphs(task.generic[0])[None])
     writer, rest = [], []
     for cohort, own in zip(cohorts, found, strict=True):
         asked = gathered(test, [test.names.index(learn.data.names[w]) for w in cohort])
         right = (own.scores(asked.seen).argmax(-1) == asked.labels) & asked.mask
         writer += (right.sum(1) / asked.mask.sum(1)).tolist()
         rest += (own.scores(generic).argmax(-1) == task.generic[1]).float().mean(1).tolist()
-    return [task.row("local expert and gate", found[0].numbers(), seconds, writer, rest)]
+    return [task.row("local expert and gate", found[0].parameter_count(), seconds, writer, rest)]
 
 
 def gathered(data: WriterSet, cohort: Sequence[int]) -> Cohort:
     rows = [data.rows_of(w) for w in cohort]
-    return gather(release.expert, [data.images[r] for r in rows], [data.labels[r] for r in rows])
+    return pad_cohort(
+        release.expert, [data.images[r] for r in rows], [data.labels[r] for r in rows]
+    )
 
 
 def population(part: list[Characters]) -> RecordedPopulation:

@@ -25,11 +25,11 @@ import numpy as np
 
 from fedhw.data.sources import load_source
 from fedhw.data.writers import WriterSet, stratified_split
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import build
-from fedhw.experts.training import accuracy
 from fedhw.improvement.local_update import flat, unflatten
 from fedhw.release.release import Release
-from fedhw.simulation.population import draw_writers
+from fedhw.research.simulation.population import draw_writers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))

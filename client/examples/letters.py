@@ -7,7 +7,7 @@ python client/examples/letters.py letter.png another.png
 import sys
 from pathlib import Path
 
-from fedhw.data.pictures import load_picture
+from fedhw.handwriting.pictures import load_picture
 from fedhw.v1 import device_pb2
 from fedhw_client import AgentMissingError, connect
 

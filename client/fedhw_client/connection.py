@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fedhw.errors import InputError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
-from fedhw_client.home import Home
+from fedhw_client.store.device_home import Home
 
 Writing = NDArray[Any] | Sequence[NDArray[Any]]
 """A glyph [28, 28], uint8 with ink 255 or float with ink 1 on paper 0, or strokes, each [P, 2]."""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.atomic import replacing
-from fedhw.data.alphabet import BYCLASS
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.system.atomic import replacing
 
 
 def load_npz(path: Path) -> WriterSet:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedhw.data.emnist import load_emnist
-from fedhw.data.femnist import load_femnist
 from fedhw.data.npz import load_npz
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.handwriting.emnist import load_emnist
+from fedhw.handwriting.femnist import load_femnist
+from fedhw.handwriting.synthetic import synthetic_writers
 
 SYNTHETIC_WRITERS = range(240)
 SYNTHETIC_CHARACTERS = 186

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.alphabet import BYCLASS
 from fedhw.errors import InputError
+from fedhw.handwriting.alphabet import BYCLASS
 
 SIDE = 28
 """Height and width of a glyph in pixels."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedhw.experts.reader import read
+from fedhw.experts.per_writer_projection import project_per_writer
 
 CONFIDENCE = 3
 """Numbers of the global expert's confidence that the gate reads beside its features."""
@@ -26,7 +26,7 @@ class Gate(NamedTuple):
 
     def opening(self, view: Tensor) -> Tensor:
         """Return the opening in (0, 1), [W, N, 1], for `gate_view` [W or 1, N, D + 3]."""
-        return torch.sigmoid(read(view, self.w) + self.c)
+        return torch.sigmoid(project_per_writer(view, self.w) + self.c)
 
 
 def gate_view(features: Tensor, scores: Tensor) -> Tensor:

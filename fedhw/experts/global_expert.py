@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedhw.errors import InputError
-from fedhw.experts.halving import Halving
+from fedhw.experts.fast_max_pool import Halving
 
 
 class GlobalExpert(nn.Module, ABC):
@@ -35,7 +35,7 @@ class LayeredExpert(GlobalExpert):
     """An expert whose features are what a plain sequence of layers makes of a glyph.
 
     Subclasses set `layers`, from [B, 1, 28, 28] to [B, D], and `head`. One glyph at a time it is
-    then recognised without torch, where `fedhw.experts.inference` knows all of the layers.
+    then recognised without torch, where `fedhw.experts.one_sample` knows all of the layers.
     """
 
     layers: nn.Sequential

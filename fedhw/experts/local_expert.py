@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedhw.experts.reader import read
+from fedhw.experts.per_writer_projection import project_per_writer
 
 
 class LocalExpert(NamedTuple):
@@ -25,4 +25,4 @@ class LocalExpert(NamedTuple):
 
     def residual(self, features: Tensor) -> Tensor:
         """Return the correction [W, N, C] of features [W or 1, N, D]."""
-        return torch.baddbmm(self.b, read(features, self.u), self.v)
+        return torch.baddbmm(self.b, project_per_writer(features, self.u), self.v)

@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from fedhw.experts.evaluation import recognised
 from fedhw.experts.global_expert import GlobalExpert, as_ink
-from fedhw.experts.training import recognised
 from fedhw.improvement.public import Public
 from fedhw.personalization.stream import looks_worse
 from fedhw.privacy.estimate import Estimate
-from fedhw.release.making import SKETCH_SIZE
 from fedhw.release.release import Release, publish
-from fedhw.release.sketch import Sketch
+from fedhw.release.sketch import SKETCH_SIZE, Sketch
 
 CONFIDENCE = 0.95
 """Of the interval of a shadow evaluation whose lower end must be above zero."""

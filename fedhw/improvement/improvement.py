@@ -26,8 +26,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
+from fedhw.experts.evaluation import recognised
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.experts.training import recognised
 from fedhw.improvement.clipping import adapted
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import LocalTraining, flat, unflatten

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedhw.data.writers import SIDE
-from fedhw.experts.copies import gradient
 from fedhw.experts.global_expert import GlobalExpert, as_ink
-from fedhw.experts.training import distort
+from fedhw.experts.per_writer_gradients import gradient
+from fedhw.handwriting.augmentation import distort
 
 FEWEST = 20
 """Corrections that a device must have: of fewer it has little to say, and pays as much for it."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhw.atomic import replacing
 from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.release.release import Release
+from fedhw.system.atomic import replacing
 
 REHEARSAL, VALIDATION = "rehearsal.npz", "validation.npz"
 

@@ -26,7 +26,7 @@ from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture, Routing
-from fedhw.personalization.method import Activations, Cohort, Method, Personal
+from fedhw.personalization.method import Activations, Cohort, Method, PersonalModel
 from fedhw.release.sketch import Sketch
 
 
@@ -35,7 +35,7 @@ def _go_on() -> None:
 
 
 @dataclass(frozen=True)
-class PersonalMixture(Personal):
+class PersonalMixture(PersonalModel):
     """The mixtures of W writers."""
 
     mixture: Mixture
@@ -44,7 +44,7 @@ class PersonalMixture(Personal):
         """Return the mixtures' scores [W, N, C]."""
         return self.mixture.scores(seen.features, seen.scores)
 
-    def numbers(self) -> int:
+    def parameter_count(self) -> int:
         """Count U, V, b, w and c of one writer."""
         return sum(p[0].numel() for p in (*self.mixture.local, *self.mixture.gate))
 

@@ -38,7 +38,7 @@ class Cohort(NamedTuple):
     mask: Tensor
 
 
-class Personal(ABC):
+class PersonalModel(ABC):
     """The private models of W writers, ready to recognise."""
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Personal(ABC):
         """Return class scores [W, N, C] for glyphs [W or 1, N]; changes nothing."""
 
     @abstractmethod
-    def numbers(self) -> int:
+    def parameter_count(self) -> int:
         """How many numbers each writer's device keeps beside the global expert."""
 
 
@@ -55,7 +55,9 @@ class Method(ABC):
     """A way of personalising the global expert to each writer of a cohort."""
 
     @abstractmethod
-    def learn(self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int) -> Personal:
+    def learn(
+        self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
+    ) -> PersonalModel:
         """Learn a private model for every writer of the cohort, independently of the others.
 
         A writer without samples gets a model that recognises as the global expert does.
@@ -63,7 +65,7 @@ class Method(ABC):
 
 
 @torch.no_grad()
-def observe(expert: GlobalExpert, images: NDArray[np.uint8]) -> Activations:
+def extract_features(expert: GlobalExpert, images: NDArray[np.uint8]) -> Activations:
     """Show glyphs [W, N, 28, 28] to the global expert."""
     flat = images.reshape(-1, *images.shape[2:])
     # So few at a time that what the layers hand on stays in the cache.
@@ -73,14 +75,14 @@ def observe(expert: GlobalExpert, images: NDArray[np.uint8]) -> Activations:
     return Activations(images, features, expert.head(features))
 
 
-def gather(
+def pad_cohort(
     expert: GlobalExpert, images: list[NDArray[np.uint8]], labels: list[NDArray[np.uint8]]
 ) -> Cohort:
     """Pad each writer's glyphs [n, 28, 28] and labels [n] to one cohort and observe it.
 
     >>> from fedhw.experts.global_expert import build
     >>> glyphs = [np.zeros((n, 28, 28), np.uint8) for n in (2, 3)]
-    >>> cohort = gather(build("lenet5", 62), glyphs, [np.zeros(n, np.uint8) for n in (2, 3)])
+    >>> cohort = pad_cohort(build("lenet5", 62), glyphs, [np.zeros(n, np.uint8) for n in (2, 3)])
     >>> cohort.mask.sum(1).tolist()
     [2, 3]
     """
@@ -91,7 +93,7 @@ def gather(
     padded_labels = np.zeros(shape, np.int64)
     padded_images[mask] = np.concatenate(images)
     padded_labels[mask] = np.concatenate(labels)
-    real = observe(expert, padded_images[mask][None])
+    real = extract_features(expert, padded_images[mask][None])
     features = torch.zeros(*shape, real.features.shape[-1])
     scores = torch.zeros(*shape, real.scores.shape[-1])
     where = torch.from_numpy(mask)

@@ -10,29 +10,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhw.data.alphabet import BYCLASS
 from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.experts.inference import OneMixture, glance, softmax
+from fedhw.experts.one_sample import OneMixture, compile_for_one_sample, softmax
+from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.personalization.learner import Learner, PersonalMixture
 from fedhw.personalization.method import Activations, Cohort
 from fedhw.personalization.replay import HELD_BACK, Policy, PowerLaw, Replay, Sample
 from fedhw.release.sketch import Sketch
 
-REHEARSED = 512
+MAX_REHEARSED_SAMPLES = 512
 """Most samples to learn from at a time."""
 
-FIRST, GROWTH = 4, 0.02
+FIRST_LEARNING_SAMPLES, LEARNING_GROWTH_SHARE = 4, 0.02
 """Learning is due after that many corrections, or that share of those kept, if it is more."""
 
-STALE = 0.25
+STALE_SHARE = 0.25
 """Corrections that may come during a learning, as a share of all there were before.
 
 One that was learned from a handful and comes late would be in use for many times as many.
 """
 
-DOUBT = 1.0
+DOUBT_STANDARD_DEVIATIONS = 1.0
 """Standard deviations by which a new mixture may look worse than the old one and replace it."""
 
 FADING = 0.99
@@ -149,7 +149,7 @@ class Personalizer:
                 "the expert; give the alphabet that it was trained on"
             )
         self.replay = Replay(self.policy, self.capacity, self.seed)
-        self._look = glance(self.expert)
+        self._look = compile_for_one_sample(self.expert)
         self._deciding = _Deciding(None, None, 0)
         self._tried_at = 0
 
@@ -158,7 +158,7 @@ class Personalizer:
         return {name: value for name, value in vars(self).items() if name != "_look"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _look=glance(state["expert"]))
+        vars(self).update(state, _look=compile_for_one_sample(state["expert"]))
 
     @property
     def personal(self) -> PersonalMixture | None:
@@ -262,7 +262,9 @@ class Personalizer:
     @property
     def due(self) -> bool:
         """Whether enough was stored since the last learning."""
-        return self.replay.seen - self._tried_at >= max(FIRST, GROWTH * len(self.replay))
+        return self.replay.seen - self._tried_at >= max(
+            FIRST_LEARNING_SAMPLES, LEARNING_GROWTH_SHARE * len(self.replay)
+        )
 
     def relearn(self, forced: bool = False) -> bool:
         """Learn from scratch and return whether the new mixture has replaced the old one.
@@ -272,8 +274,8 @@ class Personalizer:
         stored at its start, so that `keep` may go on meanwhile in another thread.
         """
         self._tried_at = self.replay.seen
-        rehearsed = self.replay.rehearsed(REHEARSED)
-        held_back = [] if forced else self.replay.held_back(REHEARSED // HELD_BACK)
+        rehearsed = self.replay.rehearsed(MAX_REHEARSED_SAMPLES)
+        held_back = [] if forced else self.replay.held_back(MAX_REHEARSED_SAMPLES // HELD_BACK)
         if not rehearsed and not forced:
             return False
         learned = None
@@ -281,7 +283,7 @@ class Personalizer:
             learned = self.learner.learn(
                 self.expert, self._cohort(rehearsed), self.sketch, self.seed
             )
-            if self.replay.seen > (1 + STALE) * self._tried_at and not forced:
+            if self.replay.seen > (1 + STALE_SHARE) * self._tried_at and not forced:
                 return False
             if held_back and self._is_worse(learned, self._cohort(held_back)):
                 return False
@@ -323,7 +325,7 @@ def looks_worse(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> bool:
     (False, True)
     """
     lost, won = int((old & ~new).sum()), int((new & ~old).sum())
-    return lost - won > DOUBT * math.sqrt(lost + won)
+    return lost - won > DOUBT_STANDARD_DEVIATIONS * math.sqrt(lost + won)
 
 
 class _Deciding(NamedTuple):

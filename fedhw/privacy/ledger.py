@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fedhw.atomic import replacing
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import DELTAS, GaussianMechanism, composed_epsilon
+from fedhw.system.atomic import replacing
 
 DAY = 24 * 60 * 60
 """Seconds."""
@@ -27,7 +27,7 @@ ROUNDS_A_DAY = 200
 """Improvement rounds in 24 hours, however little each tells: they cost the device energy, and a
 coordinator whose rounds tell more than was believed is stopped all the same."""
 
-PATIENCE = 30.0
+LOCK_TIMEOUT_SECONDS = 30.0
 """Seconds for which somebody else may be at the ledger: an accountant is slow to import."""
 
 TOLERANCE = 1e-6
@@ -364,7 +364,10 @@ _FAILURES = (sqlite3.Error, UnicodeDecodeError)
 def _connect(path: Path) -> sqlite3.Connection:
     # Commands are sent as they are: transactions begin and end where we say.
     db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=PATIENCE
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        timeout=LOCK_TIMEOUT_SECONDS,
     )
     db.execute("PRAGMA synchronous = EXTRA")
     db.execute("PRAGMA cell_size_check = ON")

@@ -12,7 +12,7 @@ from typing import Any
 from fedhw.errors import InputError
 
 FORMAT = 2
-LARGEST = 64 * 1024
+MAX_MANIFEST_BYTES = 64 * 1024
 """Bytes; a manifest has about a thousand."""
 
 MANIFEST = "manifest.json"
@@ -75,7 +75,7 @@ class Manifest:
         """Read a manifest; raises InputError when it is missing or is not one."""
         try:
             with path.open("rb") as file:
-                content = file.read(LARGEST + 1)
+                content = file.read(MAX_MANIFEST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"release: {path} does not exist; give a release directory") from None
         except OSError as error:
@@ -90,8 +90,10 @@ class Manifest:
 
         Raises InputError unless they are, byte for byte, what `to_json` returns.
         """
-        if len(content) > LARGEST:
-            raise InputError(f"release: {where} is over {LARGEST} bytes; fetch the release again")
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise InputError(
+                f"release: {where} is over {MAX_MANIFEST_BYTES} bytes; fetch the release again"
+            )
         try:
             found = json.loads(content.decode())
         except (ValueError, RecursionError):

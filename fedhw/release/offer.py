@@ -10,7 +10,7 @@ from fedhw.release.manifest import FOR_DEVICES, Manifest
 from fedhw.release.release import open_files, sha256
 from fedhw.release.signing import SignatureError, verify
 
-LARGEST = 64 * 1024 * 1024
+MAX_RELEASE_BYTES = 64 * 1024 * 1024
 """Bytes of all files together; those of a LeNet-5 have 600 kB."""
 
 
@@ -82,9 +82,10 @@ def verify_offer(
 def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Raise RefusedError unless these are the files of the manifest that devices need, and fit."""
     size = sum(map(len, files.values()))
-    if size > LARGEST:
+    if size > MAX_RELEASE_BYTES:
         raise RefusedError(
-            Refusal.FILES, f"files: {size} bytes are over {LARGEST}; offer a smaller release"
+            Refusal.FILES,
+            f"files: {size} bytes are over {MAX_RELEASE_BYTES}; offer a smaller release",
         )
     if {name: sha256(content) for name, content in files.items()} != {
         name: manifest.files[name] for name in FOR_DEVICES

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fedhw.atomic import replacing
 from fedhw.errors import InputError
-from fedhw.release.manifest import FOR_DEVICES, FORMAT, LARGEST, MANIFEST, Manifest
+from fedhw.release.manifest import FOR_DEVICES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from fedhw.release.release import Release, open_files, read_files
 from fedhw.release.signing import ReleaseKey, SignatureError, verify
+from fedhw.system.atomic import replacing
 
 SIGNATURE = "manifest.sig"
 _NAME = re.compile(r"v([1-9][0-9]{0,9})-[0-9a-f]{8}")
@@ -173,7 +173,7 @@ def _check_follows(newest: Manifest, manifest: Manifest) -> None:
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(LARGEST + 1)
+            return file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise InputError(
             f"registry: {path} cannot be read ({error.strerror}); restore it from a copy"

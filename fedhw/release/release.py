@@ -14,7 +14,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedhw.atomic import replacing
 from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
@@ -29,6 +28,7 @@ from fedhw.release.manifest import (
     Manifest,
 )
 from fedhw.release.sketch import Sketch
+from fedhw.system.atomic import replacing
 
 
 @dataclass(frozen=True)

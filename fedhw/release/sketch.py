@@ -5,6 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SKETCH_SIZE = 4096
+"""Public glyphs in a sketch."""
+
 
 class Sketch(NamedTuple):
     """Features of public glyphs as int8: `features = steps * scale`.

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from fedhw.data.npz import save_npz
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.handwriting.synthetic import synthetic_writers
 
 TEN_USERS = Path(__file__).parents[2] / "benchmarks" / "ten_users.py"
 

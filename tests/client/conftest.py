@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedhw.release.release import Release
-from fedhw_client.agent import Agent
-from fedhw_client.store import Store
+from fedhw_client.agent.agent import Agent
+from fedhw_client.store.corrections import Store
 
 
 @pytest.fixture

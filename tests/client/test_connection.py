@@ -7,7 +7,7 @@ import pytest
 
 from fedhw.errors import InputError
 from fedhw_client import AgentMissingError, Device, connect, connect_async
-from fedhw_client.replay import running_agent
+from fedhw_client.commands.replay_writer import running_agent
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
 BAR = np.zeros((28, 28), np.uint8)

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedhw.data.alphabet import BYCLASS
 from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.handwriting.alphabet import BYCLASS
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "unipen62.npz"
 

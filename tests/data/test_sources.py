@@ -5,8 +5,8 @@ import pytest
 
 from fedhw.data.npz import save_npz
 from fedhw.data.sources import load_source
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
+from fedhw.handwriting.synthetic import synthetic_writers
 
 
 def test_an_npz_file_is_a_source(tmp_path: Path) -> None:

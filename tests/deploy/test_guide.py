@@ -8,7 +8,7 @@ import click
 import typer
 
 from fedhw.cli import app
-from fedhw_server.fleet import Fleet
+from fedhw_server.store.fleet import Fleet
 from tests.deploy.parts import DEPLOY
 
 DOCS = DEPLOY.parent / "docs"

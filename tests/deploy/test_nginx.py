@@ -18,7 +18,7 @@ import pytest
 
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
-from fedhw_server.certificates import make_certificates
+from fedhw_server.fronts.certificates import make_certificates
 from tests.deploy.parts import DEPLOY, free_port, need, until
 
 NAME = "fleet.example.org"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from prometheus_client import start_http_server
 
-from fedhw_server.statistics_service import REASONS
+from fedhw_server.fronts.statistics_service import REASONS
 from tests.deploy.dashboard import DASHBOARD, Query, panels, queries
 from tests.deploy.fleet_exporter import FleetExporter
 from tests.deploy.parts import DEPLOY, free_port, need, until

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from fedhw.data.allographs import allographs
-from fedhw.data.alphabet import BYCLASS
-from fedhw.data.strokes import Stroke, StrokeFile, rasterise
+from fedhw.handwriting.allographs import allographs
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.strokes import Stroke, StrokeFile, rasterise
 from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
 

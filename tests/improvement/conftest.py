@@ -1,11 +1,11 @@
 import pytest
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
-from fedhw.experts.training import Training
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.public import Public
-from fedhw.release.making import make_release
 from fedhw.release.release import Release
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
-from fedhw.experts.training import accuracy, recognised
+from fedhw.experts.evaluation import accuracy, recognised
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe, State
 from fedhw.improvement.local_update import LocalTraining, flat

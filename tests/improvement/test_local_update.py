@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import as_ink, build
-from fedhw.experts.training import accuracy
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.local_update import Lesson, LocalTraining, flat, unflatten
 from fedhw.release.release import Release
 

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.public import REHEARSAL, Public
 from fedhw.release.manifest import TRAINING
 from fedhw.release.release import Release

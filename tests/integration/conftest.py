@@ -23,8 +23,8 @@ from fedhw.invitation import Invitation
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
-from fedhw_server.fleet import Device as Listed
-from fedhw_server.fleet import Fleet
+from fedhw_server.store.fleet import Device as Listed
+from fedhw_server.store.fleet import Fleet
 from tests.deploy.parts import free_port
 
 PATIENCE = 60.0

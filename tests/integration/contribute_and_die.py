@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhw.cli import main
 from fedhw.improvement.contribution import Task
-from fedhw_client.contributor import Contributor
+from fedhw_client.fleet.contributor import Contributor
 
 DIE_AT, LIES = "die-at", "lies"
 

@@ -12,10 +12,10 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedhw.v1 import release_pb2 as pb
-from fedhw_server import main, superlink
-from fedhw_server.coordinator import OFFER
-from fedhw_server.home import Home
-from fedhw_server.superlink import Address, SuperLink
+from fedhw_server.leader import coordinator_process, superlink
+from fedhw_server.leader.offering import OFFER
+from fedhw_server.leader.superlink import Address, SuperLink
+from fedhw_server.store.coordinator_home import Home
 from tests.integration.conftest import until
 
 SECRET = "known"
@@ -62,7 +62,7 @@ def said(offer: bytes) -> RecordDict:
 def superlink_of(home: Path, port: int) -> Iterator[Address]:
     """A SuperLink with what a coordinator's SuperLink knew, in its place."""
     address = Address(f"127.0.0.1:{port}", home / "tls" / "ca.crt", SECRET)
-    part, _ = main._parts(main.Settings(Home(home)), address)
+    part, _ = coordinator_process._parts(coordinator_process.Settings(Home(home)), address)
     process = subprocess.Popen(
         part._command,
         env=part._environment,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from fedhw_server.certificates import make_certificates
+from fedhw_server.fronts.certificates import make_certificates
 
 CHUNK = 64 * 1024
 

@@ -18,10 +18,10 @@ import pytest
 
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
-from fedhw_client.agent import CAPACITY
-from fedhw_client.home import Home
-from fedhw_client.main import Settings, run
-from fedhw_client.store import Store
+from fedhw_client.agent.agent import CAPACITY
+from fedhw_client.agent.agent_process import Settings, run
+from fedhw_client.store.corrections import Store
+from fedhw_client.store.device_home import Home
 from tests.integration.conftest import PATIENCE, Character, Launch, open_channel, until
 
 ROUNDS = 100
@@ -91,7 +91,7 @@ def test_a_hundred_kills_lose_nothing(
     home.install(release_directory)
     # A process of its own for each agent, forked from one that has imported all of it.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedhw_client.main"])
+    context.set_forkserver_preload(["fedhw_client.agent.agent_process"])
     for number in range(ROUNDS):
         agent = context.Process(target=run, args=(Settings(home), str))
         agent.start()

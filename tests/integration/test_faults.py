@@ -22,17 +22,17 @@ import grpc
 import pytest
 from prometheus_client import parser
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
-from fedhw.experts.training import Training
-from fedhw.release.making import make_release
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
-from fedhw_client.agent import Agent, Correction
-from fedhw_client.salvage import PAGE
-from fedhw_client.store import SET_ASIDE, Selection, Store
+from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.store.corrections import SET_ASIDE, Selection, Store
+from fedhw_client.store.salvage import PAGE
 from tests.integration.conftest import (
     AgentProcess,
     Character,
@@ -272,7 +272,7 @@ def test_a_clock_set_back_loses_nothing(
     release: Release, tmp_path: Path, written: list[Character], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(**vars(__import__("time")))
-    monkeypatch.setattr("fedhw_client.agent.time", clock)
+    monkeypatch.setattr("fedhw_client.agent.agent.time", clock)
     noon = datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp()
     times = [noon, noon + 1, noon - 86_400, noon - 86_399]
     agent = Agent(release, Store(tmp_path / "device.db"))

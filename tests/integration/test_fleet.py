@@ -19,7 +19,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
-from fedhw_client.store import Store
+from fedhw_client.store.corrections import Store
 from tests.client.releases import published, shuffled
 from tests.integration.account import missing_windows, until_settled
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until

@@ -38,12 +38,12 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import release_pb2, statistics_pb2
 from fedhw_client import AgentMissingError
-from fedhw_client.enrolment import Enrolment, enrol, secure_channel
-from fedhw_client.home import Home
-from fedhw_client.reporter import SIGNED, signed
-from fedhw_client.store import Store
-from fedhw_client.supernode import _Clock, _connected
-from fedhw_server import superlink
+from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel
+from fedhw_client.fleet.reporter import SIGNED, signed
+from fedhw_client.fleet.supernode import _Clock, _connected
+from fedhw_client.store.corrections import Store
+from fedhw_client.store.device_home import Home
+from fedhw_server.leader import superlink
 from tests.client.releases import published, shuffled
 from tests.integration import steer
 from tests.integration.account import heard, missing_windows, until_settled
@@ -569,7 +569,7 @@ def test_another_app_is_not_run(
     before = contents(agent.home)
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n".encode()
     code += b"from flwr.clientapp import ClientApp\napp = ClientApp()\n"
-    described = superlink.APP.replace(b"fedhw_client.app:app", b"evil:app")
+    described = superlink.APP.replace(b"fedhw_client.fleet.client_app:app", b"evil:app")
     assert described != superlink.APP
     files = {"pyproject.toml": described, "evil.py": code}
     exec(code, {})  # so it would

@@ -13,17 +13,17 @@ import pytest
 from flwr.serverapp import Grid
 
 from fedhw.data.npz import save_npz
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.public import Public
 from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
-from fedhw_server.attempts import Attempts
-from fedhw_server.secure_round import Summed, secure_sum
-from fedhw_server.superlink import SECRET, Address, running
+from fedhw_server.leader.secure_round import Summed, secure_sum
+from fedhw_server.leader.superlink import SECRET, Address, running
+from fedhw_server.store.attempts import Attempts
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
 from tests.integration.contribute_and_die import DIE_AT, LIES, added
 

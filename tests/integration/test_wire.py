@@ -29,8 +29,9 @@ from hypothesis import strategies as st
 from fedhw.errors import InputError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
-from fedhw_client import AgentMissingError, connect, connect_async, device_service
-from fedhw_client.store import Store
+from fedhw_client import AgentMissingError, connect, connect_async
+from fedhw_client.agent import device_service
+from fedhw_client.store.corrections import Store
 from tests.integration.conftest import (
     PATIENCE,
     AgentProcess,
@@ -321,7 +322,7 @@ def test_calls_that_are_cancelled(stub: Any, written: list[Character]) -> None:
 
 
 IMPATIENT = """
-from fedhw_client import device_service
+from fedhw_client.agent import device_service
 from fedhw.cli import main
 device_service.LONGEST_CALL = 0.3
 main()

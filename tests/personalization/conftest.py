@@ -5,11 +5,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.experts.global_expert import GlobalExpert, build
-from fedhw.experts.training import Training, train_expert
-from fedhw.personalization.method import Activations, Cohort, gather, observe
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.personalization.method import Activations, Cohort, extract_features, pad_cohort
 from fedhw.release.sketch import Sketch
+from fedhw.research.training import Training, train_expert
 
 
 class World(NamedTuple):
@@ -23,7 +23,7 @@ class World(NamedTuple):
 
     def cohort(self, counts: dict[int, int]) -> Cohort:
         """The first glyphs of these writers, as many as said."""
-        return gather(
+        return pad_cohort(
             self.expert,
             [self.images[w][:count] for w, count in counts.items()],
             [self.labels[w][:count] for w, count in counts.items()],
@@ -37,8 +37,8 @@ def world() -> World:
         torch.manual_seed(0)
         expert = build("lenet5", 62)
     train_expert(expert, public.images, public.labels, Training(epochs=12, batch=64))
-    sketch = Sketch.of(observe(expert, public.images[None, :1024]).features[0])
-    generic = observe(expert, synthetic_writers([98, 99], characters=62).images[None])
+    sketch = Sketch.of(extract_features(expert, public.images[None, :1024]).features[0])
+    generic = extract_features(expert, synthetic_writers([98, 99], characters=62).images[None])
     unseen = synthetic_writers(range(100, 152), characters=62)
     rows = [unseen.rows_of(w) for w in range(52)]
     return World(

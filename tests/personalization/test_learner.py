@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fedhw.cost import macs_of
-from fedhw.data.synthetic import synthetic_writers
+from fedhw.experts.cost import macs_of
 from fedhw.experts.gate import CONFIDENCE, gate_view
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.personalization import learner as module
 from fedhw.personalization.learner import Learner, orthogonal
-from fedhw.personalization.method import Activations, gather
+from fedhw.personalization.method import Activations, pad_cohort
 
 
 def learn(learner, world, cohort):
@@ -119,7 +119,7 @@ def test_learning_makes_better(world):
     written = synthetic_writers(range(200, 210), characters=186)
     rows = [written.rows_of(w) for w in range(10)]
     learn_from, held_back = (
-        gather(
+        pad_cohort(
             world.expert,
             [written.images[r[part]] for r in rows],
             [written.labels[r[part]] for r in rows],

@@ -8,16 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert, as_ink, build
-from fedhw.experts.training import Training, train_expert
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.personalization.learner import Learner, PersonalMixture
-from fedhw.personalization.method import gather
+from fedhw.personalization.method import pad_cohort
 from fedhw.personalization.replay import HELD_BACK
-from fedhw.personalization.stream import FIRST, Personalizer, Prequential, looks_worse
+from fedhw.personalization.stream import (
+    FIRST_LEARNING_SAMPLES,
+    Personalizer,
+    Prequential,
+    looks_worse,
+)
 from fedhw.release.sketch import Sketch
+from fedhw.research.training import Training, train_expert
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +111,7 @@ def test_a_character_is_tested_before_it_is_learned(public, writer):
     for _ in range(40):
         person.learn_one(glyph, wrong)
     assert person.ge_accuracy.right == 0
-    assert person.accuracy.right == 40 - FIRST
+    assert person.accuracy.right == 40 - FIRST_LEARNING_SAMPLES
     guess = person.predict_one(glyph)
     assert (guess.label, guess.decided_by) == (wrong, "local")
 
@@ -165,7 +170,7 @@ def test_one_by_one_equals_one_batch(public, writer):
         person.learn_one(glyph, label)
     assert person.relearn()
     rows = np.flatnonzero(np.arange(60) % HELD_BACK != HELD_BACK - 1)
-    cohort = gather(expert, [writer.images[rows]], [writer.labels[rows]])
+    cohort = pad_cohort(expert, [writer.images[rows]], [writer.labels[rows]])
     batch = learner.learn(expert, cohort, sketch, seed=4)
     torch.testing.assert_close(weights(person.personal), weights(batch), rtol=1e-5, atol=1e-5)
 
@@ -244,7 +249,7 @@ def test_nothing_stored_is_nothing_learned(public):
 
 def test_the_learner_in_hand_is_the_one_that_learns(public, writer):
     person = Personalizer(*public, learner=replace(Learner(), rank=3))
-    for glyph, label in written(writer, 0, FIRST):
+    for glyph, label in written(writer, 0, FIRST_LEARNING_SAMPLES):
         person.learn_one(glyph, label)
     assert person.personal.mixture.local.u.shape == (1, 84, 3)
 

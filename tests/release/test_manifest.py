@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
-from fedhw.release.manifest import FOR_DEVICES, FOR_RESEARCH, LARGEST, Manifest
+from fedhw.release.manifest import FOR_DEVICES, FOR_RESEARCH, MAX_MANIFEST_BYTES, Manifest
 
 SHA = "0123456789abcdef" * 4
 PLAIN = Manifest(
@@ -156,8 +156,8 @@ def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:
         (PLAIN.to_json().replace('"format": 2', '"format": 1'), "not a manifest"),
         (PLAIN.to_json().replace('"format": 2', '"format": true'), "not a manifest"),
         (PLAIN.to_json().replace("restores", "retsores"), "not a manifest"),
-        ("[" * LARGEST, "cannot be read"),
-        (PLAIN.to_json() + " " * LARGEST, f"over {LARGEST} bytes"),
+        ("[" * MAX_MANIFEST_BYTES, "cannot be read"),
+        (PLAIN.to_json() + " " * MAX_MANIFEST_BYTES, f"over {MAX_MANIFEST_BYTES} bytes"),
     ],
 )
 def test_what_is_no_manifest_is_told_why(content: str, sentence: str) -> None:
@@ -169,7 +169,7 @@ def test_a_file_too_large_is_not_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     with path.open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InputError, match=f"over {LARGEST} bytes"):
+    with pytest.raises(InputError, match=f"over {MAX_MANIFEST_BYTES} bytes"):
         Manifest.load(path)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedhw.experts.global_expert import build
 from fedhw.release.manifest import FOR_DEVICES, SKETCH, WEIGHTS, Manifest
 from fedhw.release.offer import (
-    LARGEST,
+    MAX_RELEASE_BYTES,
     Refusal,
     RefusedError,
     State,
@@ -164,7 +164,7 @@ def test_other_files_are_refused(release: Release, files: dict[str, bytes]) -> N
 
 
 def test_too_much_is_refused_before_it_is_looked_at(release: Release) -> None:
-    act = lambda: verify_files(release.manifest, {WEIGHTS: bytes(LARGEST + 1)})  # noqa: E731
+    act = lambda: verify_files(release.manifest, {WEIGHTS: bytes(MAX_RELEASE_BYTES + 1)})  # noqa: E731
     assert refusal(act) is Refusal.FILES
 
 

@@ -6,14 +6,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.errors import InputError
+from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import build
-from fedhw.experts.training import Training, accuracy
-from fedhw.release.making import make_release
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.manifest import FOR_DEVICES, MANIFEST
 from fedhw.release.release import Release, sha256
 from fedhw.release.sketch import Sketch
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 from tests.release.conftest import rewrite
 
 

@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedhw.data.synthetic import synthetic_writers
 from fedhw.experts.global_expert import build
+from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.invitation import Invitation
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import LATENCIES, Report, Tally, make_report
@@ -40,18 +40,18 @@ from fedhw.v1 import enrolment_pb2 as enrolment_pb
 from fedhw.v1 import enrolment_pb2_grpc as enrolment_grpc
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
-from fedhw_client.enrolment import Enrolment
-from fedhw_client.reporter import signed
-from fedhw_server.certificates import make_certificates
-from fedhw_server.enrolment_service import EnrolmentService
-from fedhw_server.fleet import Fleet, Policy
-from fedhw_server.grpc_server import grpc_server
-from fedhw_server.home import Home
-from fedhw_server.main import Settings, _parts
-from fedhw_server.metrics import Metrics
-from fedhw_server.statistics_service import StatisticsService
-from fedhw_server.superlink import Address, SuperLink, app_digest
-from fedhw_server.supervisor import Part
+from fedhw_client.fleet.enrolment import Enrolment
+from fedhw_client.fleet.reporter import signed
+from fedhw_server.console.fleet_metrics import Metrics
+from fedhw_server.fronts.certificates import make_certificates
+from fedhw_server.fronts.enrolment_service import EnrolmentService
+from fedhw_server.fronts.grpc_server import grpc_server
+from fedhw_server.fronts.statistics_service import StatisticsService
+from fedhw_server.leader.coordinator_process import Settings, _parts
+from fedhw_server.leader.superlink import Address, SuperLink, app_digest
+from fedhw_server.leader.supervisor import Part
+from fedhw_server.store.coordinator_home import Home
+from fedhw_server.store.fleet import Fleet, Policy
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""

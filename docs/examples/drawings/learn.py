@@ -10,12 +10,12 @@ from torch import Tensor
 import drawings.expert  # noqa: F401  (enters itself into the registry)
 from drawings.loader import draw
 from fedhw.data.writers import WriterSet, stratified_split
-from fedhw.experts.training import Training
 from fedhw.personalization.learner import Learner
-from fedhw.personalization.method import Cohort, gather, observe
+from fedhw.personalization.method import Cohort, extract_features, pad_cohort
 from fedhw.personalization.stream import Personalizer
-from fedhw.release.making import make_release
 from fedhw.release.release import Release
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 
 
 # --8<-- [start:release]
@@ -52,7 +52,7 @@ def personalise(release: Release, people: WriterSet) -> Outcome:
     mixtures = Learner().learn(release.expert, learn, release.sketch, seed=0)
 
     everybody = release.generic  # drawings that nobody was trained on
-    generic = observe(release.expert, everybody.images[None])
+    generic = extract_features(release.expert, everybody.images[None])
     return Outcome(
         before=right(test.seen.scores, test.labels.numpy()).mean(1),
         after=right(mixtures.scores(test.seen), test.labels.numpy()).mean(1),
@@ -65,7 +65,7 @@ def cohort(release: Release, people: WriterSet, rows: tuple[NDArray[np.int64], .
     """What the global expert makes of each person's rows."""
     images = [people.images[own] for own in rows]
     labels = [people.labels[own] for own in rows]
-    return gather(release.expert, images, labels)  # all have as many
+    return pad_cohort(release.expert, images, labels)  # all have as many
 
 
 def right(scores: Tensor, labels: NDArray[np.integer]) -> NDArray[np.bool_]:

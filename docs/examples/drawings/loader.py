@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.strokes import rasterise
 from fedhw.data.writers import WriterSet
+from fedhw.handwriting.strokes import rasterise
 
 Stroke = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""The agent of one person: recognises, learns in the background, adopts releases."""

@@ -1,0 +1,317 @@
+"""The agent as a program: starts what listens, and ends all of it in good order."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+import structlog
+import torch
+import uvicorn
+
+from fedhw.errors import InputError
+from fedhw.invitation import Invitation
+from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.release.release import Release
+from fedhw.system.atomic import replacing
+from fedhw.system.logs import log_as_json
+from fedhw.system.service_manager import notify, watchdog_period
+from fedhw_client.agent.adoption import Adoption
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.agent_metrics import Metrics
+from fedhw_client.agent.device_service import device_server
+from fedhw_client.agent.latency_counts import LatencyCounts
+from fedhw_client.fleet.client_app import client_app
+from fedhw_client.fleet.contributor import Contributor
+from fedhw_client.fleet.enrolment import Enrolment, enrol
+from fedhw_client.fleet.reporter import Reporter
+from fedhw_client.fleet.shadow_evaluation import Shadow
+from fedhw_client.fleet.supernode import SuperNode
+from fedhw_client.pad.pad_server import pad_app, pad_url
+from fedhw_client.store.corrections import Store
+from fedhw_client.store.device_home import Home
+
+STOP_GRACE_SECONDS = 0.5
+"""Seconds that calls have to end when the agent stops."""
+
+WATCHDOG = 30.0
+"""Seconds in which a dead learner is noticed where no service manager asks for a sign of life."""
+
+DEFAULT_LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
+"""What reports may cost a person who has not chosen."""
+
+DEFAULT_COHORT = 20
+"""Devices in the sums of who has not chosen."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run an agent; ports of 0 are free ones, None does without.
+
+    With an `invitation` the device joins a fleet; what it tells costs at most `limits`. It adds to
+    sums over `least_cohort` devices or more.
+    """
+
+    home: Home
+    release: Path | None = None
+    invitation: Path | None = None
+    limits: Limits | None = None
+    least_cohort: int = DEFAULT_COHORT
+    port: int | None = None
+    pad_port: int | None = None
+    metrics_port: int | None = None
+    keep_days: float | None = None
+
+
+def run(settings: Settings, say: Callable[[str], object]) -> None:
+    """Run an agent until SIGTERM or SIGINT; `say` is told where it listens.
+
+    Raises InputError for a home or a release that cannot be used and a port that is taken.
+    """
+    log_as_json()
+    # Learning runs beside recognition: one thread for each is what keeps it out of the way, and
+    # whoever waits for the interpreter gets it soon.
+    torch.set_num_threads(1)
+    sys.setswitchinterval(0.0005)
+    home = settings.home
+    with home.occupied():
+        enrolment = _enrolment(settings, say)
+        if enrolment is not None and not home.release.is_dir():
+            say(f"waiting for the first release from {enrolment.invitation.flower}")
+            _await_release(enrolment, home)
+        release = _release(home, settings.release)
+        store = Store(home.database)
+        for notice in store.notices:
+            say(notice)
+        agent = Agent(release, store, settings.keep_days)
+        with ExitStack() as ending:
+            ending.callback(log.info, "stopped")
+            observe = _take_part(enrolment, agent, settings, ending)
+            if settings.release is not None:
+                home.install(settings.release)
+            asyncio.run(_serve(agent, settings, enrolment, observe, say))
+
+
+def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | None:
+    """How the device belongs to a fleet, None when it does not."""
+    home = settings.home
+    if settings.release is not None and (settings.invitation or home.enrolment.is_dir()):
+        raise InputError(
+            f"release: {settings.release} would take the place of the fleet's; leave --release "
+            "out, for a device in a fleet gets its releases from the coordinator"
+        )
+    if settings.invitation is None:
+        return Enrolment.load(home.enrolment) if home.enrolment.is_dir() else None
+    invitation = Invitation.load(settings.invitation)
+    if home.enrolment.is_dir():
+        enrolment = Enrolment.load(home.enrolment)
+        if replace(invitation, token="") != enrolment.invitation:
+            raise InputError(
+                f"enroll: this home is {enrolment.invitation.device} already; leave --enroll out, "
+                "or give another --home"
+            )
+        if settings.limits is not None:
+            _agree(home, settings.limits)
+        return enrolment
+    limits = _agree(home, settings.limits)
+    if invitation.epsilon > limits.per_day:
+        raise InputError(
+            f"epsilon-per-day: {limits.per_day:g} pays for no report of this fleet, which costs "
+            f"{invitation.epsilon:g}; give a higher limit if that is what you want"
+        )
+    enrolment = enrol(invitation, home.enrolment)
+    say(f"enrolled: {invitation.device}")
+    return enrolment
+
+
+def _agree(home: Home, wanted: Limits | None) -> Limits:
+    """Begin the ledger with these limits; what has been spent from cannot be given others."""
+    if not home.ledger.exists():
+        return Ledger.create(home.ledger, wanted or DEFAULT_LIMITS).limits
+    ledger = Ledger.open(home.ledger)
+    if wanted in (None, ledger.limits):
+        return ledger.limits
+    if ledger.history() or ledger.rounds():
+        raise InputError(
+            f"epsilon-per-day, epsilon-in-all: {ledger.limits.per_day:g} and "
+            f"{ledger.limits.in_all:g} were agreed and spent from; leave both out"
+        )
+    home.ledger.unlink()
+    return Ledger.create(home.ledger, wanted).limits
+
+
+def _await_release(enrolment: Enrolment, home: Home) -> None:
+    """Stay with the coordinator of a device that has no release until it has got its first."""
+    adoption = Adoption(None, home, enrolment.invitation.release_key)
+    node = SuperNode(enrolment, client_app(adoption))
+    try:
+        adoption.installed.wait()
+    finally:
+        node.close()
+
+
+def _take_part(
+    enrolment: Enrolment | None, agent: Agent, settings: Settings, ending: ExitStack
+) -> Callable[[float], object]:
+    """Join the fleet, if there is one, until `ending`, which ends the agent, too.
+
+    Returns what is to be told how long each recognition took.
+    """
+    if enrolment is None:
+        ending.callback(agent.close)
+        return lambda seconds: None
+    home, invitation = settings.home, enrolment.invitation
+    adoption = Adoption(agent, home, invitation.release_key, invitation.window)
+    after_agent = ending.enter_context(ExitStack())
+    after_agent.callback(adoption.close)
+    ending.callback(agent.close)
+    usage = LatencyCounts(invitation.window)
+    contributor = shadow = None
+    try:
+        ledger = Ledger.open(home.ledger)
+        reporter = Reporter(agent, enrolment, ledger, usage)
+        ending.callback(reporter.close)
+        shadow = Shadow(agent, enrolment, ledger, reporter.send_soon)
+        after_agent.callback(shadow.close)
+        contributor = Contributor(agent, enrolment, ledger, settings.least_cohort)
+        ending.callback(contributor.close)
+    except InputError as error:
+        # Without a ledger nothing may be sent; the device goes on all the same.
+        log.error("nothing is reported", reason=str(error))
+    ending.callback(SuperNode(enrolment, client_app(adoption, contributor, shadow)).close)
+    return usage.observe
+
+
+def _release(home: Home, given: Path | None) -> Release:
+    if given is None and not home.release.is_dir():
+        raise InputError(
+            f"release: there is none in {home.directory} yet; give one with --release, "
+            "`fedhw train-expert --out DIR` makes one"
+        )
+    return Release.load(given or home.release)
+
+
+async def _serve(
+    agent: Agent,
+    settings: Settings,
+    enrolment: Enrolment | None,
+    observe: Callable[[float], object],
+    say: Callable[[str], object],
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Whatever cannot be bound ends the agent here, before anything is served.
+    metrics = Metrics(agent)
+    if settings.metrics_port is not None:
+        say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
+    token = None if settings.port is None else _token(settings.home)
+
+    def observe_all(seconds: float) -> None:
+        metrics.observe(seconds)
+        observe(seconds)
+
+    server = await device_server(agent, observe_all, token)
+    say(f"device: {_listen(server, settings)}")
+    pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port, enrolment)
+    if pad is not None:
+        say(f"pad: {pad.address}")
+    await server.start()
+    async with asyncio.TaskGroup() as tasks:
+        if pad is not None:
+            tasks.create_task(pad.serve([pad.listener]))
+        alive = tasks.create_task(_show_life(agent))
+        notify("READY=1")
+        log.info("ready", release=agent.release_name)
+        await stop.wait()
+        notify("STOPPING=1")
+        alive.cancel()
+        if pad is not None:
+            pad.should_exit = True
+        await server.stop(STOP_GRACE_SECONDS)
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> str:
+    """Bind the server to the one place it is reached at, and return that."""
+    if settings.port is not None:
+        try:
+            socket.create_server(("127.0.0.1", settings.port)).close()
+        except OSError as error:
+            raise _taken("port", settings.port, error) from None
+        return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{settings.port}')}"
+    before = os.umask(0o177)
+    try:
+        server.add_insecure_port(settings.home.address)
+    finally:
+        os.umask(before)
+    return settings.home.address
+
+
+def _taken(name: str, port: int, error: OSError) -> InputError:
+    reason = os.strerror(error.errno or 0)
+    return InputError(f"{name}: {port} cannot be used ({reason}); give one that is free")
+
+
+def _token(home: Home) -> str:
+    """The home's token, the same after a restart, so that apps need not be restarted, too."""
+    if not home.token.exists():
+        with replacing(home.token) as unfinished:
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(secrets.token_urlsafe(), encoding="ascii")
+    return home.token.read_text(encoding="ascii")
+
+
+def _expose(metrics: Metrics, port: int) -> int:
+    try:
+        return metrics.serve(port)
+    except OSError as error:
+        raise _taken("metrics-port", port, error) from None
+
+
+class _Pad(uvicorn.Server):
+    """The pad's web server; signals are the agent's affair."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, address: str) -> None:
+        super().__init__(config)
+        self.listener = listener
+        self.address = address
+
+    @classmethod
+    def bound(cls, agent: Agent, port: int, enrolment: Enrolment | None) -> "_Pad":
+        try:
+            listener = socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            raise _taken("pad-port", port, error) from None
+        token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
+        coordinator = None if enrolment is None else enrolment.invitation.statistics
+        config = uvicorn.Config(
+            pad_app(agent, token, taken, coordinator),
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            ws="none",
+        )
+        return cls(config, listener, pad_url(token, taken))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _show_life(agent: Agent) -> None:
+    """Tell the service manager, for as long as both this loop and the learner run."""
+    period = watchdog_period() or WATCHDOG
+    while agent.is_alive:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(period / 3)
+    raise RuntimeError("the learner has ended, see above")

@@ -1,0 +1,344 @@
+"""The agent over gRPC, as `protos/fedhw/v1/device.proto` has it."""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from numpy.typing import NDArray
+
+from fedhw.data.writers import SIDE
+from fedhw.errors import InputError
+from fedhw.handwriting.strokes import MAX_POINTS
+from fedhw.personalization.stream import Prequential, Recognition
+from fedhw.v1 import device_pb2 as pb
+from fedhw.v1 import device_pb2_grpc as pb_grpc
+from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Correction, Status
+from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.status_stream import watch
+from fedhw_client.store.corrections import Selection, StoreError, StoreFullError
+from fedhw_client.store.profile import MOST
+
+NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
+
+LARGEST_MESSAGE = 256 * 1024
+"""Bytes; 10,000 points take 80 kB."""
+
+MOST_CALLS = 128
+"""Calls that are served at once."""
+
+LONGEST_CALL = 60.0
+"""Seconds to send the corrections or the profile of one call."""
+
+CANDIDATES = 5
+CHUNK = 64 * 1024
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class TooMuchError(InputError):
+    """Input beyond a limit."""
+
+
+async def device_server(
+    agent: Agent, observe: Callable[[float], object], token: str | None = None
+) -> grpc.aio.Server:
+    """Return a server of the agent with health and reflection, without an address yet.
+
+    `observe` is told how many seconds each recognition took. With a `token`, callers must send it
+    as `authorization: Bearer TOKEN`.
+    """
+    server = grpc.aio.server(
+        interceptors=[] if token is None else [_TokenRequired(token)],
+        options=[
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=MOST_CALLS,
+    )
+    service = DeviceService(agent, observe)
+    pb_grpc.add_DeviceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    healthy = health.aio.HealthServicer()
+    await healthy.set(NAME, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    names = (NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    return server
+
+
+class DeviceService(pb_grpc.DeviceServicer):
+    """Turns messages into calls of the agent, and its errors into one sentence each."""
+
+    def __init__(self, agent: Agent, observe: Callable[[float], object]) -> None:
+        self._agent = agent
+        self._observe = observe
+        # Opening one takes 100 MB for a moment, so one at a time.
+        self._profile = asyncio.Lock()
+
+    async def Recognize(  # noqa: N802
+        self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
+    ) -> AsyncIterator[pb.RecognizeResponse]:
+        """Recognise glyph by glyph."""
+        async with _Explained(context):
+            async for request in requests:
+                began = time.perf_counter()
+                # A glyph needs no other thread: handing it over takes longer than recognising it.
+                recognition = self._agent.recognize(await _glyph(request.glyph))
+                response = _response(recognition, self._agent, request.top_k or CANDIDATES)
+                self._observe(time.perf_counter() - began)
+                yield response
+
+    async def Learn(  # noqa: N802
+        self, requests: AsyncIterator[pb.LearnRequest], context: Context
+    ) -> pb.LearnResponse:
+        """Store all corrections of the stream, or none."""
+        async with _Explained(context):
+            corrections: list[Correction] = []
+            async with _deadline():
+                async for request in requests:
+                    if len(corrections) == MOST_AT_ONCE:
+                        raise TooMuchError(
+                            f"corrections: over {MOST_AT_ONCE} in one call; send them in parts"
+                        )
+                    glyph = await _glyph(request.glyph)
+                    corrections.append(Correction(glyph, request.label, request.id))
+            # A stream that was cut off ends like any other; only sending fails on it.
+            await context.send_initial_metadata(())
+            return pb.LearnResponse(ids=await asyncio.to_thread(self._agent.learn, corrections))
+
+    async def Undo(  # noqa: N802
+        self, request: pb.UndoRequest, context: Context
+    ) -> pb.UndoResponse:
+        """Take back the newest correction."""
+        async with _Explained(context):
+            undone = await asyncio.to_thread(self._agent.undo)
+            if undone is None:
+                return pb.UndoResponse()
+            return pb.UndoResponse(id=undone.id, label=undone.label)
+
+    async def Forget(  # noqa: N802
+        self, request: pb.ForgetRequest, context: Context
+    ) -> pb.ForgetResponse:
+        """Erase corrections and what was learned from them."""
+        async with _Explained(context):
+            selection = _selection(request)
+            return pb.ForgetResponse(
+                forgotten=await asyncio.to_thread(self._agent.forget, selection)
+            )
+
+    async def GetStatus(  # noqa: N802
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        """Say how things are."""
+        return pb.GetStatusResponse(status=_status(self._agent.status()))
+
+    async def WatchStatus(  # noqa: N802
+        self, request: pb.WatchStatusRequest, context: Context
+    ) -> AsyncIterator[pb.WatchStatusResponse]:
+        """Say how things are whenever they have changed."""
+        async with aclosing(watch(self._agent)) as statuses:
+            async for status in statuses:
+                yield pb.WatchStatusResponse(status=_status(status))
+
+    async def ExportProfile(  # noqa: N802
+        self, request: pb.ExportProfileRequest, context: Context
+    ) -> AsyncIterator[pb.ExportProfileResponse]:
+        """Send the encrypted profile in chunks."""
+        async with _Explained(context):
+            async with self._profile:
+                profile = await asyncio.to_thread(self._agent.export_profile, request.passphrase)
+            for start in range(0, len(profile), CHUNK):
+                yield pb.ExportProfileResponse(chunk=profile[start : start + CHUNK])
+
+    async def ImportProfile(  # noqa: N802
+        self, requests: AsyncIterator[pb.ImportProfileRequest], context: Context
+    ) -> pb.ImportProfileResponse:
+        """Add the corrections of an encrypted profile."""
+        async with _Explained(context):
+            passphrase, profile = "", bytearray()
+            async with _deadline():
+                async for request in requests:
+                    if request.WhichOneof("part") == "passphrase":
+                        passphrase = request.passphrase
+                    profile += request.chunk
+                    if len(profile) > MOST:
+                        raise TooMuchError(
+                            f"chunk: the profile is over {MOST} bytes; check the file"
+                        )
+            async with self._profile:
+                added = await asyncio.to_thread(
+                    self._agent.import_profile, bytes(profile), passphrase
+                )
+            return pb.ImportProfileResponse(added=added)
+
+
+class _Explained:
+    """Ends a call with the one sentence of the error that happened in it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DecodeError):
+            await self._context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "request: its bytes are no message of this call; send what device.proto says",
+            )
+        if isinstance(error, InputError):
+            await self._context.abort(_code(error), str(error))
+
+
+def _code(error: InputError) -> grpc.StatusCode:
+    if isinstance(error, TooMuchError | StoreFullError):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, StoreError):
+        return grpc.StatusCode.FAILED_PRECONDITION
+    return grpc.StatusCode.INVALID_ARGUMENT
+
+
+@asynccontextmanager
+async def _deadline() -> AsyncIterator[None]:
+    """Bound how long a call may take to send what it has."""
+    try:
+        async with asyncio.timeout(LONGEST_CALL):
+            yield
+    except TimeoutError:
+        raise TooMuchError(
+            f"stream: it was open for over {LONGEST_CALL:.0f} seconds; send the next part in "
+            "another call"
+        ) from None
+
+
+class _TokenRequired(grpc.aio.ServerInterceptor):
+    """Refuses callers that do not know the token."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        given = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
+        known = given.encode() if isinstance(given, str) else given
+        if secrets.compare_digest(known, self._expected):
+            return await continuation(handler_call_details)
+        return grpc.stream_stream_rpc_method_handler(_deny)
+
+
+async def _deny(requests: object, context: Context) -> NoReturn:
+    await context.abort(
+        grpc.StatusCode.UNAUTHENTICATED,
+        "authorization: the token is missing or wrong; send that in the agent's home",
+    )
+
+
+async def _glyph(glyph: pb.Glyph) -> NDArray[np.uint8]:
+    match glyph.WhichOneof("form"):
+        case "image":
+            if len(glyph.image) != SIDE * SIDE:
+                raise InputError(
+                    f"image: {len(glyph.image)} bytes are not {SIDE * SIDE}; send 28 rows of 28"
+                )
+            return np.frombuffer(glyph.image, np.uint8).reshape(SIDE, SIDE)
+        case "strokes":
+            return await draw(_strokes(glyph.strokes))
+        case _:
+            raise InputError("glyph: is missing; send an image or strokes")
+
+
+def _strokes(message: pb.Strokes) -> list[NDArray[np.float32]]:
+    total = sum(max(len(stroke.x), 1) for stroke in message.strokes)
+    if total > MAX_POINTS:
+        raise InputError(f"strokes: {total} points are over {MAX_POINTS}; thin them out")
+    for number, stroke in enumerate(message.strokes):
+        if len(stroke.x) != len(stroke.y):
+            raise InputError(
+                f"strokes[{number}]: {len(stroke.x)} x and {len(stroke.y)} y do not pair; send "
+                "as many of both"
+            )
+    return [np.array([stroke.x, stroke.y], np.float32).T for stroke in message.strokes]
+
+
+def _selection(request: pb.ForgetRequest) -> Selection:
+    match request.WhichOneof("what"):
+        case "id":
+            return Selection(id=request.id)
+        case "label":
+            return Selection(label=request.label)
+        case "period":
+            period = request.period
+            if not period.HasField("start") and not period.HasField("end"):
+                raise InputError("period: has neither start nor end; give one, or ask everything")
+            return Selection(
+                start=_seconds(period.start) if period.HasField("start") else None,
+                end=_seconds(period.end) if period.HasField("end") else None,
+            )
+        case "everything":
+            return Selection()
+        case _:
+            raise InputError("what: is missing; name an id, a label, a period or everything")
+
+
+def _seconds(time: Timestamp) -> float:
+    return time.seconds + time.nanos / 1e9
+
+
+def _response(recognition: Recognition, agent: Agent, top_k: int) -> pb.RecognizeResponse:
+    likeliest = recognition.likeliest(agent.release.alphabet, top_k)
+    local = None
+    if recognition.le_label is not None and recognition.le_probability is not None:
+        local = pb.Candidate(label=recognition.le_label, probability=recognition.le_probability)
+    return pb.RecognizeResponse(
+        label=recognition.label,
+        confidence=recognition.probability,
+        candidates=[pb.Candidate(label=label, probability=p) for label, p in likeliest],
+        decided_by=_DECIDERS[recognition.decided_by],
+        gate=recognition.opening,
+        global_expert=pb.Candidate(
+            label=recognition.ge_label, probability=recognition.ge_probability
+        ),
+        local_expert=local,
+        release=recognition.release,
+        personal_version=recognition.personal_version,
+    )
+
+
+_DECIDERS = {"global": pb.DECIDER_GLOBAL_EXPERT, "local": pb.DECIDER_LOCAL_EXPERT}
+
+
+def _status(status: Status) -> pb.Status:
+    return pb.Status(
+        release=status.release,
+        architecture=status.architecture,
+        alphabet=status.alphabet,
+        personal_version=status.personal_version,
+        kept=status.kept,
+        corrections=status.corrections,
+        recognitions=status.recognitions,
+        global_expert=_accuracy(status.ge_accuracy),
+        mixture=_accuracy(status.accuracy),
+        learning=status.learning,
+        store_bytes=status.store_bytes,
+        notices=status.notices,
+    )
+
+
+def _accuracy(accuracy: Prequential) -> pb.Accuracy:
+    if math.isnan(accuracy.total):
+        return pb.Accuracy()
+    return pb.Accuracy(total=accuracy.total, recent=accuracy.recent)

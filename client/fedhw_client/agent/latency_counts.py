@@ -1,0 +1,45 @@
+"""How many recognitions there were in each window, and how long they took."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+
+from fedhw.privacy.statistics import LATENCIES
+
+KEPT = 3
+"""Windows that are remembered: the one that lasts, the one to report, and one to spare."""
+
+
+class LatencyCounts:
+    """Counts recognitions by latency and window of `length` seconds; any thread may call.
+
+    They are not stored: what a killed agent had counted is left out of that window's report.
+
+    >>> usage = LatencyCounts(60, clock=lambda: 120.0)
+    >>> usage.observe(0.0007)
+    >>> usage.latencies(2)
+    (0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+    """
+
+    def __init__(self, length: float, clock: Callable[[], float] = time.time) -> None:
+        self._length = length
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._windows: dict[int, list[int]] = {}
+
+    def observe(self, seconds: float) -> None:
+        """Count a recognition that took so long."""
+        window = int(self._clock() // self._length)
+        with self._turn:
+            if window not in self._windows:
+                self._windows[window] = [0] * (len(LATENCIES) + 1)
+                # In the order of coming: where the clock was set back, this one is not the newest.
+                for old in list(self._windows)[:-KEPT]:
+                    del self._windows[old]
+            self._windows[window][bisect_left(LATENCIES, seconds)] += 1
+
+    def latencies(self, window: int) -> tuple[int, ...]:
+        """Return the recognitions of a window by the buckets of `LATENCIES`."""
+        with self._turn:
+            return tuple(self._windows.get(window, [0] * (len(LATENCIES) + 1)))

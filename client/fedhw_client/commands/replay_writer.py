@@ -1,0 +1,149 @@
+"""A real writer's characters through a real agent: recognise, then correct, one by one.
+
+The agent runs in a process and a home of its own, so no profile of this user is touched. Accuracy
+is prequential (Dawid 1984): each character is tested before it is learned from.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw_client.connection import AgentMissingError, Device, connect
+
+LEARNING_TIMEOUT_SECONDS = 120.0
+"""Seconds that an agent has to start."""
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Quantiles of a latency."""
+
+    p50: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> "Milliseconds":
+        """Take the quantiles of durations in seconds."""
+        p50, p99 = np.quantile(np.array(seconds) * 1e3, [0.5, 0.99])
+        return cls(float(p50), float(p99))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a replay went; `rss_mb` is the agent's resident memory at the end, in MiB."""
+
+    writer: str
+    samples: int
+    ge_accuracy: float
+    moe_accuracy: float
+    recognize_ms: Milliseconds
+    learn_ack_ms: Milliseconds
+    rss_mb: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as it is written to a JSON file."""
+        return asdict(self)
+
+
+def characters_of(writers: WriterSet, name: str) -> WriterSet:
+    """Return one writer's characters in the order of writing; raises InputError if unknown."""
+    if name not in writers.names:
+        known = ", ".join(sorted(writers.names)[:5])
+        raise InputError(f"writer: {name!r} is not in the file; use a name such as {known}")
+    return writers.take(writers.rows_of(list(writers.names).index(name)))
+
+
+def replay(
+    characters: WriterSet, writer: str, rate: float, release: Path, after: Callable[[int], object]
+) -> Outcome:
+    """Feed characters to a fresh agent, `rate` a second or as fast as it answers for 0.
+
+    `after` is told how many are through.
+    """
+    recognized, acknowledged = [], []
+    ge_right = right = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="fedhw-") as place,
+        running_agent(Path(place), release) as (
+            device,
+            process,
+        ),
+    ):
+        began = time.perf_counter()
+        for number, (glyph, label) in enumerate(
+            zip(characters.images, characters.labels, strict=True)
+        ):
+            if rate:
+                time.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            truth = characters.alphabet[label]
+            asked = time.perf_counter()
+            answer = device.recognize(glyph)
+            answered = time.perf_counter()
+            device.learn(glyph, truth)
+            acknowledged.append(time.perf_counter() - answered)
+            recognized.append(answered - asked)
+            ge_right += answer.global_expert.label == truth
+            right += answer.label == truth
+            after(number + 1)
+        memory = resident_memory(process.pid)
+    total = len(characters)
+    return Outcome(
+        writer=writer,
+        samples=total,
+        ge_accuracy=ge_right / total,
+        moe_accuracy=right / total,
+        recognize_ms=Milliseconds.of(recognized),
+        learn_ack_ms=Milliseconds.of(acknowledged),
+        rss_mb=memory,
+    )
+
+
+@contextmanager
+def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
+    """Run an agent in a process of its own; yields the way to it, and the process."""
+    command = [sys.executable, "-m", "fedhw.cli", "client", "--home", str(home)]
+    with (home / "agent.log").open("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(
+            [*command, "--release", str(release)], stdout=subprocess.DEVNULL, stderr=said
+        )
+        try:
+            with connect(home) as device:
+                _await(device, process, said)
+                yield device, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def _await(device: Device, process: "subprocess.Popen[bytes]", said: TextIO) -> None:
+    deadline = time.monotonic() + LEARNING_TIMEOUT_SECONDS
+    while True:
+        try:
+            device.status()
+            return
+        except AgentMissingError:
+            if process.poll() is not None:
+                said.seek(0)
+                *_, last = ["", *said.read().splitlines()]
+                raise InputError(last.removeprefix("fedhw: ")) from None
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def resident_memory(pid: int) -> float:
+    """Return the resident memory of a process in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

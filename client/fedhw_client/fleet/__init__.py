@@ -1,0 +1,1 @@
+"""What a device exchanges with its coordinator."""

@@ -1,0 +1,129 @@
+"""The device as a Flower ClientApp: it answers offers, tries candidates, and takes part in sums.
+
+A request that cannot be read raises google.protobuf's DecodeError.
+"""
+
+import structlog
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedhw.errors import InputError
+from fedhw.improvement.contribution import Task
+from fedhw.privacy.secure_sum import Keys
+from fedhw.release.offer import Answer
+from fedhw.v1 import improvement_pb2 as sums
+from fedhw.v1 import release_pb2 as pb
+from fedhw_client.agent.adoption import Adoption
+from fedhw_client.fleet.contributor import Contributor, DeclinedError, Reason
+from fedhw_client.fleet.shadow_evaluation import Shadow
+
+app = ClientApp()
+"""What the thin app bundle names; a device makes its own with `client_app`."""
+
+log = structlog.get_logger()
+
+
+def client_app(
+    adoption: Adoption, contributor: Contributor | None = None, shadow: Shadow | None = None
+) -> ClientApp:
+    """Return a ClientApp that answers for this device, of sums and candidates where it may."""
+    device = ClientApp()
+
+    @device.query("release")
+    def release(message: Message, context: Context) -> Message:
+        """Answer an offer."""
+        offer = pb.Offer.FromString(_content(message, "offer"))
+        answer = adoption.consider(offer.manifest, offer.signature, dict(offer.files))
+        return _reply(message, _message(answer).SerializeToString())
+
+    if contributor is not None:
+
+        @device.train("sum")
+        def take_part(message: Message, context: Context) -> Message:
+            """Take a step of a sum."""
+            request = sums.SumRequest.FromString(_content(message, "request"))
+            try:
+                answer = _taken(contributor, request)
+            except InputError as error:
+                declined = error.reason if isinstance(error, DeclinedError) else Reason.TASK
+                log.info("declined", reason=declined.value)
+                answer = sums.SumAnswer(declined=f"DECLINE_{declined.name}")
+            return _reply(message, answer.SerializeToString())
+
+    if shadow is not None:
+
+        @device.query("shadow")
+        def try_out(message: Message, context: Context) -> Message:
+            """Answer for a candidate."""
+            offer = pb.Offer.FromString(_content(message, "offer"))
+            state = shadow.consider(offer.manifest, offer.signature, dict(offer.files))
+            answer = pb.ShadowAnswer(shadow=f"SHADOW_{state.name}")
+            return _reply(message, answer.SerializeToString())
+
+    return device
+
+
+def _content(message: Message, entry: str) -> bytes:
+    content = message.content["fedhw"][entry]
+    return content if isinstance(content, bytes) else b""
+
+
+def _reply(message: Message, answer: bytes) -> Message:
+    return Message(RecordDict({"fedhw": ConfigRecord({"answer": answer})}), reply_to=message)
+
+
+def _message(answer: Answer) -> pb.Answer:
+    refusal = "UNSPECIFIED" if answer.refusal is None else answer.refusal.name
+    return pb.Answer(
+        adoption=f"ADOPTION_{answer.state.name}",
+        running=answer.running,
+        refusal=f"REFUSAL_{refusal}",
+    )
+
+
+def _taken(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer:
+    """Take the step that is asked for; raises InputError where the device does not."""
+    name, answer = request.sum, sums.SumAnswer()
+    match request.WhichOneof("step"):
+        case "advertise":
+            keys = contributor.advertise(name, _task(request.advertise))
+            answer.keys.mask_key, answer.keys.share_key = keys.mask_key, keys.share_key
+            answer.keys.signature = keys.signature
+        case "share":
+            neighbours = [_keys(one) for one in request.share.keys]
+            answer.envelopes.by_device.update(contributor.share(name, neighbours))
+        case "mask":
+            vector = contributor.mask(name, dict(request.mask.by_device))
+            if vector is None:
+                answer.training = True
+            else:
+                answer.vector = vector
+        case "reveal":
+            for device, share in contributor.reveal(name, request.reveal.devices).items():
+                answer.shares.by_device[device].point = share.point
+                answer.shares.by_device[device].value = share.value
+        case _:
+            raise DeclinedError(Reason.STEP, "step: is none that is known here; update fedhw")
+    return answer
+
+
+def _task(task: sums.Task) -> Task:
+    return Task(
+        parameters=task.parameters,
+        rate=task.rate,
+        radius=task.radius,
+        noise=task.noise,
+        devices=task.devices,
+        survivors=task.survivors,
+    )
+
+
+def _keys(keys: sums.Keys) -> Keys:
+    return Keys(
+        device=keys.device,
+        report_key=keys.report_key,
+        certificate=keys.certificate,
+        mask_key=keys.mask_key,
+        share_key=keys.share_key,
+        signature=keys.signature,
+    )

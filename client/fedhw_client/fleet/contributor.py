@@ -1,0 +1,288 @@
+"""How a device takes part in a round of an improvement: it trains, and adds the outcome to a sum.
+
+    advertise  a task that it agrees to  ->  its keys, and it trains in a thread of its own
+    share      the neighbours' keys      ->  an envelope for each
+    mask       their envelopes           ->  its vector under noise and masks, once it is paid for
+    reveal     who of them has survived  ->  its shares, and the sum is forgotten
+
+A sum is in memory alone: a device that is killed has dropped out of it. What stays is the ledger's
+note that it was paid for, so that nobody gets a second vector for a sum of that name. A step that
+is asked for again, since its answer was lost, is answered with the same bytes; the last one is not.
+What the person takes back while it lasts ends it, for it may have been learned from.
+"""
+
+import math
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.improvement.contribution import Task
+from fedhw.improvement.local_update import FEWEST, LocalTraining, unflatten
+from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.secret_sharing import Share
+from fedhw.privacy.secure_sum import (
+    Advertised,
+    Keys,
+    Masked,
+    Shared,
+    advertise,
+    mask,
+    reveal,
+    share,
+)
+from fedhw_client.agent.agent import PROCESSOR_SHARE, Agent, step_back
+from fedhw_client.fleet.enrolment import Enrolment
+
+LONGEST = 600.0
+"""Seconds after which a sum that was not ended is forgotten."""
+
+LEARNING_LOCK_TIMEOUT_SECONDS = 3.0
+"""Seconds that a step may wait for the training; heartbeats wait for the step."""
+
+log = structlog.get_logger()
+
+
+class Reason(StrEnum):
+    """Why a device takes no part, by the names in `improvement.proto`."""
+
+    UNAVAILABLE = "unavailable"
+    TASK = "task"
+    BUDGET = "budget"
+    SUM = "sum"
+    STEP = "step"
+
+
+class DeclinedError(InputError):
+    """A step that a device does not take, with the reason as a word for the coordinator."""
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Contributor:
+    """Takes the steps of one sum at a time, hidden among at least `least` devices.
+
+    Every step raises DeclinedError where the device takes no part, or no longer: what goes wrong
+    ends the sum.
+    """
+
+    def __init__(self, agent: Agent, enrolment: Enrolment, ledger: Ledger, least: int) -> None:
+        self._agent = agent
+        self._enrolment = enrolment
+        self._ledger = ledger
+        self._least = least
+        self._turn = threading.Lock()
+        self._sum: _Sum | None = None
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Take no part any more, and wait until nothing is trained."""
+        with self._turn:
+            self._is_closed = True
+            self._forget()
+
+    def advertise(self, sum: bytes, task: Task) -> Keys:
+        """Take part in the sum of this name and return the keys; any other sum is forgotten."""
+        with self._turn:
+            if self._sum is not None and self._sum.is_of(sum, task):
+                return self._sum.keys
+            self._forget()
+            with _declining(Reason.TASK):
+                terms = task.terms(sum)
+                expert = self._expert(task)
+            self._check_budget(sum, task)
+            removals = self._agent.removals  # asked first: what is removed from here on counts
+            images, labels = self._agent.samples()
+            of_fleet = self._agent.release.manifest.version > 0
+            if self._is_closed or not of_fleet or len(images) < FEWEST:
+                raise DeclinedError(Reason.UNAVAILABLE, "device: cannot take part; ask another one")
+            device, key = self._enrolment.invitation.device, self._enrolment.report_key
+            advertised, keys = advertise(terms, device, key, certificate=b"")
+            expiry = threading.Timer(LONGEST, self._expire, [advertised])
+            expiry.daemon = True
+            expiry.start()
+            training = _Training(task, expert, images, labels)
+            self._sum = _Sum(task, advertised, keys, training, expiry, removals)
+            log.info("taking part", sum=sum.hex())
+            return keys
+
+    def share(self, sum: bytes, neighbours: Sequence[Keys]) -> Mapping[str, bytes]:
+        """Return an envelope for each neighbour, by name."""
+        with self._step(sum) as current:
+            if current.shared is None:
+                authority = self._enrolment.invitation.release_key
+                current.shared = share(current.advertised, neighbours, authority, self._least)
+            return current.shared[1]
+
+    def mask(self, sum: bytes, envelopes: Mapping[str, bytes]) -> bytes | None:
+        """Return the masked vector, None while the device still trains."""
+        with self._step(sum) as current:
+            if current.masked is None:
+                if current.shared is None:
+                    raise DeclinedError(Reason.STEP, "mask: comes after share; begin a new sum")
+                # Before anything is seen of what the person has written, be it how long it takes.
+                self._ledger.charge_round(sum.hex(), current.task.rho, time.time())
+                vector = current.training.vector(LEARNING_LOCK_TIMEOUT_SECONDS)
+                if vector is None:
+                    return None
+                if current.removals != self._agent.removals:
+                    raise DeclinedError(
+                        Reason.UNAVAILABLE, "device: has forgotten; begin a new sum"
+                    )
+                current.masked = mask(current.shared[0], vector, envelopes)
+            return current.masked[1]
+
+    def reveal(self, sum: bytes, survivors: Collection[str]) -> Mapping[str, Share]:
+        """Return the shares by the names of the neighbours, and forget the sum."""
+        with self._step(sum) as current:
+            if current.masked is None:
+                raise DeclinedError(Reason.STEP, "reveal: comes after mask; begin a new sum")
+            shares = reveal(current.masked[0], survivors)
+            self._forget()
+            return shares
+
+    def _expert(self, task: Task) -> GlobalExpert:
+        """What to start from; raises InputError where the device does not agree to the task."""
+        if task.survivors < self._least:
+            raise InputError(
+                f"survivors: {task.survivors} is below the {self._least} of this device; ask more"
+            )
+        if not math.isfinite(task.rho):
+            raise InputError(f"noise: {task.noise:g} protects nobody; give more")
+        parameters = np.frombuffer(task.parameters, "<f4").astype(np.float32)
+        if not np.isfinite(parameters).all():
+            raise InputError("parameters: are not all finite; send others")
+        try:
+            return unflatten(self._agent.release.expert, parameters)
+        except ValueError as error:
+            raise InputError(f"parameters: {error}; send those of the release in use") from None
+
+    def _check_budget(self, sum: bytes, task: Task) -> None:
+        """Decline now what could not be paid later, for then the others would miss this device."""
+        with _declining(Reason.UNAVAILABLE):
+            self._ledger.check_round(task.rho, time.time())
+            if any(paid.name == sum.hex() for paid in self._ledger.rounds()):
+                raise DeclinedError(Reason.SUM, f"sum: {sum.hex()} was paid for; begin a new one")
+
+    @contextmanager
+    def _step(self, sum: bytes) -> Iterator["_Sum"]:
+        with self._turn:
+            current = self._sum
+            if current is None or current.advertised.terms.sum != sum:
+                raise DeclinedError(Reason.SUM, f"sum: {sum.hex()} is none of now; begin a new one")
+            try:
+                with _declining(Reason.STEP):
+                    yield current
+            except Exception:
+                self._forget()
+                raise
+
+    def _expire(self, advertised: Advertised) -> None:
+        with self._turn:
+            if self._sum is not None and self._sum.advertised is advertised:
+                self._forget()
+
+    def _forget(self) -> None:
+        if self._sum is not None:
+            self._sum.expiry.cancel()
+            self._sum.training.give_up()
+            self._sum = None
+
+
+class _Training(threading.Thread):
+    """Trains behind everything else on the device, until it is done or told to give up."""
+
+    def __init__(
+        self,
+        task: Task,
+        expert: GlobalExpert,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+    ) -> None:
+        super().__init__(name="training", daemon=True)
+        self._task = task
+        self._expert = expert
+        self._images = images
+        self._labels = labels
+        self._given_up = threading.Event()
+        self._breathed = 0.0
+        self._vector: NDArray[np.int64] | None = None
+        self.start()
+
+    def give_up(self) -> None:
+        """Stop, and wait for the end of it."""
+        self._given_up.set()
+        self.join()
+
+    def vector(self, seconds: float) -> NDArray[np.int64] | None:
+        """Return what the device adds to the sum, None where it is not there in so many seconds."""
+        self.join(seconds)
+        return self._vector
+
+    def run(self) -> None:
+        """Train."""
+        step_back()
+        seed = secrets.randbits(63)
+        try:
+            update = LocalTraining().update(
+                self._expert, self._images, self._labels, self._task.rate, seed, self._breathe
+            )
+        except _GivenUpError:
+            return
+        except Exception as error:
+            # That it has failed may be for what the person wrote: nobody is to see a difference.
+            log.warning("not trained", error=type(error).__name__)
+            update = np.full(self._task.entries - 1, np.nan, np.float32)
+        self._vector = self._task.contribution(update)
+
+    def _breathe(self) -> None:
+        """Leave the processor to others for a while."""
+        worked = time.thread_time() - self._breathed
+        if self._given_up.wait(worked * (1 / PROCESSOR_SHARE - 1)):
+            raise _GivenUpError
+        self._breathed = time.thread_time()
+
+
+class _GivenUpError(Exception):
+    """Nobody waits for the training any more."""
+
+
+@dataclass
+class _Sum:
+    """The sum that the device takes part in, as far as it has come."""
+
+    task: Task
+    advertised: Advertised
+    keys: Keys
+    training: _Training
+    expiry: threading.Timer
+    removals: int
+    shared: tuple[Shared, Mapping[str, bytes]] | None = None
+    masked: tuple[Masked, bytes] | None = None
+
+    def is_of(self, name: bytes, task: Task) -> bool:
+        return self.advertised.terms.sum == name and self.task == task
+
+
+@contextmanager
+def _declining(reason: Reason) -> Iterator[None]:
+    """Turn what is wrong with a step into why the device declines it."""
+    try:
+        yield
+    except DeclinedError:
+        raise
+    except BudgetSpentError as error:
+        raise DeclinedError(Reason.BUDGET, str(error)) from None
+    except InputError as error:
+        raise DeclinedError(reason, str(error)) from None

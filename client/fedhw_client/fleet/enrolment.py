@@ -1,0 +1,133 @@
+"""How a device belongs to a coordinator: the invitation it accepted, and keys of its own.
+
+The keys are made here and their private halves never leave the home. One signs reports, the other
+proves the device to Flower.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from fedhw.errors import InputError
+from fedhw.invitation import Invitation, proof_of_keys
+from fedhw.system.atomic import replacing, sync_entry
+from fedhw.v1 import enrolment_pb2 as pb
+from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
+
+ENROL_TIMEOUT_SECONDS = 20.0
+"""Seconds that the coordinator has to answer."""
+
+INVITATION, REPORT_KEY, NODE_KEY = "invitation.json", "report.key", "node.key"
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """An accepted invitation, without its token, and the device's private keys."""
+
+    invitation: Invitation
+    report_key: Ed25519PrivateKey
+    node_key: ec.EllipticCurvePrivateKey
+    since: float = 0.0
+    """Unix seconds at which the device has enrolled."""
+
+    @classmethod
+    def load(cls, directory: Path) -> "Enrolment":
+        """Read what `enrol` has written; raises InputError when it cannot be read."""
+        invitation = Invitation.load(directory / INVITATION)
+        report_key, node_key = (_load(directory / name) for name in (REPORT_KEY, NODE_KEY))
+        if not isinstance(report_key, Ed25519PrivateKey) or not isinstance(
+            node_key, ec.EllipticCurvePrivateKey
+        ):
+            raise InputError(f"enroll: the keys in {directory} are damaged; ask to be invited anew")
+        since = (directory / INVITATION).stat().st_mtime
+        return cls(invitation, report_key, node_key, since)
+
+
+def enrol(invitation: Invitation, directory: Path) -> Enrolment:
+    """Make keys, show the coordinator their public halves and the token, and keep all of it.
+
+    May be repeated after it was cut off: the same keys are shown again. Raises InputError when the
+    coordinator does not answer or refuses.
+    """
+    waiting = directory.with_name(f"{directory.name}.new")
+    enrolment = _prepared(invitation, waiting)
+    public_key = enrolment.node_key.public_key()
+    node_key = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    request = pb.EnrolRequest(
+        device=invitation.device,
+        token=invitation.token,
+        report_key=enrolment.report_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+        node_key=node_key,
+        proof=enrolment.report_key.sign(proof_of_keys(invitation.device, node_key)),
+    )
+    try:
+        with secure_channel(invitation) as channel:
+            stub = pb_grpc.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+            stub.Enrol(request, timeout=ENROL_TIMEOUT_SECONDS, wait_for_ready=True)
+    except grpc.RpcError as error:
+        raise _explained(error, invitation) from None
+    waiting.replace(directory)
+    sync_entry(directory.parent)
+    return enrolment
+
+
+def secure_channel(invitation: Invitation) -> grpc.Channel:
+    """Return a channel to the coordinator's gRPC services that trusts its own authority alone."""
+    credentials = grpc.ssl_channel_credentials(invitation.certificate_authority.encode())
+    return grpc.secure_channel(
+        invitation.statistics, credentials, options=[("grpc.enable_http_proxy", 0)]
+    )
+
+
+def _prepared(invitation: Invitation, directory: Path) -> Enrolment:
+    """Keys for this invitation, those of an attempt before if there was one."""
+    kept = replace(invitation, token="")
+    if directory.exists():
+        try:
+            before = Enrolment.load(directory)
+            if before.invitation == kept:
+                return before
+        except InputError:
+            pass
+    with replacing(directory, durable=True) as unfinished:
+        unfinished.mkdir(mode=0o700)
+        _write(unfinished / INVITATION, kept.to_json().encode())
+        _write(unfinished / REPORT_KEY, _pem(Ed25519PrivateKey.generate()))
+        _write(unfinished / NODE_KEY, _pem(ec.generate_private_key(ec.SECP384R1())))
+    return Enrolment.load(directory)
+
+
+def _explained(error: grpc.RpcError, invitation: Invitation) -> InputError:
+    code = error.code()
+    if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
+        return InputError(str(error.details()))
+    return InputError(
+        f"enroll: no coordinator answers at {invitation.statistics} ({code.name}); check that it "
+        "runs and can be reached from here"
+    )
+
+
+def _load(path: Path) -> object:
+    try:
+        return load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError):
+        return None
+
+
+def _pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)

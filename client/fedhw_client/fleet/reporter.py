@@ -1,0 +1,162 @@
+"""Tells the coordinator how it goes: once a window, after clipping and noise, within the budget.
+
+when a window has ended:
+    tally := what happened in it, counted from what is still kept
+    the ledger pays for its report and keeps the bytes, in one step
+until it has arrived, and with all else that the ledger has paid for:
+    send these very bytes
+"""
+
+import threading
+import time
+
+import grpc
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import SIGNED, Report, make_report
+from fedhw.v1 import statistics_pb2 as pb
+from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.latency_counts import LatencyCounts
+from fedhw_client.fleet.backoff import Backoff
+from fedhw_client.fleet.enrolment import Enrolment, secure_channel
+
+SEND_TIMEOUT_SECONDS = 10.0
+"""Seconds that the coordinator has to answer."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries at most."""
+
+STOP_GRACE_SECONDS = 3.0
+"""Seconds that it has when the agent stops."""
+
+SPREAD = 0.1
+"""Share of a window over which the devices of a fleet spread their reports after its end."""
+
+FINAL = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+"""Answers that another try would not change."""
+
+log = structlog.get_logger()
+
+
+class Reporter:
+    """Makes and sends the reports of one device, in a thread of its own."""
+
+    def __init__(
+        self, agent: Agent, enrolment: Enrolment, ledger: Ledger, usage: LatencyCounts
+    ) -> None:
+        invitation = enrolment.invitation
+        self._agent = agent
+        self._invitation = invitation
+        self._key = enrolment.report_key
+        self._since = enrolment.since
+        self._ledger = ledger
+        self._usage = usage
+        self._mechanism = GaussianMechanism(invitation.epsilon, invitation.delta)
+        self._is_revoked = False
+        self._backoff = Backoff(LONGEST_PAUSE)
+        self._stopping = threading.Event()
+        self._due = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what is not sent by `STOP_GRACE_SECONDS` is sent after the next start."""
+        self._stopping.set()
+        self._due.set()
+        self._thread.join(STOP_GRACE_SECONDS)
+
+    def send_soon(self) -> None:
+        """Send what was paid for meanwhile, without waiting for the end of a window."""
+        self._due.set()
+
+    def _run(self) -> None:
+        done, window = -1, -1
+        # Each device has its own moment, the same after every window.
+        delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
+        delay *= SPREAD * self._invitation.window
+        while not self._stopping.is_set():
+            window = int((time.time() - delay) // self._invitation.window) - 1
+            try:
+                if window != done and self._is_to_tell(window):
+                    self._pay(window)
+                done = window
+                self._send_all()
+                is_done = True
+            except grpc.RpcError as error:
+                log.info("not sent yet", code=error.code().name)
+                is_done = False
+            except Exception as error:  # the disk refuses, for one thing
+                log.warning("not reported yet", error=type(error).__name__)
+                is_done = False
+            next_end = (window + 2) * self._invitation.window + delay
+            pause = max(next_end - time.time(), 0.1)
+            if is_done:
+                self._backoff.reset()
+            else:
+                pause = min(pause, self._backoff.next())
+            self._due.wait(pause)
+            self._due.clear()
+
+    def _is_to_tell(self, window: int) -> bool:
+        """Whether the device was of the fleet all that time, and runs a release of the fleet's."""
+        of_fleet = self._agent.release.manifest.version > 0
+        return of_fleet and window * self._invitation.window >= self._since and not self._is_revoked
+
+    def _pay(self, window: int) -> None:
+        try:
+            self._ledger.charge(window, self._mechanism, time.time(), lambda: self._message(window))
+        except BudgetSpentError:
+            log.info("not reported", window=window, reason="the budget is spent")
+
+    def _message(self, window: int) -> bytes:
+        """The bytes to send about a window."""
+        start, end = (number * self._invitation.window for number in (window, window + 1))
+        tally = self._agent.tally(start, end, self._usage.latencies(window))
+        release = self._agent.release_name
+        report = make_report(tally, self._invitation.device, window, release, self._mechanism)
+        return signed(report, self._key)
+
+    def _send_all(self) -> None:
+        """Send what has not arrived; raises what hinders it."""
+        unsent = self._ledger.unsent()
+        if unsent:
+            with secure_channel(self._invitation) as channel:
+                stub = pb_grpc.StatisticsStub(channel)  # type: ignore[no-untyped-call]
+                for charge in unsent:
+                    self._send(stub, charge.about, charge.message)
+
+    def _send(self, stub: pb_grpc.StatisticsStub, about: int | str, message: bytes) -> None:
+        try:
+            stub.SendReport(pb.SendReportRequest.FromString(message), timeout=SEND_TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            if error.code() not in FINAL:
+                raise
+            self._is_revoked = error.code() is grpc.StatusCode.PERMISSION_DENIED
+            log.warning("refused", about=about, reason=str(error.details()))
+            self._ledger.mark_refused(about, str(error.details()))
+        else:
+            self._ledger.mark_sent(about, time.time())
+
+
+def signed(report: Report, key: Ed25519PrivateKey) -> bytes:
+    """Return the message that carries a report, signed by the device."""
+    content = pb.Report(
+        device=report.device,
+        schema=report.schema,
+        window=report.window,
+        release=report.release,
+        epsilon=report.epsilon,
+        delta=report.delta,
+        steps=report.steps.tolist(),
+    ).SerializeToString()
+    request = pb.SendReportRequest(report=content, signature=key.sign(SIGNED + content))
+    return request.SerializeToString()

@@ -1,0 +1,148 @@
+"""How a device tries a candidate for the next release beside the one in use, and tells how it went.
+
+    a candidate, without files  ->  wanted  ->  the same with files  ->  evaluating  ->  told
+                                `-> declined: the budget pays for no more reports
+
+Nothing in use changes and nothing is installed: a candidate is signed as one, so it is no release.
+What is told is one noised report a candidate, paid for before it is sent; asked again, a device
+says the same.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from fedhw.errors import InputError
+from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Evaluation, make_report
+from fedhw.release.manifest import Manifest
+from fedhw.release.offer import verify_files
+from fedhw.release.release import Release, open_files
+from fedhw.release.signing import verify_candidate
+from fedhw_client.agent.agent import Agent, step_back
+from fedhw_client.fleet.enrolment import Enrolment
+from fedhw_client.fleet.reporter import signed
+
+RETRY = 60.0
+"""Seconds after which a candidate that could not be evaluated is tried again."""
+
+log = structlog.get_logger()
+
+
+class ShadowState(StrEnum):
+    """How a device stands to a candidate."""
+
+    WANTED = "wanted"
+    EVALUATING = "evaluating"
+    TOLD = "told"
+    DECLINED = "declined"
+    REFUSED = "refused"
+
+
+class Shadow:
+    """Answers for candidates that are signed with the fleet's release key.
+
+    Any thread may ask. A candidate is evaluated in a thread of its own; where the agent ended in
+    the middle of that, the next question begins anew. `send_soon` is told when the ledger has
+    something to send.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        enrolment: Enrolment,
+        ledger: Ledger,
+        send_soon: Callable[[], object],
+    ) -> None:
+        self._agent = agent
+        self._invitation = enrolment.invitation
+        self._key = enrolment.report_key
+        self._ledger = ledger
+        self._send_soon = send_soon
+        self._mechanism = GaussianMechanism(self._invitation.epsilon, self._invitation.delta)
+        self._considering = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_evaluating = False
+        self._failed = ("", 0.0)
+
+    def close(self) -> None:
+        """Wait until nothing is evaluated; close the agent first, which hastens it."""
+        with self._considering:
+            if self._thread is not None:
+                self._thread.join()
+
+    def consider(
+        self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
+    ) -> ShadowState:
+        """Answer for a candidate; without `files` it asks whether they are wanted."""
+        with self._considering:
+            try:
+                return self._considered(manifest, signature, files)
+            except BudgetSpentError:
+                return ShadowState.DECLINED
+            except InputError as error:
+                log.warning("candidate refused", reason=str(error))
+                return ShadowState.REFUSED
+
+    def _considered(
+        self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
+    ) -> ShadowState:
+        verify_candidate(manifest, signature, self._invitation.release_key)
+        candidate = Manifest.parse(manifest, "the candidate")
+        evaluating = self._is_evaluating  # asked first: once it ends, the ledger knows
+        if any(charge.about == candidate.name for charge in self._ledger.history()):
+            return ShadowState.TOLD
+        if evaluating:
+            return ShadowState.EVALUATING  # another one; then comes this
+        self._ledger.check_report(self._mechanism, time.time())
+        failed, at = self._failed
+        if failed == candidate.digest and time.monotonic() - at < RETRY:
+            return ShadowState.REFUSED
+        if not files:
+            return ShadowState.WANTED
+        verify_files(candidate, files)
+        release = Release(candidate, *open_files(candidate, files), Path())
+        self._is_evaluating = True
+        self._thread = threading.Thread(
+            target=self._evaluate, args=(release,), name="shadow", daemon=True
+        )
+        self._thread.start()
+        return ShadowState.EVALUATING
+
+    def _evaluate(self, release: Release) -> None:
+        step_back()
+        candidate = release.manifest
+        try:
+            evaluation, now = self._evaluated(release), time.time()
+            message = partial(self._message, candidate.name, evaluation, now)
+            self._ledger.charge(candidate.name, self._mechanism, now, message)
+            self._send_soon()
+            log.info("evaluated", candidate=candidate.name)
+        except Exception as error:  # whatever it is, it would be the same a second later
+            log.warning("not evaluated", candidate=candidate.name, error=type(error).__name__)
+            self._failed = (candidate.digest, time.monotonic())
+        finally:
+            self._is_evaluating = False
+
+    def _evaluated(self, release: Release) -> Evaluation:
+        """What the agent finds; that it fails may be for what the person wrote, and is not told."""
+        try:
+            return self._agent.evaluate(release)
+        except InputError:
+            raise  # another alphabet, or the agent stops
+        except Exception as error:
+            log.warning("not evaluated", error=type(error).__name__)
+            return Evaluation(0, 0, 0, 0, 0)
+
+    def _message(self, candidate: str, evaluation: Evaluation, now: float) -> bytes:
+        """The bytes to send about a candidate."""
+        window = int(now // self._invitation.window)
+        device = self._invitation.device
+        report = make_report(evaluation, device, window, candidate, self._mechanism)
+        return signed(report, self._key)

@@ -1,0 +1,298 @@
+"""The pad's web side: one page, a few JSON endpoints, and a guard before all of them."""
+
+import asyncio
+import base64
+import io
+import json
+import math
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedhw.errors import InputError
+from fedhw.personalization.stream import Recognition
+from fedhw_client.agent.agent import Agent, Correction, Status
+from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.status_stream import watch
+from fedhw_client.store.corrections import Selection
+
+MAX_BODY = 256 * 1024
+"""Bytes of a request's body: more than the strokes of any character need."""
+
+CANDIDATES = 5
+"""Characters offered for each glyph, the likeliest first."""
+
+RECENT = 24
+"""Glyphs of the writer's own that the page shows."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+"""What every answer carries, errors included."""
+
+_FILES = {"": "text/html", "pad.css": "text/css", "pad.js": "text/javascript"}
+
+
+def pad_url(token: str, port: int) -> str:
+    """The one address at which the page answers."""
+    return f"http://127.0.0.1:{port}/{token}/"
+
+
+def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None) -> Starlette:
+    """The pad of this agent, for a server that listens on loopback at `port`.
+
+    It says what leaves the device: nothing, or reports to a `coordinator`. Whoever serves it must
+    switch the access log off: the path holds the token.
+    """
+
+    async def recognize(request: Request) -> Response:
+        glyph = await _glyph(await _asked(request))
+        return JSONResponse(_recognition(agent.recognize(glyph), agent.release.alphabet))
+
+    async def learn(request: Request) -> Response:
+        asked = await _asked(request)
+        correction = Correction(await _glyph(asked), _text(asked, "label"))
+        [kept] = await asyncio.to_thread(agent.learn, [correction])
+        return JSONResponse({"id": kept})
+
+    async def undo(_: Request) -> Response:
+        undone = await asyncio.to_thread(agent.undo)
+        return JSONResponse({"label": undone and undone.label})
+
+    async def forget(request: Request) -> Response:
+        selection = _selection(await _asked(request))
+        return JSONResponse({"forgotten": await asyncio.to_thread(agent.forget, selection)})
+
+    async def events(_: Request) -> Response:
+        return StreamingResponse(_events(agent, coordinator), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[
+            Mount(
+                f"/{token}",
+                routes=[
+                    *(_file(name, media_type) for name, media_type in _FILES.items()),
+                    Route("/events", events),
+                    Route("/recognize", recognize, methods=["POST"]),
+                    Route("/learn", learn, methods=["POST"]),
+                    Route("/undo", undo, methods=["POST"]),
+                    Route("/forget", forget, methods=["POST"]),
+                ],
+            )
+        ],
+        middleware=[Middleware(Guard, token=token, port=port)],
+        exception_handlers={InputError: _bad_input, HTTPException: _refused},
+    )
+
+
+class Guard:
+    """Lets the page's own requests through and nobody else's; puts `HEADERS` on every answer.
+
+    A page of another site can send requests to loopback, so neither the address nor the browser
+    protects anything: the token in the path, the Host and the Origin do.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+        self.app = app
+        self.token = token.encode()
+        self.hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let the app answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            answer = self._refusal(Request(scope)) or self.app
+            await answer(scope, receive, send_with_headers)
+        except Exception:
+            if not started:
+                failed = _error(500, "the agent failed at this; its log says why")
+                await failed(scope, receive, send_with_headers)
+            raise
+
+    def _refusal(self, request: Request) -> Response | None:
+        """What is wrong with a request, unless nothing is."""
+        host = request.headers.get("host", "")
+        if host not in self.hosts:
+            return _error(421, f"host: {host!r} is not this page; open it at {self.hosts[0]}")
+        token = request.scope["path"].removeprefix("/").partition("/")[0]
+        if not secrets.compare_digest(token.encode(), self.token):
+            return _error(404, "Not Found")
+        if request.method in ("GET", "HEAD"):
+            return None
+        origin = request.headers.getlist("origin")
+        site = request.headers.get("sec-fetch-site", "none")
+        if origin != [f"http://{host}"] or site not in ("same-origin", "none"):
+            return _error(403, "origin: it is not this page; use the page itself")
+        return None
+
+
+def _file(name: str, media_type: str) -> Route:
+    content = Path(__file__).with_name(name or "index.html").read_bytes()
+
+    async def answer(_: Request) -> Response:
+        return Response(content, media_type=media_type)
+
+    return Route(f"/{name}", answer)
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    """The JSON object in a request's body."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"body: it is over {MAX_BODY} bytes; thin the strokes out")
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InputError("body: it cannot be read as JSON; send one JSON object") from None
+    if not isinstance(asked, dict):
+        raise InputError(f"body: a JSON {type(asked).__name__} is no object; send one JSON object")
+    return asked
+
+
+async def _glyph(asked: dict[str, Any]) -> NDArray[np.uint8]:
+    """The glyph [28, 28] of the strokes asked about."""
+    strokes = asked.get("strokes")
+    if not isinstance(strokes, list):
+        raise InputError("strokes: there is no such list; give a list of strokes of [x, y] points")
+    points = [_points(number, stroke) for number, stroke in enumerate(strokes)]
+    return await draw(points)
+
+
+def _points(number: int, stroke: object) -> NDArray[np.number]:
+    try:
+        points = np.array(stroke)
+        if points.ndim > 0 and points.dtype.kind in "iuf":
+            return points
+    except ValueError:  # rows of unequal length
+        pass
+    raise InputError(f"strokes[{number}]: it is no list of points; give one [x, y] a point")
+
+
+def _text(asked: dict[str, Any], field: str) -> str:
+    text = asked.get(field)
+    if not isinstance(text, str) or not text or not text.isprintable():
+        raise InputError(f"{field}: {json.dumps(text)[:40]} is no readable text; give some")
+    return text
+
+
+def _selection(asked: dict[str, Any]) -> Selection:
+    """What to forget; everything has to be asked for by name."""
+    if list(asked) == ["id"]:
+        return Selection(id=_text(asked, "id"))
+    if list(asked) == ["label"]:
+        return Selection(label=_text(asked, "label"))
+    if asked == {"everything": True}:
+        return Selection()
+    fields = ", ".join(map(repr, asked)) or "nothing"
+    raise InputError(
+        f'forget: {fields[:80]} is not one of id, label and everything; give one, {{"label": "x"}}'
+    )
+
+
+def _recognition(recognition: Recognition, alphabet: str) -> dict[str, Any]:
+    return {
+        "label": recognition.label,
+        "probability": recognition.probability,
+        "candidates": [
+            {"label": label, "probability": p}
+            for label, p in recognition.likeliest(alphabet, CANDIDATES)
+        ],
+        "ge": {"label": recognition.ge_label, "probability": recognition.ge_probability},
+        "le": recognition.le_label
+        and {"label": recognition.le_label, "probability": recognition.le_probability},
+        "opening": recognition.opening,
+        "decided_by": recognition.decided_by,
+    }
+
+
+async def _events(agent: Agent, coordinator: str | None) -> AsyncIterator[str]:
+    """The whole state as a server-sent event, at once and after each change."""
+    async for status in watch(agent):
+        state = await asyncio.to_thread(_state, agent, status) | {"coordinator": coordinator}
+        yield f"data: {json.dumps(state)}\n\n"
+
+
+def _state(agent: Agent, status: Status) -> dict[str, Any]:
+    return {
+        "release": status.release,
+        "architecture": status.architecture,
+        "alphabet": status.alphabet,
+        "personal_version": status.personal_version,
+        "kept": status.kept,
+        "learning": status.learning,
+        "ge_accuracy": _number(status.ge_accuracy.recent),
+        "accuracy": _number(status.accuracy.recent),
+        "store_bytes": status.store_bytes,
+        "notices": status.notices,
+        "recent": [
+            {
+                "id": kept.id,
+                "at": kept.at,
+                "label": kept.label,
+                "right": kept.right,
+                "glyph": _picture(kept.glyph),
+            }
+            for kept in agent.recent(RECENT)
+        ],
+        "progress": [window._asdict() for window in agent.progress()],
+    }
+
+
+def _picture(glyph: NDArray[np.uint8]) -> str:
+    """A glyph as a data URL: black ink on transparent paper."""
+    picture = Image.merge("LA", [Image.new("L", glyph.shape), Image.fromarray(glyph)])
+    file = io.BytesIO()
+    picture.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value
+
+
+def _error(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"error": sentence}, status)
+
+
+async def _bad_input(_: Request, error: Exception) -> Response:
+    return _error(400, str(error))
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail)

@@ -1,0 +1,1 @@
+"""What a device keeps: corrections, profiles, its home."""

@@ -1,0 +1,1 @@
+"""Handwritten characters: loaders, encoders, synthetic writers, augmentation."""

@@ -1,0 +1,1 @@
+"""What a researcher runs: training, baselines, simulations, reports, audits, ONNX export."""

@@ -1,0 +1,161 @@
+"""Devices of an improvement that lie, and what is left of it under each defence.
+
+    honest          clipped, as it was learned
+    Scaled(100)     a hundred times as long, past the device's own clipping
+    Scaled(-1)      the opposite of what was learned, as long as an honest one
+    LabelFlipped    learned from wrong labels (Tolpegin et al. 2020, arXiv 2007.08432), honest from
+                    there on
+    NotANumber      NaN; under masks, where there are only whole numbers, random ones
+
+Under masks a sum has one vector of each device, whatever is in it: nobody sees a single one. So the
+server looks at the sum, and at the expert that comes of it. Without masks it sees all updates, and
+can clip or trim them; no noise is added then.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.improvement.candidate import Outcome, Verdict, validate
+from fedhw.improvement.contribution import Task
+from fedhw.improvement.improvement import Improvement, State
+from fedhw.improvement.robust import clipped, trimmed_mean
+from fedhw.improvement.server_optimiser import Vector
+
+TRIMMED = 0.2
+"""The share of devices that a trimmed mean leaves out at either end of each entry."""
+
+MAX_TRIES = 3
+"""Rounds dropped in a row after which an improvement is given up: the same devices lie again."""
+
+
+class Defence(StrEnum):
+    """How a round's updates become one."""
+
+    MASKED = "masked sum"
+    CLIPPED = "clipped mean"
+    TRIMMED = "trimmed mean"
+
+
+class Device:
+    """A device that does what it is asked."""
+
+    def labels(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+        """Return the labels [N] that it trains on."""
+        return labels
+
+    def update(self, learned: Vector) -> Vector:
+        """Return the update [P] that it sends where sums are not masked."""
+        return learned
+
+    def contribution(
+        self, task: Task, learned: Vector, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return the vector [P + 1] that it masks."""
+        return task.contribution(self.update(learned), random.bytes)
+
+
+@dataclass(frozen=True)
+class Scaled(Device):
+    """Sends so many times what it has learned, and clips nothing."""
+
+    factor: int
+
+    def update(self, learned: Vector) -> Vector:
+        """Return a multiple."""
+        return self.factor * learned
+
+    def contribution(
+        self, task: Task, learned: Vector, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return a multiple of an honest contribution."""
+        return self.factor * task.contribution(learned, random.bytes)
+
+
+class LabelFlipped(Device):
+    """Trains on the next class in place of each, as all of its kind do."""
+
+    def labels(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+        """Return wrong labels."""
+        return (labels + 1) % classes
+
+
+class NotANumber(Device):
+    """Sends what is no number."""
+
+    def update(self, learned: Vector) -> Vector:
+        """Return NaN alone."""
+        return np.full_like(learned, np.nan)
+
+    def contribution(
+        self, task: Task, learned: Vector, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return any numbers of the ring."""
+        return random.integers(2**task.bits, size=task.entries)
+
+
+class Improved(NamedTuple):
+    """What an improvement came to: its expert, the rounds that were dropped, and the verdict."""
+
+    expert: GlobalExpert
+    dropped: int
+    verdict: Verdict
+
+
+def improve(
+    improvement: Improvement,
+    devices: Sequence[tuple[Device, WriterSet]],
+    defence: Defence,
+) -> Improved:
+    """Improve over devices, each with its writer's characters, all of them in every round."""
+    random = np.random.default_rng(improvement.seed)
+    training, state, dropped, failed = improvement.recipe.training, improvement.begin(), 0, 0
+    while state.round < improvement.recipe.rounds and failed < MAX_TRIES:
+        task = improvement.task(state, len(devices), len(devices))
+        expert, sent = improvement.start(state), []
+        for device, own in devices:
+            labels = device.labels(own.labels.astype(np.int64), len(own.alphabet))
+            seed = int(random.integers(2**31))
+            sent.append((device, training.update(expert, own.images, labels, task.rate, seed)))
+        try:
+            state, failed = _advanced(improvement, state, task, sent, defence, random), 0
+        except (InputError, ValueError):  # no honest sum, or of no number nothing is left
+            dropped, failed = dropped + 1, failed + 1
+    expert = improvement.expert(state)
+    if failed:
+        verdict = Verdict(Outcome.REJECT, f"{MAX_TRIES} rounds in a row were dropped")
+    else:
+        verdict = validate(expert, improvement.running, improvement.public)
+    return Improved(expert, dropped, verdict)
+
+
+def _advanced(
+    improvement: Improvement,
+    state: State,
+    task: Task,
+    sent: Sequence[tuple[Device, Vector]],
+    defence: Defence,
+    random: np.random.Generator,
+) -> State:
+    """Take a step along what the defence makes of the updates."""
+    if defence is Defence.MASKED:
+        total = np.sum(
+            [device.contribution(task, update, random) for device, update in sent], axis=0
+        )
+        # What the server unmasks is a residue, the highest of its bits the sign.
+        unused = 64 - task.bits
+        return improvement.advance(state, task, (total << unused) >> unused, len(sent))
+    updates = np.stack([device.update(update) for device, update in sent])
+    if defence is Defence.CLIPPED:
+        mean = clipped(updates, task.radius).mean(axis=0)
+    else:
+        mean = trimmed_mean(updates, TRIMMED)
+    within = float((np.linalg.norm(updates, axis=1) <= task.radius).mean())
+    return improvement.step(state, task, mean, within)

@@ -1,0 +1,86 @@
+"""`fedhw export`: the three networks in one file, for an app without fedhw."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhw.errors import InputError
+from fedhw.system.console import needs, say
+
+if TYPE_CHECKING:
+    from fedhw.experts.mixture import Mixture
+    from fedhw.release.release import Release
+
+
+def export(
+    release: Annotated[Path, typer.Argument(help="Release directory.")],
+    out_file: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write.")],
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="A profile that an agent exported: with what is learned from it. Asks for its "
+            "passphrase where $FEDHW_PASSPHRASE has none."
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank of the local expert; that of devices by default."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="The global expert in int8.")] = False,
+) -> None:
+    """Write global expert, local expert and gate to one ONNX file."""
+    from fedhw.release.release import Release
+
+    if out_file.is_dir():
+        raise InputError(f"out: {out_file} is a directory; give a file")
+    if rank is not None and profile is None:
+        raise InputError(f"rank: {rank} is of what is learned from a profile; give --profile, too")
+    with needs("edge"):
+        from fedhw.research.onnx_export.export import export as write
+    known = Release.load(release)
+    mixture = None if profile is None else _learned(known, profile, rank)
+    write(out_file, known, mixture, int8)
+    of = "for anybody" if mixture is None else f"rank {mixture.local.u.shape[-1]}"
+    size = out_file.stat().st_size / 1000
+    say(f"{out_file}: {known.manifest.name}, {of}, {'int8, ' * int8}{size:.0f} kB")
+    if mixture is not None:
+        say("private: what it learned is one person's handwriting; keep it as you keep the profile")
+
+
+def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
+    """The mixture that a device with this profile would learn, its columns in order."""
+    import numpy as np
+    import torch
+
+    from fedhw.data.writers import SIDE
+    from fedhw.personalization.learner import Learner
+    from fedhw.personalization.stream import Personalizer
+    from fedhw.research.onnx_export.elastic import ordered
+
+    with needs("client"):
+        from fedhw_client.store.profile import Profile
+
+    classes = len(release.alphabet)
+    if rank is not None and rank > classes:
+        raise InputError(f"rank: {rank} is more than the {classes} classes; give fewer")
+    content = file.read_bytes()
+    passphrase = os.environ.get("FEDHW_PASSPHRASE") or typer.prompt("Passphrase", hide_input=True)
+    rows = Profile.unseal(content, passphrase).rows
+    unknown = sum(row.label not in release.alphabet for row in rows)
+    if unknown:
+        raise InputError(
+            f"profile: the characters of {unknown} corrections are not in the alphabet of "
+            f"{release.manifest.name}; use a release that has them"
+        )
+    learner = Learner() if rank is None else replace(Learner(), rank=rank)
+    person = Personalizer(release.expert, release.sketch, release.alphabet, learner)
+    for row in rows:
+        person.keep(np.frombuffer(row.glyph, np.uint8).reshape(SIDE, SIDE), row.label)
+    person.relearn(forced=True)
+    if person.personal is None:
+        raise InputError(f"profile: {file} holds no corrections; correct some characters first")
+    features = np.stack([sample.features for sample in person.replay.samples()])
+    return ordered(person.personal.mixture, torch.from_numpy(features)[None])

@@ -1,0 +1,1 @@
+"""`fedhw fleet`: a coordinator and real devices on one machine."""

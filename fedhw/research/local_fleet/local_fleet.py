@@ -1,0 +1,437 @@
+"""A whole fleet on one machine: each part a process of its own, as far apart as in a real one.
+
+The coordinator and the agents are started by the commands that anybody would type, enrol with real
+invitations and talk over TLS. A thread for each device writes what its writer wrote.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.privacy.ledger import Ledger
+from fedhw.privacy.statistics import STATISTICS
+from fedhw_client.connection import AgentMissingError, connect
+from fedhw_client.fleet.reporter import SPREAD
+from fedhw_client.store.device_home import Home as DeviceHome
+from fedhw_server.commands.server import invite, registry
+from fedhw_server.leader.supervisor import PARENT
+from fedhw_server.store.coordinator_home import Home as ServerHome
+from fedhw_server.store.fleet import Device as Member
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.window_estimates import window_estimates
+
+AGENT_MIB, COORDINATOR_MIB = 400, 900
+"""Memory that they take; the coordinator has three processes."""
+
+MINIMUM_COHORT = 2
+"""Devices; the fewest that a coordinator shows something of."""
+
+DELTA = 1e-6
+"""What a report costs beside epsilon."""
+
+RECENT = 50
+"""Characters that make up a recent accuracy."""
+
+START_TIMEOUT_SECONDS = 60.0
+"""Seconds that a part has to start."""
+
+STOP_TIMEOUT_SECONDS = 15.0
+"""Seconds that a part has to end by itself."""
+
+LATE = 10.0
+"""Seconds after which a report is not waited for."""
+
+WITHOUT_END = "1e9"
+"""A budget that no fleet for show spends."""
+
+_PROGRAM = (
+    "from fedhw_server.leader.supervisor import die_with_parent; die_with_parent(); "
+    "from fedhw.cli import main; main()"
+)
+"""`fedhw`, but the kernel ends it with the process that has started it."""
+
+_LOW, _HIGH = next((row.low, row.high) for row in STATISTICS if row.name == "gain")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fleet does: each of the `writers` writes on a device of its own, in that order.
+
+    They write `rate` characters a second, as many as go for 0. Reports cover `window` seconds and
+    cost `epsilon` each. `release` is the directory of the global expert.
+    """
+
+    release: Path
+    writers: Mapping[str, WriterSet]
+    rate: float
+    window: int
+    epsilon: float
+
+
+class Share(NamedTuple):
+    """How many of so many characters the global expert alone, and the mixture, had right."""
+
+    ge_right: int = 0
+    right: int = 0
+    of: int = 0
+
+    @property
+    def gain(self) -> float:
+        """Accuracy of the mixture less that of the global expert."""
+        return (self.right - self.ge_right) / self.of
+
+
+class DeviceLook(NamedTuple):
+    """One device at a moment.
+
+    `epsilon` is what its reports have cost together; `failure` says why it writes no more.
+    """
+
+    name: str
+    writer: str
+    state: str
+    is_online: bool
+    running: str
+    written: int
+    to_write: int
+    recent: Share
+    overall: Share
+    reports: int
+    epsilon: float
+    failure: str | None
+
+
+class WindowLook(NamedTuple):
+    """What a window's reports say of the gain, with a 99 % interval, and what it truly was.
+
+    `true` is the mean over the devices that were written on, each clipped as in the reports; None
+    where nobody wrote.
+    """
+
+    window: int
+    cohort: int
+    estimate: float
+    low: float
+    high: float
+    true: float | None
+
+
+class Look(NamedTuple):
+    """A fleet at a moment; `failure` says why the coordinator has ended."""
+
+    release: str
+    rounds: int
+    devices: list[DeviceLook]
+    windows: list[WindowLook]
+    failure: str | None
+
+
+def check_memory(devices: int) -> None:
+    """Raise InputError where so many agents do not fit in what memory is free."""
+    try:
+        content = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # a system that does not say
+        return
+    free = int(content.partition("MemAvailable:")[2].split()[0]) / 1024
+    needed = COORDINATOR_MIB + devices * AGENT_MIB
+    if needed > free:
+        raise InputError(
+            f"devices: {devices} and a coordinator need about {needed:,} MiB of memory, and "
+            f"{free:,.0f} MiB are free; ask for fewer or free some"
+        )
+
+
+class LocalFleet:
+    """Starts a coordinator and the devices of a plan in the directory `home`, and ends them.
+
+    Raises InputError for a home whose path is too long, and when the coordinator does not start.
+    """
+
+    def __init__(self, home: Path, plan: Plan) -> None:
+        self._plan = plan
+        self._logs = home / "logs"
+        self._stop = threading.Event()
+        self._open = ExitStack()
+        self._windows: dict[int, WindowLook] = {}
+        self._devices = [
+            _Device(f"device-{n}", writer, characters, home / "devices" / f"device-{n}")
+            for n, (writer, characters) in enumerate(plan.writers.items(), 1)
+        ]
+        self._logs.mkdir(parents=True)
+        self._home = ServerHome(home / "coordinator")
+        self._coordinator = _Child(
+            self._logs / "coordinator",
+            *("server", "--home", self._home.directory),
+            *("--port", 0, "--flower-port", 0, "--metrics-port", 0),
+            *("--window", plan.window, "--epsilon", plan.epsilon, "--delta", DELTA),
+            *("--minimum-cohort", MINIMUM_COHORT),
+        )
+        try:
+            self._await_coordinator()
+            self._fleet = Fleet(self._home.database)
+            self._open.callback(self._fleet.close)
+            self._release = registry(self._home).publish(plan.release)
+            for device in self._devices:
+                self._start(device)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> list[str]:
+        """End every process, the devices first; returns what did not end in good order."""
+        self._stop.set()
+        for device in self._devices:
+            device.ask_to_end()
+        bad = [f"{device.name}: {reason}" for device in self._devices if (reason := device.end())]
+        self._coordinator.ask_to_end()
+        reason = self._coordinator.end()
+        self._open.close()
+        return bad if reason is None else [*bad, f"coordinator: {reason}"]
+
+    def look(self) -> Look:
+        """Return how things are, as the coordinator and the devices' own ledgers have it."""
+        members = {member.name: member for member in self._fleet.devices()}
+        self._look_at_windows()
+        return Look(
+            release=self._release.name,
+            rounds=len(self._fleet.rounds()),
+            devices=[device.look(members[device.name]) for device in self._devices],
+            windows=[self._windows[window] for window in sorted(self._windows)],
+            failure=self._coordinator.ending,
+        )
+
+    def is_over(self) -> bool:
+        """Whether nothing more will come: all is written and reported, or nobody is left."""
+        if self._coordinator.ending is not None:
+            return True
+        left = [device for device in self._devices if device.failure is None]
+        if not self.is_written():
+            return False
+        last = max((device.written[-1].at for device in left if device.written), default=0.0)
+        window = int(last // self._plan.window)
+        due = (window + 1 + SPREAD) * self._plan.window + LATE
+        return dict(self._fleet.windows()).get(window, 0) >= len(left) or time.time() > due
+
+    def is_written(self) -> bool:
+        """Whether no device has anything left to write."""
+        return all(device.is_written or device.failure for device in self._devices)
+
+    def _await_coordinator(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while "\nmetrics: " not in self._coordinator.said:
+            if self._coordinator.ending is not None:
+                raise InputError(self._coordinator.ending)
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"coordinator: it has not started in {START_TIMEOUT_SECONDS:.0f} s; "
+                    "give the machine less to do"
+                )
+            time.sleep(0.05)
+
+    def _start(self, device: "_Device") -> None:
+        invitation = self._logs / f"{device.name}.enroll"
+        content = invite(self._home, self._fleet, device.name).to_json()
+        invitation.touch(mode=0o600)
+        invitation.write_text(content, encoding="utf-8")
+        device.start(self._logs / device.name, invitation, self._plan.rate, self._stop)
+
+    def _look_at_windows(self) -> None:
+        classes = len(self._release.alphabet)
+        for window, cohort in self._fleet.windows():
+            known = self._windows.get(window)
+            if known is not None and known.cohort == cohort:
+                continue
+            found = window_estimates(self._fleet, classes, window)
+            if found is None:
+                continue
+            [gain] = [each for each in found.estimates if each.name == "gain"]
+            true = self._true_gain(window * self._plan.window, (window + 1) * self._plan.window)
+            self._windows[window] = WindowLook(
+                window, found.cohort, gain.mean, *gain.interval(), true
+            )
+
+    def _true_gain(self, start: float, end: float) -> float | None:
+        shares = [device.share(start, end) for device in self._devices]
+        gains = [min(max(share.gain, _LOW), _HIGH) for share in shares if share.of]
+        return fmean(gains) if gains else None
+
+
+class _Written(NamedTuple):
+    """A character, when it was corrected, and whether it had been recognised."""
+
+    at: float
+    ge_right: bool
+    right: bool
+
+
+class _Device:
+    """An agent, and the thread in which its writer writes."""
+
+    def __init__(self, name: str, writer: str, characters: WriterSet, home: Path) -> None:
+        self.name = name
+        self.written: list[_Written] = []
+        self.is_written = False
+        self._writer = writer
+        self._characters = characters
+        self._home = DeviceHome(home)
+        _ = self._home.socket  # which may be refused
+        self._agent: _Child | None = None
+        self._refusal: str | None = None
+        self._hand: threading.Thread | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing more is written here."""
+        return (None if self._agent is None else self._agent.ending) or self._refusal
+
+    def start(self, log: Path, invitation: Path, rate: float, stop: threading.Event) -> None:
+        self._agent = _Child(
+            log,
+            *("client", "--home", self._home.directory, "--enroll", invitation),
+            *("--epsilon-per-day", WITHOUT_END, "--epsilon-in-all", WITHOUT_END),
+        )
+        self._hand = threading.Thread(target=self._write, args=(rate, stop), daemon=True)
+        self._hand.start()
+
+    def ask_to_end(self) -> None:
+        if self._hand is not None:
+            self._hand.join(STOP_TIMEOUT_SECONDS)
+        if self._agent is not None:
+            self._agent.ask_to_end()
+
+    def end(self) -> str | None:
+        return None if self._agent is None else self._agent.end()
+
+    def share(self, start: float, end: float) -> Share:
+        """How the characters went that were corrected from `start` up to `end`."""
+        return _share([one for one in self.written if start <= one.at < end])
+
+    def look(self, member: Member) -> DeviceLook:
+        written = self.written.copy()
+        failure = self.failure
+        reports, epsilon = self._told()
+        return DeviceLook(
+            name=self.name,
+            writer=self._writer,
+            state=member.state,
+            is_online=member.is_online,
+            running=member.running or "",
+            written=len(written),
+            to_write=len(self._characters),
+            recent=_share(written[-RECENT:]),
+            overall=_share(written),
+            reports=reports,
+            epsilon=epsilon,
+            failure=failure,
+        )
+
+    def _told(self) -> tuple[int, float]:
+        """How many reports have arrived, and the epsilon of all that were made."""
+        try:
+            ledger = Ledger.open(self._home.ledger)
+            sent = sum(charge.sent_at is not None for charge in ledger.history())
+            return sent, ledger.spent(time.time()).in_all
+        except InputError:  # it is just being made
+            return 0, 0.0
+
+    def _write(self, rate: float, stop: threading.Event) -> None:
+        try:
+            with connect(self._home.directory) as agent:
+                while not stop.wait(0.1):
+                    try:
+                        agent.status()
+                        break
+                    except AgentMissingError:
+                        if self.failure is not None:
+                            return
+                began = time.monotonic()
+                for number, (glyph, label) in enumerate(
+                    zip(self._characters.images, self._characters.labels, strict=True)
+                ):
+                    due = began + number / rate if rate else 0.0
+                    if stop.wait(max(0.0, due - time.monotonic())):
+                        return
+                    truth = self._characters.alphabet[label]
+                    answer = agent.recognize(glyph)
+                    agent.learn(glyph, truth)
+                    ge_right = answer.global_expert.label == truth
+                    self.written.append(_Written(time.time(), ge_right, answer.label == truth))
+                self.is_written = True
+        except (InputError, AgentMissingError) as error:
+            # An agent that is gone is known as ended in a moment, and why says more than this.
+            if not stop.wait(1.0):
+                self._refusal = str(error)
+
+
+class _Child:
+    """A process that runs a command of fedhw, in a session of its own.
+
+    So Ctrl+C in the terminal does not reach it: everything is ended in order. What it says is in
+    `log`.out, what it logs in `log`.log.
+    """
+
+    def __init__(self, log: Path, *arguments: object) -> None:
+        self._said, self._logged = log.with_suffix(".out"), log.with_suffix(".log")
+        with self._said.open("wb") as said, self._logged.open("wb") as logged:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=logged,
+                env=os.environ | {PARENT: str(os.getpid())},
+                start_new_session=True,
+            )
+        self._is_asked = False
+
+    @property
+    def said(self) -> str:
+        """Standard output until now."""
+        return self._said.read_text(encoding="utf-8")
+
+    @property
+    def ending(self) -> str | None:
+        """Why it has ended by itself, None unless it has."""
+        code = self._process.poll()
+        if code is None or self._is_asked:
+            return None
+        if code <= 0:
+            return f"it was ended by {signal.Signals(-code).name}" if code else "it has ended"
+        logged = self._logged.read_text(encoding="utf-8").splitlines()
+        # Without the frame that Python draws around a group of errors.
+        *_, last = ["", *filter(None, (line.strip(" |+-") for line in logged))]
+        return last.removeprefix("fedhw: ") or f"it has ended with code {code}"
+
+    def ask_to_end(self) -> None:
+        if self._process.poll() is None:
+            self._is_asked = True
+            self._process.terminate()
+
+    def end(self) -> str | None:
+        """Wait for its end; returns what was wrong with that."""
+        try:
+            code = self._process.wait(STOP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return f"it did not end in {STOP_TIMEOUT_SECONDS:.0f} s and was killed"
+        # An agent that has no release yet leaves SIGTERM to the system.
+        if self._is_asked and code not in (0, -signal.SIGTERM):
+            return f"it has ended with code {code}"
+        return None
+
+
+def _share(written: list[_Written]) -> Share:
+    return Share(
+        sum(one.ge_right for one in written), sum(one.right for one in written), len(written)
+    )

@@ -1,0 +1,1 @@
+"""Reports with pictures: of many writers, and of a fleet's days."""

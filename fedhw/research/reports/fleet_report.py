@@ -1,0 +1,229 @@
+"""What happened in a simulated fleet: as figures, as a table, and as a page with pictures."""
+
+import math
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fedhw import __version__
+from fedhw.privacy.estimate import Estimate
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.research.reports.plots import by_day, devices_by_version
+from fedhw.research.reports.writers_report import listed, page, section, write
+from fedhw.research.simulation.simulated_fleet import DELTA, FOLLOWED, Chronicle, Day, Figure
+
+CONFIDENCE = 0.95
+"""Of the intervals that are drawn."""
+
+USUAL = 2.0
+"""What a report costs in a real fleet, unless its operator wants it otherwise."""
+
+WEEK = 7
+
+Floats = NDArray[np.float64]
+
+
+def summary(chronicle: Chronicle) -> dict[str, Any]:
+    """Return the figures, ready for JSON: accuracies as fractions, None for what there is not."""
+    return {
+        "seed": chronicle.plan.seed,
+        "writers": chronicle.writers,
+        "days": [_told(day) for day in chronicle.days],
+        "versions": {
+            version.name: {
+                "restores": version.restores,
+                "generic_accuracy": version.release.manifest.validation["generic_accuracy"],
+            }
+            for version in chronicle.versions
+        },
+        "decisions": [decision._asdict() for decision in chronicle.decisions],
+    }
+
+
+def table(chronicle: Chronicle) -> Table:
+    """Return what was decided, other than to wait, for a terminal."""
+    shown = Table("day", "about", "outcome", "reason", box=box.SIMPLE_HEAD, show_edge=False)
+    for decision in chronicle.decisions:
+        if decision.outcome != "wait":
+            cells = str(decision.day + 1), decision.about, decision.outcome, decision.reason
+            shown.add_row(*map(Text, cells))
+    return shown
+
+
+def write_report(chronicle: Chronicle, directory: Path) -> None:
+    """Write `index.html` and `summary.json` to `directory`, whole or not at all.
+
+    An earlier report there is replaced. Raises InputError when there is anything else.
+    """
+    title = f"{len(chronicle.days)} days of a fleet of {chronicle.writers:,} devices"
+    sections = (_lead(chronicle), _pictures(chronicle), _decisions(chronicle), _origin(chronicle))
+    write(directory, page(title, sections), summary(chronicle))
+
+
+def _told(day: Day) -> dict[str, Any]:
+    figures = {name: _figure(figure) for name, figure in day.figures.items()}
+    scores = {name: _number(getattr(day, name)) for name in ("ge_accuracy", "accuracy")}
+    return day._asdict() | scores | {"figures": figures}
+
+
+def _figure(figure: Figure) -> dict[str, float | None]:
+    low, high = _interval(figure.estimate)
+    mean = math.nan if figure.estimate is None else figure.estimate.mean
+    found = {"truth": figure.truth, "estimate": mean, "low": low, "high": high}
+    return {name: _number(value) for name, value in found.items()}
+
+
+def _interval(estimate: Estimate | None) -> tuple[float, float]:
+    return (math.nan, math.nan) if estimate is None else estimate.interval(CONFIDENCE)
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _lead(chronicle: Chronicle) -> str:
+    if not any(day.characters for day in chronicle.days):
+        return "<p>In these days nobody wrote anything.</p>"
+    first, last = (_week(days) for days in (chronicle.days[:WEEK], chronicle.days[-WEEK:]))
+    published, day = len(chronicle.versions) - 1, chronicle.days[-1]
+    return (
+        f"<p>In the first week the global expert recognised {first[0]:.1%} of what people wrote "
+        f"and the mixtures {first[1]:.1%}; in the last, {last[0]:.1%} and {last[1]:.1%}. "
+        f"{published} version{'s' * (published != 1)} of the global expert "
+        f"{'were' if published != 1 else 'was'} published. The device in the middle has told "
+        f"epsilon {day.epsilon:,.1f} in all, the one that has told most {day.worst:,.1f}.</p>"
+    )
+
+
+def _week(days: Iterable[Day]) -> tuple[float, float]:
+    """The accuracies of the expert and the mixtures over all characters of some days."""
+    wrote = [day for day in days if day.characters]
+    if not wrote:
+        return math.nan, math.nan
+    weights = [day.characters for day in wrote]
+    ge, mixed = ([getattr(day, name) for day in wrote] for name in ("ge_accuracy", "accuracy"))
+    return float(np.average(ge, weights=weights)), float(np.average(mixed, weights=weights))
+
+
+def _series(chronicle: Chronicle, name: str) -> Floats:
+    return np.array([getattr(day, name) for day in chronicle.days], float)
+
+
+def _pictures(chronicle: Chronicle) -> str:
+    names = [version.name for version in chronicle.versions]
+    running = {
+        name: np.array([day.devices.get(name, 0) for day in chronicle.days], float)
+        for name in names
+    }
+    accuracies = {
+        "mixtures": 100 * _series(chronicle, "accuracy"),
+        "global expert": 100 * _series(chronicle, "ge_accuracy"),
+    }
+    spent = {
+        "in the middle": _series(chronicle, "epsilon"),
+        "who told most": _series(chronicle, "worst"),
+    }
+    gain, gates = (_followed(chronicle, name) for name in FOLLOWED)
+    felt = accuracies["mixtures"] - accuracies["global expert"]
+    parts = (
+        section(
+            "Who is there, and what runs",
+            "Devices that have arrived, by the version of the global expert that they run. Who is "
+            "offline writes and learns on, and reports nothing.",
+            devices_by_version(running, _series(chronicle, "online")),
+        ),
+        section(
+            "Characters recognised",
+            "Of everything that people wrote on a day, before any of it was learned.",
+            by_day("Characters recognised, day by day", "characters recognised, %", accuracies),
+        ),
+        section(
+            "The gain, and what is known of it",
+            "Sticks are what the coordinator estimates from noised reports, with "
+            f"{CONFIDENCE:.0%} confidence, and the line is the truth. Both are of corrections: all "
+            "that was wrong is in them and only a part of what was right, so they say less than "
+            "the dots, the gain over everything that was written.",
+            by_day(
+                "Gain by the mixtures, day by day",
+                "gain, points",
+                {"corrections": gain[0], "everything": felt},
+                gain[1:],
+            ),
+        ),
+        section(
+            "How often gates are open",
+            "The share of the corrections where the local expert is heard more than not.",
+            by_day(
+                "Gates open, day by day",
+                "share of the corrections, %",
+                {"corrections": gates[0]},
+                gates[1:],
+            ),
+        ),
+        section(
+            "What devices have told",
+            f"Epsilon of all reports and rounds so far, at delta {DELTA:g}. A device tells no more "
+            f"than {chronicle.plan.limits.in_all:,.1f}.",
+            by_day("Epsilon told, day by day", "epsilon", spent),
+        ),
+    )
+    return '<div class="pictures">\n' + "\n".join(parts) + "\n</div>"
+
+
+def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
+    """In percent, the truth of a figure on each day and the ends of its estimate's interval."""
+    figures = [day.figures[name] for day in chronicle.days]
+    ends = np.array([_interval(figure.estimate) for figure in figures], float)
+    truth = np.array([figure.truth for figure in figures], float)
+    return 100 * truth, 100 * ends[:, 0], 100 * ends[:, 1]
+
+
+def _decisions(chronicle: Chronicle) -> str:
+    rows = []
+    for decision in chronicle.decisions:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in decision[1:])
+        rows.append(f'<tr><th scope="row">{decision.day + 1}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("day", "about", "outcome", "reason"))
+    return section(
+        "What was decided, and why",
+        "By the coordinator at the end of each day, from what it knows.",
+        f'<div class="wide"><table class="words">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + "\n</tbody></table></div>",
+    )
+
+
+def _origin(chronicle: Chronicle) -> str:
+    plan, manifest = chronicle.plan, chronicle.release.manifest
+    recipe, days = plan.policy.recipe, chronicle.days
+    worth = GaussianMechanism(USUAL, DELTA).sigma / GaussianMechanism(plan.epsilon, DELTA).sigma
+    accuracies = (
+        f"{version.name} {version.release.manifest.validation['generic_accuracy']:.1%}"
+        + (f" (restores v{version.restores})" if version.restores is not None else "")
+        for version in chronicle.versions
+    )
+    facts = {
+        "people": f"{chronicle.writers:,}, who wrote {sum(d.characters for d in days):,} "
+        "characters",
+        "reports": f"{sum(d.reports for d in days):,}, epsilon {plan.epsilon:g} each; with noise "
+        f"as of {USUAL:g} it takes {worth**2:,.1f} times as many devices to know as much",
+        "rounds": f"{sum(d.rounds for d in days)} of at most {plan.participants} devices, noise "
+        f"{recipe.noise:g}",
+        "versions": ", ".join(accuracies) + " of the public characters",
+        "seed": str(plan.seed),
+        "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
+        "fedhw": __version__,
+    }
+    return section(
+        "Made from",
+        "The same data, release and seed give the same figures. Noise comes from the seed, too, so "
+        "it protects nobody here.",
+        listed(facts),
+    )

@@ -1,0 +1,388 @@
+"""What an experiment found: as figures, as a table, and as a page with pictures."""
+
+import base64
+import io
+import itertools
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fedhw import __version__
+from fedhw.errors import InputError
+from fedhw.research.reports.plots import (
+    before_and_after,
+    gain_by_samples,
+    gate_openings,
+    standard_error,
+)
+from fedhw.research.simulation.experiment import FULL_ALPHABET, HURT, Experiment
+from fedhw.system.atomic import replacing
+
+PAGE = "index.html"
+SUMMARY = "summary.json"
+
+TITLES = {
+    "ge": "global expert",
+    "moe": "local expert + gate",
+    "head": "fine-tuned head",
+    "full": "fine-tuned network",
+    "knn": "nearest neighbours",
+    "ncm": "nearest class mean",
+    "prior": "class prior",
+    "le": "ungated local expert",
+    "distance-gate": "gate by distance",
+}
+"""Methods in words."""
+
+COLUMNS = (
+    "method",
+    "own\n%",
+    "gain",
+    f"gain\n≥ {FULL_ALPHABET}",
+    "generic\n%",
+    "change",
+    "hurt\n%",
+    "worst",
+    "extra\nparams\n%",
+    "extra\nMACs\n%",
+    "time\ns",
+)
+
+RIGHTED = 48
+WRONGED = 24
+WORST = 8
+LOST = 12
+"""At most so many characters become right and become wrong; writers; and lost ones of each."""
+
+
+class Change(NamedTuple):
+    """A test character that the mixture reads otherwise than the global expert.
+
+    `place` is its place in what the writer wrote; `true`, `before` and `after` are labels.
+    """
+
+    writer: int
+    place: int
+    true: int
+    before: int
+    after: int
+
+
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """Return the figures, ready for JSON: means over writers, accuracies as fractions."""
+    return {
+        "seed": experiment.trial.seed,
+        "writers": _writers(experiment),
+        "shots": experiment.trial.shots,
+        "methods": {name: _figures(experiment, name) for name in experiment.methods},
+        "curve": {str(k): float(gains.mean()) for k, gains in experiment.curve.items()},
+    }
+
+
+def table(experiment: Experiment) -> Table:
+    """Return the methods, by their names on the command line, for a terminal of 80 columns."""
+    shown = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+        caption=f"Own: % of a writer's test characters, ± standard error over "
+        f"{_writers(experiment):,} writers. Gains and changes: points above the global expert; "
+        f"gain ≥ {FULL_ALPHABET}: of writers with so many classes.",
+    )
+    for heading in COLUMNS:
+        shown.add_column(
+            heading, justify="left" if heading == "method" else "right", vertical="bottom"
+        )
+    for name in experiment.methods:
+        style = "bold" if name == "moe" else ""
+        shown.add_row(*map(Text, [name, *_cells(experiment, name)[1:]]), style=style)
+    return shown
+
+
+def write_report(experiment: Experiment, directory: Path) -> None:
+    """Write `index.html` and `summary.json` to `directory`, whole or not at all.
+
+    An earlier report there is replaced. Raises InputError when there is anything else.
+    """
+    write(directory, _page(experiment), summary(experiment))
+
+
+def write(directory: Path, html: str, figures: dict[str, Any]) -> None:
+    """Write a page and its figures to `directory`, as `write_report` does."""
+    check_place(directory)
+    with replacing(directory) as unfinished:
+        unfinished.mkdir()
+        (unfinished / PAGE).write_text(html, encoding="utf-8")
+        content = json.dumps(figures, indent=2, allow_nan=False)
+        (unfinished / SUMMARY).write_text(content + "\n", encoding="utf-8")
+
+
+def check_place(directory: Path) -> None:
+    """Raise InputError when `directory` is not free for a report, new or in an old one's place."""
+    found = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
+    if found - {PAGE, SUMMARY} or directory.is_file():
+        raise InputError(f"out: {directory} holds something else; give a directory of its own")
+
+
+def changes(experiment: Experiment) -> list[Change]:
+    """Return every test character that the mixture reads otherwise than the global expert."""
+    return [Change(*change) for change in experiment.outcome.changes.tolist()]
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+    """Return a page of sections as HTML; the title is HTML, too."""
+    frame = Template(
+        files("fedhw.research.reports").joinpath("report.html").read_text(encoding="utf-8")
+    )
+    return frame.substitute(title=title, sections="\n".join(sections))
+
+
+def section(heading: str, reading: str, content: str) -> str:
+    """Return a section of a page: its heading, how to read it, and what it shows, all HTML."""
+    return f"<section>\n<h2>{heading}</h2>\n<p>{reading}</p>\n{content}\n</section>"
+
+
+def listed(facts: dict[str, str]) -> str:
+    """Return facts, which are plain text, as a list in HTML."""
+    items = (f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
+    return "<dl>" + "\n".join(items) + "</dl>"
+
+
+def _figures(experiment: Experiment, name: str) -> dict[str, float | None]:
+    measured, gain = experiment.methods[name], experiment.gain(name)
+    generic_change = measured.generic - experiment.methods["ge"].generic
+    full = gain[experiment.full_alphabet()]
+    return {
+        "custom_accuracy": float(measured.custom.mean()),
+        "custom_gain": float(gain.mean()),
+        "generic_accuracy": float(measured.generic.mean()),
+        "generic_change": float(generic_change.mean()),
+        # Rounded, since a difference of fractions that is exactly one point may come out as more.
+        "writers_hurt": float(np.mean(gain.round(9) < -HURT)),
+        "worst_writer_gain": float(gain.min()),
+        "parameter_overhead": float(measured.parameter_overhead.mean()),
+        "mac_overhead": float(measured.mac_overhead.mean()),
+        "seconds": float(measured.seconds.sum()),
+        "full_alphabet_gain": float(full.mean()) if len(full) else None,
+        "full_alphabet_writers": len(full),
+    }
+
+
+def _cells(experiment: Experiment, name: str) -> list[str]:
+    """One method's row under `COLUMNS`, in percent and points."""
+    figures = _figures(experiment, name)
+    error = standard_error(experiment.methods[name].custom)
+
+    def percent(key: str, form: str) -> str:
+        value = figures[key]
+        return "" if value is None else format(100 * value, form)
+
+    return [
+        TITLES.get(name, name),
+        percent("custom_accuracy", ".1f") + ("" if np.isnan(error) else f"±{100 * error:.1f}"),
+        percent("custom_gain", "+z.1f"),
+        percent("full_alphabet_gain", "+z.1f"),
+        percent("generic_accuracy", ".1f"),
+        percent("generic_change", "+z.1f"),
+        percent("writers_hurt", ".0f"),
+        percent("worst_writer_gain", "+z.1f"),
+        percent("parameter_overhead", ".1f"),
+        percent("mac_overhead", ".1f"),
+        f"{figures['seconds']:.1f}",
+    ]
+
+
+def _page(experiment: Experiment) -> str:
+    writers = _writers(experiment)
+    title = f"What personalisation did for {writers:,} writer{'s' * (writers != 1)}"
+    sections = [_methods_section(experiment)]
+    if "moe" in experiment.methods:
+        found = changes(experiment)
+        sections = [
+            _lead(experiment),
+            *sections,
+            _pictures_section(experiment),
+            _changes_section(experiment, found),
+            _worst_section(experiment, found),
+        ]
+    sections.append(_origin_section(experiment))
+    return page(title, sections)
+
+
+def _lead(experiment: Experiment) -> str:
+    ge, moe = (_figures(experiment, name) for name in ("ge", "moe"))
+    return (
+        f"<p>The global expert recognises {ge['custom_accuracy']:.1%} of a writer's characters; "
+        f"with a local expert and a gate beside it, {moe['custom_accuracy']:.1%}. Of everybody's "
+        f"characters it recognises {ge['generic_accuracy']:.1%}, and with them "
+        f"{moe['generic_accuracy']:.1%}.</p>"
+    )
+
+
+def _methods_section(experiment: Experiment) -> str:
+    head = "".join(f'<th scope="col">{heading}</th>' for heading in COLUMNS)
+    rows = []
+    for name in experiment.methods:
+        title, *figures = map(escape, _cells(experiment, name))
+        chosen = ' class="chosen"' if name == "moe" else ""
+        cells = "".join(f"<td>{figure}</td>" for figure in figures)
+        rows.append(f'<tr{chosen}><th scope="row">{title}</th>{cells}</tr>')
+    return section(
+        "Methods",
+        "Own are a writer's test characters, with the standard error over writers; generic are "
+        "everybody's. Gains and changes are points above the global expert; the gain is repeated "
+        f"for the {experiment.full_alphabet().sum()} writers of {FULL_ALPHABET} or more classes, "
+        "whom it helps little to know which classes they use. A writer is hurt whose accuracy "
+        f"falls by more than {100 * HURT:.0f} point. Extra cost is relative to the global "
+        "expert's; time is that of learning, for all writers together.",
+        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
+        + "\n".join(rows)
+        + "\n</tbody></table></div>",
+    )
+
+
+def _pictures_section(experiment: Experiment) -> str:
+    """Everything drawn by `plots`, side by side where the page is wide."""
+    pictures = [
+        section(
+            "Every writer, before and after",
+            "A stick is a writer: it goes from the accuracy of the global expert alone to that of "
+            "the mixture. Triangles are writers who lost. Of many writers some are drawn, evenly.",
+            before_and_after(experiment.methods["ge"].custom, experiment.methods["moe"].custom),
+        )
+    ]
+    if experiment.curve:
+        learned = float(experiment.outcome.learned.mean())
+        pictures.append(
+            section(
+                "Gain by characters seen",
+                "The writers' mean gain when each gives so many characters to learn from. The "
+                "diamond is this experiment.",
+                gain_by_samples(experiment.curve, learned, experiment.gain("moe")),
+            )
+        )
+    if experiment.outcome.openings.any():
+        pictures.append(
+            section(
+                "How far the gates open",
+                "At 1 the local expert is fully heard, at 0 the global expert decides alone. Gates "
+                "should open for their writer's characters and stay closed for everybody else's.",
+                gate_openings(*experiment.outcome.openings),
+            )
+        )
+    return '<div class="pictures">\n' + "\n".join(pictures) + "\n</div>"
+
+
+def _changes_section(experiment: Experiment, found: list[Change]) -> str:
+    righted = [c for c in found if c.after == c.true]
+    wronged = [c for c in found if c.before == c.true]
+    tested = experiment.outcome.tested.sum()
+    parts = [
+        f"<h3>{heading}: {len(some):,} of {tested:,}</h3>\n"
+        + _glyphs(experiment, _spread(some, most, experiment.trial.seed))
+        for heading, some, most in (
+            ("Became right", righted, RIGHTED),
+            ("Became wrong", wronged, WRONGED),
+        )
+    ]
+    return section(
+        "Characters that changed",
+        "Under each glyph: what it is, what the global expert said, and what the mixture says. "
+        "They are drawn at random, from every writer in turn.",
+        "\n".join(parts),
+    )
+
+
+def _worst_section(experiment: Experiment, found: list[Change]) -> str:
+    before, after = (experiment.methods[name].custom for name in ("ge", "moe"))
+    gain = after - before
+    outcome, parts = experiment.outcome, []
+    for writer in np.argsort(gain, kind="stable")[:WORST].tolist():
+        lost = [c for c in found if c.writer == writer and c.before == c.true]
+        won = sum(c.writer == writer and c.after == c.true for c in found)
+        left_out = f" ({LOST} of them shown)" if len(lost) > LOST else ""
+        parts.append(
+            f"<h3>{escape(outcome.names[writer])}: {before[writer]:.1%} → {after[writer]:.1%} "
+            f"({100 * gain[writer]:+z.1f} points)</h3>\n"
+            f'<p class="note">Learned from {outcome.learned[writer]} characters; wrote '
+            f"{outcome.classes[writer]} classes. Won {won} of {outcome.tested[writer]} test "
+            f"characters, lost {len(lost)}{left_out}.</p>\n"
+            + _glyphs(experiment, _spread(lost, LOST, experiment.trial.seed))
+        )
+    return section(
+        "Writers who gained least",
+        "Their accuracy before and after, and the characters that the global expert read rightly "
+        "and the mixture does not.",
+        "\n".join(parts),
+    )
+
+
+def _origin_section(experiment: Experiment) -> str:
+    trial, outcome = experiment.trial, experiment.outcome
+    manifest = trial.release.manifest
+    each = "half of each writer's" if trial.shots == "half" else f"{trial.shots} each"
+    facts = {
+        "writers": f"{_writers(experiment):,}",
+        "characters": f"{outcome.learned.sum():,} to learn from ({each}), "
+        f"{outcome.tested.sum():,} to test on",
+        "seed": str(trial.seed),
+        "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
+        "generic": f"{len(trial.release.generic):,} characters",
+        **{f"release's {k.replace('_', ' ')}": f"{v:,.4g}" for k, v in manifest.validation.items()},
+        "fedhw": __version__,
+    }
+    return section(
+        "Made from",
+        "The same data, release and seed give the same figures, but for the time that it takes.",
+        listed(facts),
+    )
+
+
+def _writers(experiment: Experiment) -> int:
+    return len(experiment.outcome.names)
+
+
+def _spread(some: list[Change], most: int, seed: int) -> list[Change]:
+    """Draw at most so many, from every writer in turn, and put like characters together."""
+    drawn = random.Random(seed).sample(some, len(some))
+    turns: defaultdict[int, itertools.count[int]] = defaultdict(itertools.count)
+    drawn.sort(key=lambda c: next(turns[c.writer]))
+    return sorted(drawn[:most], key=lambda c: c.true)
+
+
+def _glyphs(experiment: Experiment, some: Sequence[Change]) -> str:
+    trial, items = experiment.trial, []
+    written = {c.writer: trial.population.write([c.writer]).images for c in some}
+    for change in some:
+        true, before, after = (
+            escape(trial.release.alphabet[label])
+            for label in (change.true, change.before, change.after)
+        )
+        writer = escape(experiment.outcome.names[change.writer])
+        picture = _picture(written[change.writer][change.place])
+        items.append(
+            f'<li title="{writer}"><img alt="{true} by {writer}" src="{picture}">'
+            f"{true}: {before} → {after}</li>"
+        )
+    return '<ul class="glyphs">\n' + "\n".join(items) + "\n</ul>"
+
+
+def _picture(glyph: NDArray[np.uint8]) -> str:
+    """Black ink on no paper, as a data URI, so that a dark page can invert the ink."""
+    file = io.BytesIO()
+    Image.fromarray(np.stack([np.zeros_like(glyph), glyph], -1)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,177 @@
+"""The writers of a simulation, whom the release has never seen: as many as one likes.
+
+A population hands out the characters of some of its writers at a time, so that no more of them are
+in memory than are being learned from.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.data.sources import SYNTHETIC_CHARACTERS
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.release.release import Release
+
+COHORT = 50
+"""Writers learned at once, at most; bounds the memory."""
+
+FEWEST_COHORTS = 8
+"""Fewer writers than make so many cohorts are shared out, so that there is work for everybody."""
+
+UNSEEN = 1_000_000
+"""Synthetic writers meet a release from this number on: none of them is ever trained on."""
+
+Shots = int | Literal["half"]
+
+
+class Population(ABC):
+    """Writers by their number from 0."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def write(self, writers: Sequence[int]) -> WriterSet:
+        """Return the characters of these writers, in this order."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Differs where the writers or their characters do."""
+
+    def cohorts(self) -> list[range]:
+        """Share the writers out; how depends on their number alone, so results never do.
+
+        >>> SyntheticPopulation(130, 20, 0).cohorts()[-1]
+        range(119, 130)
+        """
+        size = self._most_together
+        return [range(i, min(i + size, len(self))) for i in range(0, len(self), size)]
+
+    @property
+    def _most_together(self) -> int:
+        return min(COHORT, -(-len(self) // FEWEST_COHORTS))
+
+
+@dataclass(frozen=True)
+class SyntheticPopulation(Population):
+    """Synthetic writers of so many characters each, made when they are asked for.
+
+    They write the whole alphabet again and again, or `text`, in which most characters are rare.
+    """
+
+    writers: int
+    characters: int
+    seed: int
+    text: bool = False
+
+    @classmethod
+    def for_shots(cls, writers: int, shots: Shots, seed: int) -> "SyntheticPopulation":
+        """Return writers who write the alphabet three times, or text of twice the shots."""
+        if shots == "half":
+            return cls(writers, SYNTHETIC_CHARACTERS, seed)
+        return cls(writers, 2 * shots, seed, text=True)
+
+    def __len__(self) -> int:
+        return self.writers
+
+    def write(self, writers: Sequence[int]) -> WriterSet:
+        """Let these writers write."""
+        numbers = [UNSEEN + w for w in writers]
+        return synthetic_writers(numbers, self.characters, self.seed, text=self.text)
+
+    @property
+    def identity(self) -> str:
+        """All that they are made from."""
+        return repr(self)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedPopulation(Population):
+    """The writers of a set, whose rows stand together in the order of writing."""
+
+    data: WriterSet
+
+    @classmethod
+    def of(cls, data: WriterSet, drawn: Sequence[int]) -> "RecordedPopulation":
+        """Return these writers of a set, who wrote the most first, and nothing of the others."""
+        counts = data.counts()
+        drawn = sorted(drawn, key=lambda w: -int(counts[w]))
+        return cls(_taken(data, [data.rows_of(w) for w in drawn], [data.names[w] for w in drawn]))
+
+    def __len__(self) -> int:
+        return len(self.data.names)
+
+    def cohorts(self) -> list[range]:
+        """Share the writers out; who wrote less than half of the first one's begins anew.
+
+        The characters of a cohort are padded to as many as the first of them wrote.
+        """
+        counts, cohorts, start = self.data.counts(), [], 0
+        for w in range(1, len(self) + 1):
+            ends = w == len(self) or w - start == self._most_together
+            if ends or 2 * counts[w] < counts[start]:
+                cohorts.append(range(start, w))
+                start = w
+        return cohorts
+
+    def write(self, writers: Sequence[int]) -> WriterSet:
+        """Look up what these writers wrote."""
+        names = [self.data.names[w] for w in writers]
+        return _taken(self.data, [self.data.rows_of(w) for w in writers], names)
+
+    @property
+    def identity(self) -> str:
+        """A digest of every character, whose it is, and what the labels stand for."""
+        digest = hashlib.sha256(repr((self.data.names, self.data.alphabet)).encode())
+        for array in (self.data.images, self.data.labels, self.data.counts()):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def _taken(data: WriterSet, rows: Sequence[NDArray[np.int64]], names: Sequence[str]) -> WriterSet:
+    """Rows of some writers, one writer after the other."""
+    chosen = np.concatenate(rows)
+    return WriterSet.of(
+        data.images[chosen],
+        data.labels[chosen],
+        writer=np.repeat(np.arange(len(rows)), [len(own) for own in rows]),
+        names=names,
+        alphabet=data.alphabet,
+    )
+
+
+def draw_writers(
+    release: Release, data: WriterSet, writers: int | None, shots: Shots, seed: int
+) -> tuple[int, ...]:
+    """Draw `writers` that the release never saw; None is all, 60 at most.
+
+    Raises InputError when fewer have enough: twice the shots in characters, or 40 for half, and
+    two classes.
+    """
+    release.check_fits(data)
+    fewest = 40 if shots == "half" else 2 * shots
+    unseen = [
+        int(w)
+        for w in np.flatnonzero(data.counts() >= fewest)
+        if data.names[w] not in release.trained_on and data.classes_of(int(w)) > 1
+    ]
+    if not unseen:
+        raise InputError(
+            f"data: no writer that the release was not trained on has {fewest} characters of two "
+            "classes or more; give more characters a writer"
+        )
+    wanted = min(60, len(unseen)) if writers is None else writers
+    if not 0 < wanted <= len(unseen):
+        raise InputError(
+            f"writers: {wanted} cannot be drawn from the {len(unseen)} that have {fewest} "
+            "characters of two classes and that the release was not trained on; ask for fewer"
+        )
+    return tuple(sorted(np.random.default_rng(seed).permutation(unseen)[:wanted].tolist()))

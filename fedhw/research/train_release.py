@@ -1,0 +1,88 @@
+"""Make the first release: hold writers out, train the global expert, keep what devices need."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.experts.evaluation import accuracy
+from fedhw.experts.global_expert import as_ink, build
+from fedhw.release.release import check_new, publish
+from fedhw.release.sketch import SKETCH_SIZE, Sketch
+from fedhw.research.training import Training, train_expert
+
+GENERIC_SHARE = 0.1
+HELD_OUT_CHARACTERS = 150
+
+
+def make_release(
+    directory: Path,
+    writers: WriterSet,
+    architecture: str,
+    training: Training,
+    hold_out: int | None,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+) -> float:
+    """Train on all but `hold_out` writers, publish to `directory`, return generic accuracy.
+
+    The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
+    half of them where there are fewer than 120. A tenth of the others' characters is kept as
+    generic test set. The state of an unfinished training lies beside `directory` and is taken up
+    again. Raises InputError when `directory` exists or there are too few writers.
+    """
+    check_new(directory)
+    rng = np.random.default_rng(training.seed)
+    trained_writers = _without_held_out(writers, hold_out, rng)
+    rows = rng.permutation(np.flatnonzero(np.isin(writers.writer, trained_writers)))
+    generic_rows, training_rows = np.split(rows, [max(1, int(GENERIC_SHARE * len(rows)))])
+    if len(training_rows) == 0:
+        raise InputError("data: one character is left to train on; give more characters")
+
+    torch.manual_seed(training.seed)
+    expert = build(architecture, len(writers.alphabet))
+    checkpoint = directory.with_name(f".{directory.name}.training")
+    train_expert(
+        expert,
+        writers.images[training_rows],
+        writers.labels[training_rows],
+        training,
+        checkpoint,
+        after_epoch,
+    )
+    generic = writers.take(generic_rows)
+    reached = accuracy(expert, generic.images, generic.labels)
+    with torch.no_grad():
+        sketch = Sketch.of(expert.features(as_ink(writers.images[training_rows[:SKETCH_SIZE]])))
+    publish(
+        directory,
+        expert,
+        architecture,
+        sketch,
+        generic,
+        trained_on=[writers.names[w] for w in trained_writers],
+        validation={"generic_accuracy": reached, "generic_characters": len(generic)},
+    )
+    checkpoint.unlink()
+    return reached
+
+
+def _without_held_out(
+    writers: WriterSet, hold_out: int | None, rng: np.random.Generator
+) -> list[int]:
+    counts = writers.counts()
+    candidates = np.flatnonzero(counts >= HELD_OUT_CHARACTERS)
+    if hold_out is None:
+        hold_out = min(60, len(candidates) // 2)
+    if hold_out > len(candidates):
+        raise InputError(
+            f"hold-out: {hold_out} writers are more than the {len(candidates)} with "
+            f"{HELD_OUT_CHARACTERS} characters; hold out fewer"
+        )
+    held_out = rng.permutation(candidates)[:hold_out]
+    rest = np.setdiff1d(np.flatnonzero(counts), held_out)
+    if len(rest) == 0:
+        raise InputError(f"hold-out: {hold_out} writers are all there are; hold out fewer")
+    return [int(w) for w in rest]

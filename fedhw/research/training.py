@@ -1,0 +1,115 @@
+"""Train a global expert on many writers' characters."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from fedhw.errors import InputError
+from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.handwriting.augmentation import distort
+from fedhw.system.atomic import replacing
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how boldly to train.
+
+    AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120); each glyph is seen
+    through a small random affine map.
+    """
+
+    epochs: int = 70
+    batch: int = 256
+    rate: float = 8e-3
+    decay: float = 0.1
+    distortion: float = 1.0
+    seed: int = 0
+
+
+def train_expert(
+    expert: GlobalExpert,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    training: Training,
+    checkpoint: Path | None = None,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Train `expert` in place on uint8 glyphs [N, 28, 28] and their labels [N].
+
+    With a `checkpoint` path the state is kept after every epoch, a training cut off goes on from
+    there, and it ends with the same weights as one that was not. Raises InputError when the
+    checkpoint is that of another training or cannot be read.
+    """
+    ink, target = as_ink(images), torch.from_numpy(labels.astype(np.int64))
+    batches = max(1, len(ink) // training.batch)
+    random = torch.Generator().manual_seed(training.seed)
+    optimiser = torch.optim.AdamW(
+        expert.parameters(), lr=training.rate, weight_decay=training.decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, training.rate, total_steps=training.epochs * batches, pct_start=0.2
+    )
+    stateful: dict[str, Any] = {
+        "expert": expert,
+        "optimiser": optimiser,
+        "schedule": schedule,
+    }
+    identity = _identity(expert, images, labels, training)
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        saved = _checked(checkpoint, identity)
+        for name, part in stateful.items():
+            part.load_state_dict(saved[name])
+        random.set_state(saved["random"])
+        first = saved["epoch"]
+    after_epoch(first)
+    for epoch in range(first, training.epochs):
+        for rows in torch.randperm(len(ink), generator=random).tensor_split(batches):
+            scores = expert(distort(ink[rows], training.distortion, random))
+            loss = F.cross_entropy(scores, target[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+        if checkpoint is not None:
+            state = {name: part.state_dict() for name, part in stateful.items()}
+            with replacing(checkpoint) as unfinished:
+                progress = {"random": random.get_state(), "epoch": epoch + 1}
+                torch.save(state | progress | {"identity": identity}, unfinished)
+        after_epoch(epoch + 1)
+    expert.eval()
+
+
+def _identity(
+    expert: GlobalExpert,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.integer[Any]],
+    training: Training,
+) -> str:
+    """Tell one training from any other: recipe, architecture, first weights and data."""
+    digest = hashlib.sha256(repr((training, expert)).encode())
+    for array in (*(p.detach().numpy() for p in expert.parameters()), images, labels):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _checked(checkpoint: Path, identity: str) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        known = saved["identity"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        known = None
+    if known != identity:
+        raise InputError(
+            f"checkpoint: {checkpoint} is unreadable or of another training; delete it or give "
+            "the same command again"
+        )
+    return saved

@@ -1,0 +1,1 @@
+"""What every part stands on: files, locks, logs, the terminal, the service manager."""

@@ -1,0 +1,72 @@
+"""What all commands share: where they write, and how they say that something is missing."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from fedhw.errors import InputError
+from fedhw.system.atomic import replacing
+
+DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+MAX_SEED = 2**63 - 1
+
+out = Console()
+err = Console(stderr=True)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence as it is, at once, however narrow the terminal."""
+    print(sentence, flush=True)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn the lack of an optional package into a sentence that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{error.name}: is not installed; pip install 'fedhw[{extra}]' brings it"
+        ) from None
+
+
+class Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, nothing before it is known."""
+        return Text("" if task.speed is None else f"{task.speed:.3g}/s")
+
+
+def progress() -> Progress:
+    """Return bars that say how far something is, how fast it goes and how long it will take."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file, whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

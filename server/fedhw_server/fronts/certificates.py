@@ -1,0 +1,118 @@
+"""The coordinator's own certificate authority, for operators who have none."""
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedhw.system.atomic import replacing
+
+AUTHORITY_YEARS = 20
+SERVER_DAYS = 825
+"""The longest that common TLS libraries accept for a server (CA/Browser Forum, ballot 193)."""
+
+RENEWAL = timedelta(days=30)
+"""How long before its end a certificate is replaced."""
+
+
+def make_certificates(directory: Path, hosts: list[str]) -> None:
+    """Make what is missing or about to end: ca.crt, ca.key, server.crt, server.key.
+
+    `hosts` are the names and IP addresses by which devices reach the server; a server
+    certificate that lacks one of them is made anew, the authority never is.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (directory / "ca.key").exists():
+        _make_authority(directory)
+    if not _is_good(directory, hosts):
+        _make_server(directory, hosts)
+
+
+def _make_authority(directory: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedhw coordinator")])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    certificate = (
+        _from_now(timedelta(days=365 * AUTHORITY_YEARS))
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    # The key last: it says that both are there.
+    _write(directory / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM))
+    _write(directory / "ca.key", _pem(key))
+
+
+def _make_server(directory: Path, hosts: list[str]) -> None:
+    authority = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
+    signer = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _from_now(timedelta(days=SERVER_DAYS))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
+        .sign(signer, hashes.SHA256())
+    )
+    _write(directory / "server.key", _pem(key))
+    _write(directory / "server.crt", certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _is_good(directory: Path, hosts: list[str]) -> bool:
+    try:
+        key = serialization.load_pem_private_key((directory / "server.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((directory / "server.crt").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    if key.public_key() != certificate.public_key():  # a crash between the two files
+        return False
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    ends = certificate.not_valid_after_utc
+    return ends - datetime.now(UTC) > RENEWAL and all(_name(host) in names for host in hosts)
+
+
+def _from_now(duration: timedelta) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))  # clocks of devices differ
+        .not_valid_after(now + duration)
+    )
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path, durable=True) as unfinished:
+        unfinished.touch(mode=0o600)
+        unfinished.write_bytes(content)

@@ -1,0 +1,260 @@
+"""Takes the reports of devices, as `protos/fedhw/v1/statistics.proto` has it.
+
+A call costs its checks; the disk is asked once for all the reports that came while it was busy
+(group commit), and a device hears 'yes' when its report is on it.
+"""
+
+import asyncio
+import gc
+import hashlib
+import time
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from google.protobuf.message import DecodeError
+
+from fedhw.errors import InputError
+from fedhw.privacy.statistics import SHADOW, SIGNED, Report, check_report
+from fedhw.release.registry import Registry
+from fedhw.v1 import statistics_pb2 as pb
+from fedhw.v1 import statistics_pb2_grpc as pb_grpc
+from fedhw_server.store.attempts import Attempts
+from fedhw_server.store.fleet import Accepted, Fleet
+
+BURST, PER_SECOND = 20.0, 1.0
+"""Reports that a device may send at once, and how fast it may go on."""
+
+REASONS = (
+    *("malformed", "unenrolled", "signature", "revoked", "rate"),
+    *("policy", "window", "release", "range", "repeated", "store"),
+)
+"""Why a report is refused, in a word."""
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+log = structlog.get_logger()
+
+
+YOUNG = 20_000
+"""Objects that are made before the collector looks at them; Python's own 700 are a few calls."""
+
+GATHERING = 0.02
+"""Seconds in which reports gather, so that the disk is asked for many of them at once."""
+
+
+class RefusedError(InputError):
+    """A report that is not counted, and why: a code for the device, a word for the metrics."""
+
+    def __init__(self, code: grpc.StatusCode, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.reason = reason
+
+
+class Watcher:
+    """What is told of each report; the metrics are one."""
+
+    def accepted(self, seconds: float) -> None:
+        """A report is counted."""
+
+    def refused(self, reason: str) -> None:
+        """A report is not counted."""
+
+
+class StatisticsService(pb_grpc.StatisticsServicer):
+    """Checks reports and counts each of them once."""
+
+    def __init__(self, fleet: Fleet, registry: Registry, watcher: Watcher) -> None:
+        self._fleet = fleet
+        self._policy = fleet.policy
+        self._registry = registry
+        self._classes: dict[str, int] = {}
+        self._watcher = watcher
+        # A connection of its own: who is asked while reports are written must not wait.
+        self._reading = Fleet(fleet.path)
+        self._attempts = Attempts(self._reading)
+        self._rate = _Rate()
+        self._waiting: list[tuple[Accepted, asyncio.Future[bool]]] = []
+        self._arrived = asyncio.Event()
+
+    async def SendReport(  # noqa: N802
+        self, request: pb.SendReportRequest, context: Context
+    ) -> pb.SendReportResponse:
+        """Count a report, or say in one sentence why not."""
+        began = time.perf_counter()
+        try:
+            counted = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._checked(request), counted))
+            self._arrived.set()
+            if not await counted:
+                raise RefusedError(
+                    grpc.StatusCode.ALREADY_EXISTS,
+                    "repeated",
+                    "report: there was one already, with other figures; send each once",
+                )
+        except RefusedError as error:
+            self._watcher.refused(error.reason)
+            await context.abort(error.code, str(error))
+        self._watcher.accepted(time.perf_counter() - began)
+        return pb.SendReportResponse()
+
+    async def count_forever(self) -> None:
+        """Count what has arrived, batch by batch; ends only when cancelled."""
+        # All that is loaded by now stays, and calls leave hardly any cycles: the collector would go
+        # through both again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(YOUNG)
+        pruned = 0.0
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(GATHERING)
+            self._arrived.clear()
+            batch, self._waiting = self._waiting, []
+            try:
+                agree = await asyncio.to_thread(self._fleet.count, [report for report, _ in batch])
+                if time.monotonic() - pruned > self._policy.window:
+                    await asyncio.to_thread(self._fleet.prune, time.time())
+                    pruned = time.monotonic()
+            except Exception as error:  # whatever the disk does, the service goes on
+                log.error("reports not counted", error=type(error).__name__, reports=len(batch))
+                for _, counted in batch:
+                    if not counted.done():
+                        counted.set_exception(_unavailable())
+                continue
+            for (_, counted), agrees in zip(batch, agree, strict=True):
+                if not counted.done():  # who asked may have hung up
+                    counted.set_result(agrees)
+
+    def _checked(self, request: pb.SendReportRequest) -> Accepted:
+        """What a report says, after everything about it that can be checked is right."""
+        message = _parsed(request.report)
+        self._verify(message.device, request)
+        policy = self._policy
+        if (message.epsilon, message.delta) != (policy.epsilon, policy.delta):
+            raise _bad(
+                "policy",
+                f"epsilon, delta: ({message.epsilon:g}, {message.delta:g}) are not the fleet's "
+                f"({policy.epsilon:g}, {policy.delta:g}); enrol again",
+            )
+        now = time.time()
+        # Of a candidate a device reports in the middle of a window; the one before is over.
+        window = message.window - (message.schema == SHADOW.schema)
+        if not policy.is_over(window, now):
+            raise RefusedError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "window",
+                f"window: {message.window} is not over yet; set the clock, and send it again later",
+            )
+        if not policy.is_open(window, now):
+            raise _bad(
+                "window",
+                f"window: {message.window} is over for too long; send reports sooner",
+            )
+        classes = self._classes_of(message)
+        if classes is None:
+            raise _bad(
+                "release",
+                f"release: {message.release[:40]!r} is not of this coordinator; run one that is",
+            )
+        report = Report(
+            message.device,
+            message.schema,
+            message.window,
+            message.release,
+            message.epsilon,
+            message.delta,
+            np.array(message.steps, np.int64),
+        )
+        try:
+            check_report(report, classes)
+        except InputError as error:
+            raise _bad("range", str(error)) from None
+        return Accepted(report, hashlib.sha256(request.report).hexdigest())
+
+    def _classes_of(self, message: pb.Report) -> int | None:
+        """The size of a release's alphabet, None for one that the device should not report of."""
+        release = message.release
+        if message.schema == SHADOW.schema:  # none of its statistics goes by class
+            return 0 if self._attempts.is_canary(message.device, release) else None
+        if release not in self._classes:
+            try:
+                published = self._registry.versions()
+            except InputError as error:
+                log.error("releases cannot be read", reason=str(error))
+                raise _unavailable() from None
+            self._classes = {each.name: len(each.alphabet) for each in published}
+        return self._classes.get(release)
+
+    def _verify(self, device: str, request: pb.SendReportRequest) -> None:
+        """Raise RefusedError unless the report is of a device that may send one now."""
+        known = self._reading.reporter(device)
+        if known is None:
+            raise RefusedError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "unenrolled",
+                f"device: {device[:64]!r} is not enrolled; ask the operator for an invitation",
+            )
+        key, is_revoked = known
+        try:
+            _key(key).verify(request.signature, SIGNED + request.report)
+        except InvalidSignature:
+            raise RefusedError(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "signature",
+                "signature: it is not the device's of these bytes; sign what is sent",
+            ) from None
+        if is_revoked:
+            raise RefusedError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "revoked",
+                f"device: {device} was revoked by the operator; it can send nothing any more",
+            )
+        if not self._rate.take(device):
+            raise RefusedError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "rate",
+                f"device: {device} reports too often; wait a few seconds",
+            )
+
+
+class _Rate:
+    """How fast each device has reported of late: a bucket that fills with time, and is emptied."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, device: str) -> bool:
+        """Whether a device may send one more report now."""
+        now = time.monotonic()
+        filled, left = self._buckets.get(device, (now, BURST))
+        left = min(BURST, left + (now - filled) * PER_SECOND)
+        self._buckets[device] = (now, left - (left >= 1))
+        return left >= 1
+
+
+_key = lru_cache(maxsize=100_000)(Ed25519PublicKey.from_public_bytes)
+
+
+def _parsed(content: bytes) -> pb.Report:
+    try:
+        return pb.Report.FromString(content)
+    except DecodeError:
+        raise _bad(
+            "malformed", "report: its bytes are no Report; send what statistics.proto says"
+        ) from None
+
+
+def _bad(reason: str, sentence: str) -> RefusedError:
+    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, sentence)
+
+
+def _unavailable() -> RefusedError:
+    return RefusedError(
+        grpc.StatusCode.UNAVAILABLE, "store", "report: it cannot be stored now; send it again later"
+    )

@@ -1,0 +1,1 @@
+"""What one process of a coordinator does at a time: offers, improvements, sums."""

@@ -1,0 +1,210 @@
+"""The coordinator as a program: starts its parts, keeps them running, ends all in good order."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from fedhw.errors import InputError
+from fedhw.release.registry import Registry
+from fedhw.release.signing import ReleaseKey
+from fedhw.system.logs import log_as_json
+from fedhw.system.process_lock import occupied
+from fedhw.system.service_manager import notify, watchdog_period
+from fedhw_server.console.fleet_metrics import Metrics, Pages
+from fedhw_server.fronts.certificates import make_certificates
+from fedhw_server.fronts.enrolment_service import EnrolmentService
+from fedhw_server.fronts.grpc_server import grpc_server
+from fedhw_server.fronts.statistics_service import StatisticsService
+from fedhw_server.leader import server_app, superlink
+from fedhw_server.leader.membership import Membership
+from fedhw_server.leader.superlink import Address, SuperLink, app_digest
+from fedhw_server.leader.supervisor import Part
+from fedhw_server.store.coordinator_home import PROGRAM, Home
+from fedhw_server.store.fleet import Fleet
+
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of this machine's, and one of them."""
+
+STOP_GRACE_SECONDS = 1.0
+"""Seconds that calls have to end when the coordinator stops."""
+
+WATCHDOG = 30.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run a coordinator; ports of 0 are free ones.
+
+    `host` is the address to listen on, `advertise` the name by which devices reach it. The policy's
+    figures are those that the fleet has already where they are None.
+    """
+
+    home: Home
+    host: str = "127.0.0.1"
+    advertise: str | None = None
+    port: int = 9470
+    flower_port: int = 9471
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9472
+    window: int | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    minimum_cohort: int | None = None
+
+    @property
+    def reached_at(self) -> str:
+        """The name or address by which devices reach the coordinator."""
+        if self.advertise is not None:
+            return self.advertise
+        return socket.getfqdn() if self.host in EVERYWHERE else self.host
+
+    @property
+    def called_at(self) -> str:
+        """The address by which its own parts reach it."""
+        return EVERYWHERE.get(self.host, self.host)
+
+
+def run(settings: Settings, say: Callable[[str], object]) -> None:
+    """Run a coordinator until SIGTERM or SIGINT; `say` is told where it listens.
+
+    Raises InputError for a home that cannot be used, a port that is taken, and a policy that
+    differs from the fleet's.
+    """
+    log_as_json()
+    home = settings.home
+    with occupied(home.directory, PROGRAM):
+        fleet = Fleet(home.database)
+        try:
+            fleet.agree(
+                window=settings.window,
+                epsilon=settings.epsilon,
+                delta=settings.delta,
+                minimum_cohort=settings.minimum_cohort,
+            )
+            make_certificates(
+                home.certificates, list(dict.fromkeys((settings.reached_at, settings.called_at)))
+            )
+            registry = Registry(home.releases, _release_key(home))
+            asyncio.run(_serve(settings, fleet, registry, say))
+        finally:
+            fleet.close()
+            log.info("stopped")
+
+
+def _release_key(home: Home) -> ReleaseKey:
+    if home.release_key.exists():
+        return ReleaseKey.load(home.release_key)
+    return ReleaseKey.create(home.release_key)
+
+
+async def _serve(
+    settings: Settings, fleet: Fleet, registry: Registry, say: Callable[[str], object]
+) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    home = settings.home
+    secret = secrets.token_urlsafe(32)
+    flower_port = _free(settings.host, settings.flower_port, "flower-port")
+    address = Address(
+        f"{_bracketed(settings.called_at)}:{flower_port}", home.certificates / "ca.crt", secret
+    )
+    parts = _parts(settings, address)
+    metrics = Metrics(Fleet(home.database), registry, parts)
+    roster = Membership(Fleet(home.database), SuperLink(address))
+    statistics = StatisticsService(fleet, registry, metrics)
+    server, port = grpc_server(
+        f"{_bracketed(settings.host)}:{_free(settings.host, settings.port, 'port')}",
+        home.certificates,
+        statistics,
+        EnrolmentService(fleet, roster.changed),
+    )
+    pages = Pages.bound(metrics, settings.metrics_host, settings.metrics_port)
+    fleet.keep("statistics", f"{_bracketed(settings.reached_at)}:{port}")
+    fleet.keep("flower", f"{_bracketed(settings.reached_at)}:{flower_port}")
+    fleet.keep("app", app_digest())
+    say(f"statistics: {fleet.setting('statistics')}")
+    say(f"flower: {fleet.setting('flower')}")
+    say(f"metrics: http://{_bracketed(settings.metrics_host)}:{pages.port}/metrics")
+    await server.start()
+    async with asyncio.TaskGroup() as tasks:
+        lasting = [tasks.create_task(part.keep()) for part in parts]
+        lasting.append(tasks.create_task(roster.keep()))
+        lasting.append(tasks.create_task(statistics.count_forever()))
+        lasting.append(tasks.create_task(_show_life()))
+        tasks.create_task(pages.run_until_stopped())
+        notify("READY=1")
+        log.info("ready")
+        await stop.wait()
+        notify("STOPPING=1")
+        await server.stop(STOP_GRACE_SECONDS)
+        for task in lasting:
+            task.cancel()
+        pages.should_exit = True
+
+
+def _parts(settings: Settings, address: Address) -> list[Part]:
+    home = settings.home
+    home.flower.mkdir(mode=0o700, exist_ok=True)
+    environment = os.environ | {
+        superlink.SECRET: address.secret,
+        server_app.HOME: str(home.directory.resolve()),
+        "FLWR_HOME": str(home.flower.resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": "WARNING",
+    }
+    tls = home.certificates
+    serving = [
+        *("--ssl-ca-certfile", str(tls / "ca.crt")),
+        *("--ssl-certfile", str(tls / "server.crt")),
+        *("--ssl-keyfile", str(tls / "server.key")),
+        *("--host", settings.host),
+        *("--port", address.at.rpartition(":")[2]),
+        *("--database", str(home.flower / "superlink.db")),
+        *("--isolation", "process"),
+        "--enable-supernode-auth",
+        "--disable-runtime-dependency-installation",
+    ]
+    commands = {
+        "superlink": ["fedhw_server.leader.superlink", *serving],
+        "serverapp": ["fedhw_server.leader.server_app", address.at],
+    }
+    return [
+        Part(name, [sys.executable, "-m", *command], environment, home.flower / f"{name}.log")
+        for name, command in commands.items()
+    ]
+
+
+def _free(host: str, port: int, name: str) -> int:
+    """The port, or a free one for 0; raises InputError when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise InputError(
+            f"{name}: {port} on {host} cannot be used ({reason}); give one that is free"
+        ) from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _show_life() -> None:
+    """Tell the service manager, for as long as this loop runs."""
+    period = watchdog_period() or WATCHDOG
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(period / 3)

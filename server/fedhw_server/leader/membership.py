@@ -1,0 +1,80 @@
+"""Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
+
+import asyncio
+import sqlite3
+import time
+
+import httpx
+import structlog
+
+from fedhw_server.leader.superlink import KnownNode, SuperLink
+from fedhw_server.store.fleet import Device, Fleet
+
+REFRESH_SECONDS = 1.0
+"""Seconds in which a revocation by the operator takes effect at the latest."""
+
+SIGHTING = 5.0
+"""Seconds between two looks at who is online."""
+
+log = structlog.get_logger()
+
+
+class Membership:
+    """Registers who is enrolled and unregisters who is revoked, as soon as Flower answers."""
+
+    def __init__(self, fleet: Fleet, superlink: SuperLink) -> None:
+        self._fleet = fleet
+        self._superlink = superlink
+        self._changed = asyncio.Event()
+        self._refused: set[str] = set()
+
+    def changed(self) -> None:
+        """Look at once."""
+        self._changed.set()
+
+    async def keep(self) -> None:
+        """Keep both lists the same until cancelled."""
+        looked = 0.0
+        while True:
+            now = time.monotonic()
+            try:
+                is_due = self._changed.is_set() or now - looked > SIGHTING
+                if is_due or await asyncio.to_thread(self._differs):
+                    self._changed.clear()
+                    await asyncio.to_thread(self._agree)
+                    looked = now
+            except (httpx.HTTPError, sqlite3.Error) as error:
+                log.info("the lists cannot be compared yet", error=type(error).__name__)
+            try:
+                await asyncio.wait_for(self._changed.wait(), REFRESH_SECONDS)
+            except TimeoutError:
+                continue
+
+    def _differs(self) -> bool:
+        """Whether there is anything to do but for those whom Flower has just refused."""
+        return bool(self._fleet.differing() - self._refused)
+
+    def _agree(self) -> None:
+        known = self._superlink.nodes()
+        self._refused = set()
+        for device in self._fleet.devices():
+            if device.node_key is None:
+                continue
+            try:
+                self._settle(device, known.get(device.node_key))
+            except httpx.HTTPStatusError as error:  # of this device; the others go on
+                log.warning("refused by flower", device=device.name, error=str(error)[:80])
+                self._refused.add(device.name)
+        self._fleet.seen(node.node for node in known.values() if node.is_online)
+
+    def _settle(self, device: Device, node: KnownNode | None) -> None:
+        if device.state == "enrolled":
+            number = self._superlink.register(device.node_key or "") if node is None else node.node
+            if number != device.node:
+                self._fleet.set_node(device.name, number)
+            return
+        if node is not None:
+            self._superlink.unregister(node.node)
+            log.info("revoked", device=device.name)
+        if device.node is not None:
+            self._fleet.set_node(device.name, None)

@@ -1,0 +1,124 @@
+"""The coordinator's loop: whoever is online and does not run what it should is offered it.
+
+    while the run lasts, unless the operator has paused:
+        take an attempt to improve one step forward
+        release := the newest that was published; the one before it for devices that a roll-out has
+                   not reached
+        asked := the devices that are online and have not settled about it
+        offer each of them the manifest; send the files to those that want them
+        note what each has answered; who has not by the deadline is asked again in the next round
+
+Whatever a round learns is in the fleet's database when it ends, so a coordinator that is killed
+loses no more than the round in flight.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+
+import structlog
+from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
+
+from fedhw.release.registry import Parcel, Registry
+from fedhw.v1 import release_pb2 as pb
+from fedhw_server.leader.broadcast import Kind, request_all
+from fedhw_server.leader.improver import Improver
+from fedhw_server.store.attempts import Attempts
+from fedhw_server.store.fleet import Device, Fleet
+
+OFFER = Kind("query.release", "offer")
+
+OFFER_TIMEOUT_SECONDS = 30.0
+"""Seconds that devices have to answer in a round."""
+
+ROUND_INTERVAL_SECONDS = 1.0
+"""Seconds between two rounds."""
+
+RELEASE = re.compile(r"v[0-9]{1,10}-[0-9a-f]{8}")
+"""What releases are called: nothing else that a device says is kept."""
+
+log = structlog.get_logger()
+
+
+def coordinate(
+    grid: Grid,
+    fleet: Fleet,
+    registry: Registry,
+    improver: Improver,
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Improve and offer releases until it has `ended`, or as long as the process lives."""
+    while not ended():
+        if not fleet.is_paused:
+            improver.step(online(grid, fleet))
+        offer(grid, fleet, registry)
+        time.sleep(ROUND_INTERVAL_SECONDS)
+
+
+def online(grid: Grid, fleet: Fleet) -> dict[int, Device]:
+    """Return the enrolled devices that are connected, by node."""
+    nodes = set(grid.get_node_ids())
+    return {node: device for node, device in fleet.by_node().items() if node in nodes}
+
+
+def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
+    """Ask everybody who has not settled about the release that is for them, in a round for each."""
+    newest, now = registry.latest, time.time()
+    if newest is None or fleet.is_paused:
+        return
+    by_version: dict[int, dict[int, Device]] = {}
+    roll_out = Attempts(fleet).roll_out(newest)
+    for node, device in online(grid, fleet).items():
+        version = roll_out.version_for(device)
+        if device.wants(version, now):
+            by_version.setdefault(version, {})[node] = device
+    for version, devices in by_version.items():
+        _offer(grid, fleet, registry.parcel(version), version, devices)
+
+
+def _offer(
+    grid: Grid, fleet: Fleet, parcel: Parcel, version: int, devices: Mapping[int, Device]
+) -> None:
+    number = fleet.begin_round(version, len(devices))
+    began, answered = time.monotonic(), set()
+    asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
+    whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
+    first, second = asked.SerializeToString(), whole.SerializeToString()
+    served: set[int] = set()
+
+    def take(node: int, content: bytes) -> bytes | None:
+        answer = _answer(content)
+        if answer.adoption == pb.ADOPTION_WANTED and node not in served:
+            served.add(node)
+            return second
+        _note(fleet, devices[node], version, answer)
+        answered.add(node)
+        return None
+
+    request_all(grid, OFFER, dict.fromkeys(devices, first), OFFER_TIMEOUT_SECONDS, take)
+    fleet.end_round(number, len(answered), time.monotonic() - began)
+    log.info("offered", version=version, asked=len(devices), answered=len(answered))
+
+
+def _answer(content: bytes) -> pb.Answer:
+    """What a device said; raises DecodeError if it cannot be used."""
+    answer = pb.Answer.FromString(content)
+    # Enums are open: a device may send any number.
+    if answer.adoption in pb.Adoption.values() and answer.refusal in pb.Refusal.values():
+        return answer
+    raise DecodeError("an unknown word")
+
+
+def _note(fleet: Fleet, device: Device, version: int, answer: pb.Answer) -> None:
+    """Keep what a device says; words, since people read them in tables and metrics."""
+    refusal = None
+    if answer.adoption == pb.ADOPTION_REFUSED:
+        refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")
+    adoption = _word(pb.Adoption.Name(answer.adoption), "ADOPTION_")
+    running = answer.running if RELEASE.fullmatch(answer.running) else ""
+    fleet.note_answer(device.name, version, running, adoption, refusal)
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", " ")

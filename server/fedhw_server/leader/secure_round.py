@@ -1,0 +1,200 @@
+"""One round of an improvement: the secure sum of what devices add to a task, over Flower.
+
+    advertise  the task to all that are asked           those who send keys go on
+    share      to each its neighbours' certified keys   those who send an envelope for each go on
+    mask       to each the envelopes for it             those who send a masked vector have survived
+    reveal     to each who of its neighbours has        of their shares, the sum
+
+The steps are those of `fedhw.privacy.secure_sum`. Who is late, declines or says what cannot be has
+dropped out; where too few are left the round is abandoned, and nobody learns anything.
+"""
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from fedhw.improvement.contribution import Task
+from fedhw.privacy.secret_sharing import Share
+from fedhw.privacy.secure_sum import Keys, SumError, Terms, check_keys, graph, unmask
+from fedhw.release.signing import ReleaseKey
+from fedhw.v1 import improvement_pb2 as pb
+from fedhw_server.leader.broadcast import Kind, request_all
+from fedhw_server.store.fleet import Device
+
+STEP = Kind("train.sum", "request")
+
+log = structlog.get_logger()
+
+
+class Summed(NamedTuple):
+    """A sum int64 [P + 1] over the vectors of the devices that are named as contributors.
+
+    `asked` are all who were asked for one: who of them came too late has paid for it, too.
+    """
+
+    total: NDArray[np.int64]
+    contributors: tuple[str, ...]
+    asked: tuple[str, ...]
+
+
+class LateSumError(SumError):
+    """A sum that ended after devices were asked for their vectors; those in `asked` have paid."""
+
+    def __init__(self, sentence: str, asked: tuple[str, ...]) -> None:
+        super().__init__(sentence)
+        self.asked = asked
+
+
+AddUp = Callable[[Mapping[int, Device], Task], Summed]
+"""What sums a task over devices by node; raises SumError where too few take part to the end,
+LateSumError where they were too few only then."""
+
+
+def secure_sum(
+    grid: Grid, devices: Mapping[int, Device], task: Task, key: ReleaseKey, deadline: float
+) -> Summed:
+    """Ask devices, by node, to do a task, and return the sum of what they add.
+
+    Each of the four steps takes `deadline` seconds at most. Raises SumError where too few are left
+    after one of them, LateSumError from the one on that asks for vectors.
+    """
+    terms = task.terms(secrets.token_bytes(16))
+    steps = _Steps(grid, {node: device.name for node, device in devices.items()}, terms, deadline)
+    shown = steps.advertise(task)
+    keys = _certified(terms, shown, devices.values(), key)
+    neighbours = graph(list(keys), terms.minimum)
+    envelopes = steps.share(keys, neighbours)
+    asked = tuple(envelopes)
+    try:
+        masked = steps.mask(envelopes)
+        shares = steps.reveal(masked, envelopes)
+        passed_on = {name: keys[name] for name in asked}
+        total = unmask(terms, neighbours, passed_on, masked, shares)
+    except SumError as error:
+        raise LateSumError(str(error), asked) from None
+    log.info("summed", asked=len(devices), contributors=len(masked))
+    return Summed(total, tuple(masked), asked)
+
+
+def _certified(
+    terms: Terms, shown: Mapping[str, pb.Keys], devices: Iterable[Device], key: ReleaseKey
+) -> dict[str, Keys]:
+    """The keys of the devices that have signed them with what they have enrolled with."""
+    known = {}
+    for device in devices:
+        if device.name in shown and device.report_key is not None:
+            keys, certificate = shown[device.name], key.certify(device.name, device.report_key)
+            own = (device.name, device.report_key, certificate)
+            whole = Keys(*own, keys.mask_key, keys.share_key, keys.signature)
+            try:
+                check_keys(terms, whole, key.public)
+            except SumError as error:
+                log.warning("left out", device=device.name, reason=str(error))
+            else:
+                known[device.name] = whole
+    return known
+
+
+class _Steps:
+    """The four exchanges of one sum; each returns what came of it by the names of the devices."""
+
+    def __init__(self, grid: Grid, names: Mapping[int, str], terms: Terms, deadline: float) -> None:
+        self._grid = grid
+        self._names = names
+        self._terms = terms
+        self._deadline = deadline
+
+    def advertise(self, task: Task) -> dict[str, pb.Keys]:
+        parts = pb.Task(
+            parameters=task.parameters,
+            rate=task.rate,
+            radius=task.radius,
+            noise=task.noise,
+            devices=task.devices,
+            survivors=task.survivors,
+        )
+        request = self._request(pb.SumRequest(advertise=parts))
+        answers = self._enough("keys", dict.fromkeys(self._names.values(), request))
+        return {name: answer.keys for name, answer in answers.items()}
+
+    def share(
+        self, keys: Mapping[str, Keys], neighbours: Mapping[str, Collection[str]]
+    ) -> dict[str, dict[str, bytes]]:
+        shown = {name: pb.Keys(**each._asdict()) for name, each in keys.items()}
+        requests = {}
+        for name, others in neighbours.items():
+            parts = pb.Neighbours(keys=[shown[other] for other in others])
+            requests[name] = self._request(pb.SumRequest(share=parts))
+        answers = self._enough("envelopes", requests)
+        sent = {name: dict(answer.envelopes.by_device) for name, answer in answers.items()}
+        return {name: each for name, each in sent.items() if each.keys() == {*neighbours[name]}}
+
+    def mask(self, envelopes: Mapping[str, Mapping[str, bytes]]) -> dict[str, bytes]:
+        requests = {}
+        for name, others in envelopes.items():
+            parts = {other: envelopes[other][name] for other in others if other in envelopes}
+            mask = pb.Envelopes(by_device=parts)
+            requests[name] = self._request(pb.SumRequest(mask=mask))
+        answers = self._enough("vector", requests)
+        size = -(-self._terms.entries * self._terms.bits // 8)
+        return {n: answer.vector for n, answer in answers.items() if len(answer.vector) == size}
+
+    def reveal(
+        self, masked: Collection[str], envelopes: Mapping[str, Collection[str]]
+    ) -> dict[str, dict[str, Share]]:
+        requests = {}
+        for name in masked:
+            parts = pb.Survivors(devices=[other for other in envelopes[name] if other in masked])
+            requests[name] = self._request(pb.SumRequest(reveal=parts))
+        answers = self._asked("shares", requests)
+        return {
+            name: {
+                other: Share(share.point, share.value)
+                for other, share in answer.shares.by_device.items()
+            }
+            for name, answer in answers.items()
+        }
+
+    def _request(self, request: pb.SumRequest) -> bytes:
+        request.sum = self._terms.sum
+        return request.SerializeToString()
+
+    def _enough(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
+        """Ask devices by name; raises SumError where fewer answer than the sum needs."""
+        answers = self._asked(wanted, requests)
+        if len(answers) < self._terms.minimum:
+            raise SumError(
+                f"{wanted}: {len(answers)} of {len(requests)} devices have sent theirs in time and "
+                f"{self._terms.minimum} are needed; ask more of them, or later"
+            )
+        return answers
+
+    def _asked(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
+        """Ask devices by name; returns the answers of the kind that is wanted."""
+        asked = {node: requests[name] for node, name in self._names.items() if name in requests}
+        answers: dict[str, pb.SumAnswer] = {}
+        declined: Counter[str] = Counter()
+
+        def take(node: int, content: bytes) -> bytes | None:
+            answer = pb.SumAnswer.FromString(content)
+            said = answer.WhichOneof("said")
+            if said == wanted:
+                answers[self._names[node]] = answer
+            elif said == "declined" and answer.declined in pb.Decline.values():
+                declined[pb.Decline.Name(answer.declined)] += 1
+            elif said == "training":
+                return asked[node]
+            else:
+                raise DecodeError(f"no {wanted}")
+            return None
+
+        request_all(self._grid, STEP, asked, self._deadline, take)
+        log.info("step", of=wanted, asked=len(asked), answered=len(answers), **declined)
+        return answers

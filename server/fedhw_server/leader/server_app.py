@@ -1,0 +1,69 @@
+"""The coordinator as a Flower ServerApp, and the process that runs it.
+
+Flower would start one process to start another that unpacks the shipped app. This process acquires
+the run's task itself and calls what is installed; when it ends, the supervisor starts it again, and
+a new run with it.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import httpx
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedhw.errors import InputError
+from fedhw.release.registry import Registry
+from fedhw.release.signing import ReleaseKey
+from fedhw.system.logs import log_as_json
+from fedhw_server.leader import superlink
+from fedhw_server.leader.candidate_trials import try_out
+from fedhw_server.leader.improver import Improver
+from fedhw_server.leader.offering import coordinate
+from fedhw_server.leader.secure_round import secure_sum
+from fedhw_server.leader.supervisor import die_with_parent
+from fedhw_server.store.coordinator_home import Home
+from fedhw_server.store.fleet import Fleet
+
+HOME = "FEDHW_SERVER_HOME"
+
+SUM_DEADLINE = 60.0
+"""Seconds that devices have for each step of a secure sum; in one of them they train."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Coordinate the fleet in `$FEDHW_SERVER_HOME`."""
+    run_server_app(grid, Home(Path(os.environ[HOME])))
+
+
+def run_server_app(grid: Grid, home: Home, ended: Callable[[], bool] = lambda: False) -> None:
+    """Coordinate the fleet in a home until it has `ended`."""
+    key, fleet = ReleaseKey.load(home.release_key), Fleet(home.database)
+    registry = Registry(home.releases, key)
+    add_up = partial(secure_sum, grid, key=key, deadline=SUM_DEADLINE)
+    improver = Improver(home, fleet, registry, add_up, partial(try_out, grid, key))
+    coordinate(grid, fleet, registry, improver, ended)
+
+
+def run(at: str) -> None:
+    """Run the ServerApp against the SuperLink at HOST:PORT until either ends."""
+    die_with_parent()
+    log_as_json()
+    home = Home(Path(os.environ[HOME]))
+    secret = os.environ.pop(superlink.SECRET)
+    address = superlink.Address(at, home.certificates / "ca.crt", secret)
+    try:
+        with superlink.running(address) as (grid, context):
+            app(grid, context)
+    except (httpx.HTTPError, InputError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])

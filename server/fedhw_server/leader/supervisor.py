@@ -1,0 +1,117 @@
+"""Keeps a part of the coordinator running: a child process, started again whenever it ends."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+SHORTEST, LONGEST = 0.5, 30.0
+"""Seconds between an end and the next start: doubled each time, up to the longest."""
+
+STEADY = 60.0
+"""Seconds after which a part that has run counts as healthy again."""
+
+STOP_GRACE_SECONDS = 5.0
+"""Seconds that a part has to end by itself."""
+
+LARGEST_LOG = 16 * 2**20
+"""Bytes of a part's log, after which it is begun anew: strangers make Flower write lines, too."""
+
+LOG_CHECK_SECONDS = 60.0
+"""Seconds between two looks at it."""
+
+PARENT = "FEDHW_PARENT"
+"""The environment variable that tells a part whose child it is."""
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
+
+log = structlog.get_logger()
+
+
+class Part:
+    """One child process; `name` says which in logs and metrics, `output` is where it writes."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], output: Path
+    ) -> None:
+        self.name = name
+        self.starts = 0
+        self._command = command
+        self._environment = {**environment, PARENT: str(os.getpid())}
+        self._output = output
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs now."""
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def restarts(self) -> int:
+        """How often it had to be started again."""
+        return max(self.starts - 1, 0)
+
+    async def keep(self) -> None:
+        """Run it, again and again, until cancelled; then it is ended."""
+        pause = SHORTEST
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    await self._run()
+                except OSError as error:
+                    log.error("not started", part=self.name, reason=error.strerror)
+                if time.monotonic() - began > STEADY:
+                    pause = SHORTEST
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST)
+        finally:
+            await self._end()
+
+    async def _run(self) -> None:
+        with self._output.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.starts += 1
+        log.info("started", part=self.name, pid=self._process.pid)
+        code = await self._ended(self._process)
+        log.warning("ended", part=self.name, code=code)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        while True:
+            if self._output.stat().st_size > LARGEST_LOG:
+                os.truncate(self._output, 0)  # it is appended to, so the part goes on at its start
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), LOG_CHECK_SECONDS)
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_GRACE_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the coordinator is killed: it must not go on alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[PARENT]):
+        sys.exit("the coordinator has ended already")

@@ -1,0 +1,1 @@
+"""What a coordinator keeps: devices, sums of reports, attempts, its home."""

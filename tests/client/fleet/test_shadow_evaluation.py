@@ -1,0 +1,311 @@
+"""A candidate beside a release: a real agent, a real ledger, and the real service over TLS."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedhw.data.writers import WriterSet
+from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.mechanism import GRID, GaussianMechanism
+from fedhw.privacy.statistics import SHADOW, layout
+from fedhw.release.manifest import SKETCH, WEIGHTS, Manifest
+from fedhw.release.offer import Refusal
+from fedhw.release.registry import Parcel, Registry
+from fedhw.release.release import Release
+from fedhw.release.signing import ReleaseKey
+from fedhw.v1 import statistics_pb2 as pb
+from fedhw_client.agent.adoption import Adoption
+from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.latency_counts import LatencyCounts
+from fedhw_client.fleet.enrolment import Enrolment, enrol
+from fedhw_client.fleet.reporter import Reporter
+from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
+from fedhw_client.store.corrections import Store
+from fedhw_client.store.device_home import Home
+from fedhw_server.store.attempts import Attempts, Stage
+from tests.client.fleet.coordinators import Services
+from tests.client.releases import Change, changed, published, shuffled, spoiling
+from tests.integration.conftest import until
+
+SOON = 60.0
+EPSILON = 1000.0
+"""So little noise that it can be seen what was sent."""
+
+WINDOW = 3600
+"""Seconds: no window ends while a test runs, or one in a thousand times."""
+
+
+@pytest.fixture
+def services(tmp_path: Path, release_directory: Path) -> Iterator[Services]:
+    policy = {"window": WINDOW, "epsilon": EPSILON, "minimum_cohort": 2}
+    with closing(Services(tmp_path / "coordinator", release_directory, **policy)) as services:
+        services.start()
+        yield services
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> ReleaseKey:
+    return ReleaseKey.create(tmp_path / "release.key")
+
+
+@pytest.fixture
+def enrolment(services: Services, key: ReleaseKey, tmp_path: Path) -> Enrolment:
+    enrolment = enrol(services.invitation("anna"), tmp_path / "enrolment")
+    return replace(enrolment, invitation=replace(enrolment.invitation, release_key=key.public))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger.create(tmp_path / "ledger.db", Limits(per_day=1e9, in_all=1e9, delta=1e-6))
+
+
+Candidate = Callable[[Change], Parcel]
+
+
+@pytest.fixture
+def candidate(release: Release, key: ReleaseKey, tmp_path: Path) -> Candidate:
+    """Makes candidates, as they travel."""
+
+    def make(change: Change) -> Parcel:
+        name = f"registry-{len(list(tmp_path.glob('registry-*')))}"
+        registry = Registry(tmp_path / name, key)
+        parcel = published(registry, release, change, tmp_path / f"made-{name}")
+        return parcel._replace(signature=key.sign_candidate(parcel.manifest))
+
+    return make
+
+
+@pytest.fixture
+def shadow(agent: Agent, enrolment: Enrolment, ledger: Ledger) -> Iterator[Shadow]:
+    """One whose reports wait in the ledger."""
+    shadow = Shadow(agent, enrolment, ledger, lambda: None)
+    yield shadow
+    agent.close()
+    shadow.close()
+
+
+def write(agent: Agent, writers: WriterSet, n: int = 120) -> None:
+    """Correct until all was learned."""
+    own = writers.take(writers.rows_of(0)[:n])
+    for glyph, label in zip(own.images, own.labels, strict=True):
+        agent.learn([Correction(glyph, own.alphabet[label])])
+    until(lambda: agent.status().personal_version > 0, SOON)
+    until(lambda: not agent._due.is_set() and not agent.status().learning, SOON)
+
+
+def ask(shadow: Shadow, parcel: Parcel) -> ShadowState:
+    """Ask, and send the files if they are wanted."""
+    state = shadow.consider(parcel.manifest, parcel.signature, {})
+    return shadow.consider(*parcel) if state is ShadowState.WANTED else state
+
+
+def settled(shadow: Shadow, parcel: Parcel) -> ShadowState:
+    """The answer once nothing is evaluated."""
+    until(lambda: ask(shadow, parcel) is not ShadowState.EVALUATING, SOON)
+    return ask(shadow, parcel)
+
+
+def name_of(parcel: Parcel) -> str:
+    return Manifest.parse(parcel.manifest, "the parcel").name
+
+
+def told(message: bytes) -> pb.Report:
+    return pb.Report.FromString(pb.SendReportRequest.FromString(message).report)
+
+
+def figures(message: bytes) -> dict[str, float]:
+    """What a report says, with its noise."""
+    steps, places = told(message).steps, layout(62, SHADOW)
+    return {
+        row.name: steps[places[row.name].start] * GRID * row.scale + row.centre
+        for row in SHADOW.rows
+    }
+
+
+def test_a_candidate_is_wanted_evaluated_and_told_of_once(
+    shadow, agent, candidate, ledger, unseen_writers
+):
+    write(agent, unseen_writers)
+    parcel = candidate(spoiling)
+    expected = agent.evaluate(changed(agent.release, spoiling))
+    before = (agent.release_name, agent.status().personal_version, agent._personalizer.personal)
+    assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.WANTED
+    assert shadow.consider(*parcel) is ShadowState.EVALUATING
+    assert settled(shadow, parcel) is ShadowState.TOLD
+    [charge] = ledger.unsent()
+    assert charge.about == name_of(parcel)
+    report, said = told(charge.message), figures(charge.message)
+    assert (report.device, report.schema, report.release) == ("anna", 2, name_of(parcel))
+    assert abs(report.window - time.time() / WINDOW) < 1.1
+    # It takes each character for another one, which no noise of that size hides.
+    assert expected.ge_right > expected.candidate_ge_right
+    for name, [figure] in expected.figures().items():
+        low, high = next((row.low, row.high) for row in SHADOW.rows if row.name == name)
+        assert said[name] == pytest.approx(min(high, max(low, figure)), abs=0.35)
+    assert said["ge_gain"] < -0.1
+    # The same again costs nothing, says the same, and nothing in use has changed.
+    spent = ledger.spent(time.time())
+    assert shadow.consider(*parcel) is ShadowState.TOLD
+    assert ledger.unsent() == [charge]
+    assert ledger.spent(time.time()) == spent
+    after = (agent.release_name, agent.status().personal_version, agent._personalizer.personal)
+    assert after == before
+
+
+def test_an_evaluation_is_what_adopting_would_come_to(agent, unseen_writers):
+    write(agent, unseen_writers)
+    good, bad = (changed(agent.release, change) for change in (shuffled(1), spoiling))
+    same = agent.evaluate(good)
+    # Hidden units in other places: the same global expert, and a mixture as good.
+    assert same.candidate_ge_right == same.ge_right > 0
+    assert same.held_back == 15
+    worse = agent.evaluate(bad)
+    assert worse.ge_right == same.ge_right
+    assert worse.candidate_right < worse.right == same.right
+    assert worse.candidate_ge_right < worse.ge_right
+    name, version = agent.release_name, agent.status().personal_version
+    assert not agent.adopt(bad)
+    assert agent.adopt(good)
+    assert (agent.release_name, agent.status().personal_version) != (name, version)
+
+
+def test_who_has_written_nothing_says_that_and_nothing_else(shadow, candidate, ledger):
+    parcel = candidate(shuffled(1))
+    assert settled(shadow, parcel) is ShadowState.TOLD
+    said = figures(ledger.unsent()[0].message)
+    assert said["active"] < 0.5
+    assert said["ge_gain"] == pytest.approx(0, abs=0.35)
+
+
+def test_it_is_told_to_the_coordinator_at_once(
+    services, agent, enrolment, ledger, candidate, tmp_path
+):
+    parcel = candidate(shuffled(1))
+    attempts = Attempts(services.fleet)
+    attempts.begin(1, "by hand")
+    trial = attempts.current._replace(stage=Stage.SHADOW, candidate=name_of(parcel))
+    attempts.move(trial, "candidate", "good")
+    attempts.note_canaries(1, {enrolment.invitation.device: "wanted"})
+    reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))
+    with closing(reporter), closing(Shadow(agent, enrolment, ledger, reporter.send_soon)) as shadow:
+        assert settled(shadow, parcel) is ShadowState.TOLD
+        until(lambda: services.fleet.shadow_sums(name_of(parcel)) is not None)
+        until(lambda: ledger.unsent() == [])
+    [charge] = ledger.history()
+    assert services.received == [charge.message]
+    assert services.fleet.shadow_sums(name_of(parcel)).count == 1
+    # Another one of the same candidate, after a restart: what it says stays the same.
+    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as again:
+        assert again.consider(*parcel) is ShadowState.TOLD
+    assert ledger.history() == [charge]
+
+
+def test_it_is_evaluated_in_the_background_one_after_the_other(
+    shadow, agent, candidate, ledger, monkeypatch
+):
+    first, second = candidate(shuffled(1)), candidate(shuffled(2))
+    allowed, evaluate = threading.Event(), agent.evaluate
+
+    def waiting(release: Release) -> object:
+        assert allowed.wait(SOON)
+        return evaluate(release)
+
+    monkeypatch.setattr(agent, "evaluate", waiting)
+    assert ask(shadow, first) is ShadowState.EVALUATING
+    assert ask(shadow, first) is ShadowState.EVALUATING
+    assert ask(shadow, second) is ShadowState.EVALUATING
+    allowed.set()
+    assert settled(shadow, first) is ShadowState.TOLD
+    assert settled(shadow, second) is ShadowState.TOLD
+    names = {name_of(first), name_of(second)}
+    assert {charge.about for charge in ledger.history()} == names
+
+
+def test_when_the_budget_is_spent_it_declines(agent, enrolment, candidate, tmp_path):
+    ledger = Ledger.create(tmp_path / "small.db", Limits(per_day=1500, in_all=1e9, delta=1e-6))
+    ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), time.time(), lambda: b"report")
+    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow:
+        parcel = candidate(shuffled(1))
+        assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.DECLINED
+        assert shadow.consider(*parcel) is ShadowState.DECLINED
+    assert [charge.about for charge in ledger.history()] == [1]
+
+
+def test_a_budget_that_is_spent_meanwhile_pays_for_nothing(
+    agent, enrolment, candidate, tmp_path, monkeypatch
+):
+    ledger = Ledger.create(tmp_path / "small.db", Limits(per_day=1500, in_all=1e9, delta=1e-6))
+    evaluate = agent.evaluate
+
+    def meanwhile(release: Release) -> object:
+        ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), time.time(), lambda: b"report")
+        return evaluate(release)
+
+    monkeypatch.setattr(agent, "evaluate", meanwhile)
+    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow:
+        parcel = candidate(shuffled(1))
+        assert settled(shadow, parcel) is ShadowState.DECLINED
+    assert [charge.about for charge in ledger.history()] == [1]
+
+
+def test_that_it_could_not_be_evaluated_is_not_seen(shadow, agent, candidate, ledger, monkeypatch):
+    parcel = candidate(shuffled(1))
+
+    def fails(release: Release) -> object:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent, "evaluate", fails)
+        assert settled(shadow, parcel) is ShadowState.TOLD
+    [paid] = ledger.history()
+    assert figures(paid.message)["active"] < 0.5
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda p: p._replace(signature=bytes(64)),
+        lambda p: p._replace(manifest=p.manifest + b" "),
+        lambda p: p._replace(files={WEIGHTS: p.files[WEIGHTS]}),
+        lambda p: p._replace(files=p.files | {WEIGHTS: p.files[WEIGHTS][:-1]}),
+        lambda p: p._replace(files=p.files | {"../../evil": b"x"}),
+        lambda p: p._replace(files=p.files | {SKETCH: p.files[WEIGHTS]}),
+    ],
+)
+def test_a_candidate_that_is_not_whole_is_refused(shadow, candidate, ledger, harm):
+    assert shadow.consider(*harm(candidate(shuffled(1)))) is ShadowState.REFUSED
+    assert ledger.history() == []
+
+
+def test_a_release_is_no_candidate_and_a_candidate_no_release(
+    shadow, agent, candidate, key, release_directory, tmp_path
+):
+    parcel = candidate(shuffled(1))
+    released = parcel._replace(signature=key.sign(parcel.manifest))
+    assert shadow.consider(*released) is ShadowState.REFUSED
+    home = Home(tmp_path / "home")
+    home.directory.mkdir()
+    with closing(Adoption(agent, home, key.public)) as adoption:
+        assert adoption.consider(*parcel).refusal is Refusal.SIGNATURE
+    assert list(home.directory.iterdir()) == []
+
+
+def test_a_ledger_that_is_lost_means_silence(shadow, candidate, tmp_path):
+    (tmp_path / "ledger.db").unlink()
+    assert shadow.consider(*candidate(shuffled(1))) is ShadowState.REFUSED
+
+
+def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_path):
+    parcel = candidate(shuffled(1))
+    manifest = replace(release.manifest, alphabet=release.alphabet[::-1])
+    with (
+        closing(Agent(replace(release, manifest=manifest), Store(tmp_path / "other.db"))) as agent,
+        closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow,
+    ):
+        assert settled(shadow, parcel) is ShadowState.REFUSED
+    assert ledger.history() == []

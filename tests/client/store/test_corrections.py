@@ -1,0 +1,371 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedhw.errors import InputError
+from fedhw_client.store.corrections import (
+    MIGRATIONS,
+    WINDOW,
+    Judged,
+    Opinion,
+    Selection,
+    Store,
+    StoredMixture,
+    StoreError,
+    Window,
+)
+from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+
+
+def row(position: int, label: str = "a", at: float = 0.0, right: bool = True) -> StoredSample:
+    glyph = position.to_bytes(4, "big") + bytes(GLYPH_BYTES - 4)
+    return StoredSample(position, f"id-{position}", at, glyph, label, False, right)
+
+
+def rows(*positions: int) -> list[StoredSample]:
+    return [row(position, at=float(position)) for position in positions]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "device.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Store:
+    return Store(path)
+
+
+def reopened(store: Store) -> Store:
+    store.close()
+    return Store(store.path)
+
+
+def test_what_is_appended_is_there_after_a_restart(store):
+    store.append(rows(0, 1, 2))
+    store = reopened(store)
+    assert store.rows() == rows(0, 1, 2)
+    assert store.newest(2) == rows(2, 1)
+    assert store.known(["id-1", "id-7"]) == {"id-1"}
+    assert store.next_position == 3
+    assert store.notices == []
+
+
+def test_every_commit_is_synced_and_the_file_is_private(store, path):
+    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._db.execute("PRAGMA secure_delete").fetchone() == (1,)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_all_of_a_batch_is_stored_or_none(store):
+    store.append(rows(0))
+    with pytest.raises(InputError, match="UNIQUE"):
+        store.append([row(1), row(0)])
+    assert store.rows() == rows(0)
+    assert store.windows(99) == [Window(0, 1, 0, 1)]
+    assert store.next_position == 1
+    store.append(rows(1))
+    assert store.rows() == rows(0, 1)
+
+
+def test_what_makes_room_goes_but_its_guess_stays_counted(store):
+    store.append(rows(0, 1))
+    store.append(rows(2), evicted=[0])
+    assert store.rows() == rows(1, 2)
+    assert store.windows(99) == [Window(0, 3, 0, 3)]
+
+
+@given(st.lists(st.booleans(), max_size=60), st.sets(st.integers(0, 59)))
+@settings(max_examples=20)
+def test_windows_count_what_is_left(tmp_path_factory, guesses, removed):
+    store = Store(tmp_path_factory.mktemp("store") / "device.db")
+    store.append([row(i, right=right) for i, right in enumerate(guesses)])
+    removed = {position for position in removed if position < len(guesses)}
+    store.remove(removed)
+    left = [(i, right) for i, right in enumerate(guesses) if i not in removed]
+    expected = [
+        Window(number, len(inside), 0, sum(inside))
+        for number in range(3)
+        if (inside := [right for i, right in left if i // WINDOW == number])
+    ]
+    assert store.windows(99) == expected
+    assert store.next_position == len(guesses)
+
+
+def test_a_selection_means_what_meets_all_that_is_given(store):
+    store.append([row(0, "a", 10), row(1, "b", 20), row(2, "a", 30)])
+    assert store.select(Selection(id="id-1")) == [1]
+    assert store.select(Selection(label="a")) == [0, 2]
+    assert store.select(Selection(start=20)) == [1, 2]
+    assert store.select(Selection(end=20)) == [0]
+    assert store.select(Selection(label="a", start=20)) == [2]
+    assert store.select(Selection(label="' OR 1=1 --")) == []
+    assert store.select(Selection()) == [0, 1, 2]
+    assert Selection().is_everything
+    assert not Selection(id="").is_everything
+
+
+def test_what_is_removed_is_on_the_disk_no_more(store, path):
+    secret = StoredSample(1, "secret-name", 0, b"\xab\xcd" * (GLYPH_BYTES // 2), "a", True, True)
+    store.append([row(0), secret, row(2)])
+    store.set_personal(StoredMixture("release", b"secret-weights"), 1)
+    store.remove([1])
+    store.scrub()
+    content = b"".join(part.read_bytes() for part in path.parent.iterdir())
+    for trace in (b"secret-name", b"\xab\xcd\xab\xcd", b"secret-weights"):
+        assert trace not in content
+    assert store.personal is None
+    assert [kept.position for kept in store.rows()] == [0, 2]
+
+
+def test_everything_takes_the_counts_and_the_damaged_files_with_it(store, path):
+    store.append(rows(0, 1))
+    store.close()
+    damage(path, 0)
+    store = Store(path)
+    assert list(path.parent.glob("damaged-*"))
+    store.append(rows(2), evicted=[0])
+    store.remove(store.select(Selection()), everything=True)
+    store.scrub()
+    assert store.rows() == []
+    assert store.windows(99) == []
+    assert not list(path.parent.glob("damaged-*/*"))
+
+
+def test_the_mixture_in_use_is_the_last_one(store):
+    assert store.personal is None
+    store.set_personal(StoredMixture("r", b"first"), 1)
+    store.set_personal(StoredMixture("r", b"second"), 2)
+    store = reopened(store)
+    assert store.personal == StoredMixture("r", b"second")
+    assert store.personal_version == 2
+    store.set_personal(None, 3)
+    assert store.personal is None
+    assert store.personal_version == 3
+
+
+def test_a_damaged_mixture_is_none(store):
+    store.set_personal(StoredMixture("r", b"first"), 1)
+    store._db.execute("UPDATE personal SET tensors = x'00'")
+    assert store.personal is None
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store, path):
+    store.append(rows(0))
+    store._db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    store.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="update fedhw"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_later_migration_keeps_what_is_there(store, monkeypatch):
+    store.append(rows(0, 1))
+    added = "ALTER TABLE windows ADD COLUMN note TEXT;"
+    monkeypatch.setattr("fedhw_client.store.corrections.MIGRATIONS", [*MIGRATIONS, added])
+    store = reopened(store)
+    assert store.rows() == rows(0, 1)
+    assert store._db.execute("SELECT note FROM windows").fetchall() == [(None,)]
+    assert reopened(store).rows() == rows(0, 1)
+
+
+def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
+    store.append(rows(0, 1))
+    broken = "DELETE FROM samples; SELECT nonsense FROM nowhere;"
+    monkeypatch.setattr("fedhw_client.store.corrections.MIGRATIONS", [*MIGRATIONS, broken])
+    with pytest.raises(RuntimeError, match=f"migration {len(MIGRATIONS) + 1} is wrong"):
+        reopened(store)
+    monkeypatch.undo()
+    assert Store(store.path).rows() == rows(0, 1)
+
+
+def damage(path: Path, offset: int, length: int = 100) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\x5a" * length)
+
+
+@pytest.mark.parametrize("offset", [0, 20, 95])
+def test_a_damaged_header_costs_nothing(store, path, offset):
+    store.append(rows(*range(50)))
+    store.close()
+    damage(path, offset)
+    again = Store(path)
+    assert again.rows() == rows(*range(50))
+    assert again.windows(99) == [Window(0, 20, 0, 20), Window(1, 20, 0, 20), Window(2, 10, 0, 10)]
+    assert "damaged" in again.notices[0]
+    [aside] = path.parent.glob("damaged-*")
+    assert (aside / "device.db").exists()
+    assert aside.stat().st_mode & 0o777 == 0o700
+    again.append(rows(50))
+    assert reopened(again).rows() == rows(*range(51))
+
+
+def test_a_page_that_is_lost_loses_its_corrections_only(store, path):
+    store.append(rows(*range(100)))
+    store.close()
+    pages = path.stat().st_size // 4096
+    damage(path, (pages // 2) * 4096, 4096)
+    again = Store(path)
+    kept = again.rows()
+    assert 90 <= len(kept) < 100
+    assert set(kept) < set(rows(*range(100)))
+    assert again.notices
+
+
+def test_a_glyph_that_changed_on_the_disk_is_not_believed(store, path):
+    store.append(rows(*range(20)))
+    store.close()
+    content = path.read_bytes()
+    where = content.index(row(7).glyph) + 200
+    damage(path, where, 1)
+    again = Store(path)
+    assert again.rows() == rows(*range(7), *range(8, 20))
+    assert again.notices
+
+
+def test_a_damaged_log_loses_nothing_that_is_whole_in_it(store, path, tmp_path):
+    store.append(rows(0))
+    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    for position in range(1, 40):
+        store.append(rows(position))
+    copy = tmp_path / "crashed" / "device.db"
+    copy.parent.mkdir()
+    copy.write_bytes(path.read_bytes())
+    log = copy.with_name("device.db-wal")
+    log.write_bytes(path.with_name("device.db-wal").read_bytes())
+    damage(log, 32 + 24 + 100, 4)  # in the first frame: SQLite drops all that follow
+    again = Store(copy)
+    assert again.rows() == rows(*range(40))
+    assert again.notices
+
+
+def test_damage_is_survived_even_when_saving_is_cut_off(store, path, monkeypatch):
+    store.append(rows(*range(30)))
+    store.close()
+    damage(path, 0)
+
+    def cut_off(self: Store, saved: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_restore", cut_off)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                Store(path)
+    again = Store(path)
+    assert again.rows() == rows(*range(30))
+    assert again.notices
+    assert not list(path.parent.glob("salvaging-*"))
+    assert reopened(again).notices == []
+
+
+def test_a_log_without_its_database_is_read(store, path):
+    store.append(rows(*range(5)))
+    log = path.with_name("device.db-wal").read_bytes()
+    store.close()
+    path.unlink()
+    path.with_name("device.db-wal").write_bytes(log)
+    assert Store(path).rows() == rows(*range(5))
+
+
+def test_what_was_never_committed_does_not_come_back(store, path, tmp_path):
+    store.append(rows(0))
+    store._db.execute("PRAGMA cache_size = 1")
+    store._db.execute("BEGIN")
+    many = [(*row(n), row(n).checksum) for n in range(1, 200)]
+    store._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", many)
+    crashed = tmp_path / "crashed" / "device.db"
+    crashed.parent.mkdir()
+    for part in (path, path.with_name("device.db-wal")):
+        (crashed.parent / part.name).write_bytes(part.read_bytes())
+    store._db.execute("ROLLBACK")
+    assert b"id-100" in crashed.with_name("device.db-wal").read_bytes()
+    again = Store(crashed)
+    assert again.rows() == rows(0)
+    assert again.notices == []
+
+
+def test_a_reader_that_keeps_traces_alive_is_told_of(store, path):
+    store.append(rows(0, 1))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM samples").fetchone()
+    store.remove([0])
+    with pytest.raises(StoreError, match="another program"):
+        store.scrub()
+    reader.close()
+    store.scrub()
+
+
+def opinions(store: Store) -> list[int]:
+    return [position for (position,) in store._db.execute("SELECT position FROM opinions")]
+
+
+def test_a_time_is_judged_by_what_is_kept_of_it(store):
+    store.append([row(n, label, at=10.0 * n) for n, label in enumerate("abcd")])
+    store.append(
+        [row(4, "e", at=40.0, right=False), row(5, "f", at=50.0)],
+        opinions=[Opinion(4, True, True), Opinion(5, True, False)],
+    )
+    store = reopened(store)
+    # Without an opinion: what the global expert had said, which was wrong, and a closed gate.
+    early = Judged("c", False, False, True, False), Judged("d", False, False, True, False)
+    late = Judged("e", False, True, False, True), Judged("f", False, True, True, False)
+    assert store.judged(20.0, 1e9) == [*early, *late]
+    assert store.judged(20.0, 40.0) == [*early]
+    assert store.judged(40.0, 50.0) == [late[0]]
+    assert store.judged(60.0, 1e9) == []
+    store.remove([4])
+    assert store.judged(40.0, 1e9) == [late[1]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.sets(st.integers(0, 29)))
+@settings(max_examples=20)
+def test_an_opinion_goes_with_its_sample(tmp_path_factory, evicted, removed):
+    store = Store(tmp_path_factory.mktemp("store") / "device.db")
+    for position, makes_room in enumerate(evicted):
+        gone = [position - 1] if makes_room and position else []
+        store.append([row(position)], gone, [Opinion(position, True, False)])
+    store.remove(removed)
+    assert opinions(store) == [kept.position for kept in store.rows()]
+    store.remove(store.select(Selection()), everything=True)
+    assert opinions(store) == []
+
+
+def test_an_opinion_is_stored_with_its_sample_or_not_at_all(store):
+    store.append([row(0)], opinions=[Opinion(0, True, True)])
+    with pytest.raises(InputError, match="UNIQUE"):
+        store.append([row(1), row(0)], opinions=[Opinion(1, True, True)])
+    assert opinions(store) == [0]
+
+
+def test_a_store_from_before_there_were_opinions_goes_on(path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("fedhw_client.store.corrections.MIGRATIONS", MIGRATIONS[:1])
+        before = Store(path)
+        glyphs = [(*one, one.checksum) for one in rows(0, 1)]
+        before._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", glyphs)
+        before._db.execute("UPDATE counters SET next_position = 2")
+        before.close()
+    store = Store(path)
+    assert store.rows() == rows(0, 1)
+    assert store.judged(0.0, 9.0) == [Judged("a", False, False, True, False)] * 2
+    store.append([row(2)], opinions=[Opinion(2, True, True)])
+    assert reopened(store).judged(0.0, 0.5)[-1] == Judged("a", False, True, True, True)
+
+
+def test_damage_costs_opinions_and_no_sample(store, path):
+    store.append(rows(*range(30)), opinions=[Opinion(n, True, True) for n in range(30)])
+    store.close()
+    damage(path, 0)
+    again = Store(path)
+    assert again.rows() == rows(*range(30))
+    assert again.judged(0.0, 99.0) == [Judged("a", False, False, True, False)] * 30
+    again.append(rows(30), opinions=[Opinion(30, True, True)])
+    assert opinions(again) == [30]

@@ -1,0 +1,155 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fedhw.errors import InputError
+from fedhw.handwriting.strokes import MAX_POINTS, StrokeFile, rasterise
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "unipen62_strokes.npz").exists(),
+    reason="the shared UNIPEN strokes are not beside this repository",
+)
+
+SEVEN = [np.array([[10, 5], [88, 3], [40, 100]]), np.array([[25, 52], [80, 48]])]
+
+paths = st.lists(
+    arrays(np.int16, st.tuples(st.integers(1, 8), st.just(2)), elements=st.integers(0, 1000)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(paths)
+def test_any_path_leaves_ink_within_the_border(strokes):
+    glyph = rasterise(strokes)
+    assert glyph.shape == (28, 28)
+    assert glyph.dtype == np.uint8
+    assert glyph.max() > 200
+    frame = np.concatenate([glyph[0], glyph[-1], glyph[:, 0], glyph[:, -1]])
+    assert frame.max() == 0
+
+
+@given(paths, st.integers(-1000, 1000), st.integers(-1000, 1000), st.sampled_from([0.25, 1, 16]))
+def test_place_and_size_do_not_matter(strokes, right, down, scale):
+    moved = [scale * (stroke + np.array([right, down])) for stroke in strokes]
+    np.testing.assert_allclose(rasterise(moved).astype(int), rasterise(strokes).astype(int), atol=1)
+
+
+@given(paths, st.randoms())
+def test_order_and_direction_of_strokes_do_not_matter(strokes, random):
+    turned = [stroke[::-1] for stroke in strokes]
+    random.shuffle(turned)
+    np.testing.assert_allclose(
+        rasterise(turned).astype(int), rasterise(strokes).astype(int), atol=1
+    )
+
+
+def test_mirrored_strokes_give_the_mirrored_glyph():
+    mirrored = rasterise([stroke * [-1, 1] for stroke in SEVEN])
+    np.testing.assert_allclose(mirrored.astype(int), rasterise(SEVEN)[:, ::-1].astype(int), atol=1)
+
+
+def test_a_dot_is_a_round_dot_in_the_middle():
+    glyph = rasterise([np.array([[512.0, -3.0]])])
+    assert glyph[13:15, 13:15].min() > 200
+    assert glyph.sum() == glyph[10:18, 10:18].sum()
+    np.testing.assert_array_equal(glyph, glyph.T)
+    np.testing.assert_array_equal(glyph, glyph[::-1])
+
+
+def test_the_longer_side_fills_the_box_and_the_aspect_is_kept():
+    inked = rasterise([np.array([[0, 0], [30, 0], [30, 100], [0, 100], [0, 0]])]) > 20
+    assert 23 <= inked.any(axis=1).sum() <= 25
+    assert 8 <= inked.any(axis=0).sum() <= 10
+
+
+def test_a_wider_line_leaves_more_ink():
+    ink = [int(rasterise(SEVEN, width).sum()) for width in (0.06, 0.10, 0.14, 0.20)]
+    assert ink == sorted(ink)
+    assert ink[-1] > 2 * ink[0]
+
+
+@pytest.mark.parametrize(
+    ("strokes", "message"),
+    [
+        ([], "strokes: there are none"),
+        ([np.zeros((0, 2))], r"strokes\[0\]: shape \(0, 2\)"),
+        ([np.zeros((4, 2)), np.zeros((4, 3))], r"strokes\[1\]: shape \(4, 3\)"),
+        ([np.zeros(4)], r"strokes\[0\]: shape \(4,\)"),
+        ([np.zeros((MAX_POINTS + 1, 2))], "strokes: 10001 points are over 10000"),
+        ([np.array([[0.0, np.nan]])], "strokes: a coordinate is not a number"),
+        ([np.array([[0.0, 1.0], [np.inf, 0.0]])], "strokes: a coordinate is not a number"),
+        ([np.array([[0.0, 1e300]])], "strokes: a coordinate is not a number"),
+    ],
+)
+def test_unusable_strokes_are_refused(strokes, message):
+    with pytest.raises(InputError, match=message):
+        rasterise(strokes)
+
+
+@pytest.mark.parametrize("width", [0, -0.1, 1.5, float("nan")])
+def test_unusable_widths_are_refused(width):
+    with pytest.raises(InputError, match="width"):
+        rasterise(SEVEN, width)
+
+
+@needs_shared
+def test_redrawn_strokes_agree_with_the_shared_images():
+    strokes = StrokeFile.read(SHARED / "unipen62_strokes.npz")
+    with np.load(SHARED / "unipen62.npz") as archive:
+        images = archive["images"]
+    rows = np.random.default_rng(0).choice(len(strokes), 2000, replace=False)
+    redrawn = np.stack([rasterise(strokes[row]) for row in rows])
+    difference = np.abs(redrawn.astype(float) - images[rows]).mean() / 255
+    assert difference < 0.015
+
+
+def test_a_stroke_file_is_read_back(tmp_path):
+    points = np.arange(12, dtype=np.int16).reshape(6, 2)
+    np.savez(tmp_path / "pen.npz", points=points, pen_up=[0, 1, 1, 0, 0, 1], offsets=[0, 3, 6])
+    file = StrokeFile.read(tmp_path / "pen.npz")
+    assert len(file) == 2
+    assert [stroke.tolist() for stroke in file[0]] == [[[0, 1], [2, 3]], [[4, 5]]]
+    assert [stroke.tolist() for stroke in file[1]] == [[[6, 7], [8, 9], [10, 11]]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": np.zeros((6, 3))}, "points: shape"),
+        ({"pen_up": np.zeros(5, int)}, "pen_up: shape"),
+        ({"offsets": np.array([0, 4, 3, 6])}, "offsets: they do not ascend"),
+        ({"offsets": np.array([0, 7])}, "offsets: they do not ascend"),
+        ({"points": np.array([[None, None]] * 6)}, "no npz archive"),
+    ],
+)
+def test_unusable_stroke_files_are_refused(tmp_path, change, message):
+    arrays = {
+        "points": np.zeros((6, 2)),
+        "pen_up": np.zeros(6, int),
+        "offsets": np.array([0, 6]),
+    }
+    np.savez(tmp_path / "pen.npz", **(arrays | change), allow_pickle=True)
+    with pytest.raises(InputError, match=message):
+        StrokeFile.read(tmp_path / "pen.npz")
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path):
+    (tmp_path / "pen.npz").write_text("points")
+    with pytest.raises(InputError, match="no npz archive"):
+        StrokeFile.read(tmp_path / "pen.npz")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_file_cut_short_is_refused(tmp_path, share):
+    path = tmp_path / "pen.npz"
+    points = np.random.default_rng(0).integers(0, 1000, (600, 2))
+    np.savez_compressed(path, points=points, pen_up=np.zeros(600, int), offsets=[0, 600])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(InputError, match="no npz archive"):
+        StrokeFile.read(path)

@@ -1,0 +1,1 @@
+from tests.personalization.conftest import world  # noqa: F401

@@ -1,0 +1,174 @@
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from fedhw.data.writers import WriterSet
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.personalization.stream import Personalizer
+from fedhw.release.release import Release
+from fedhw.research.simulation.simulated_devices import (
+    COHORT,
+    Device,
+    Version,
+    Written,
+    adopt,
+    cohorts,
+    evaluate,
+    recognise,
+    relearn,
+)
+
+WRITTEN = synthetic_writers(range(700, 703), 186)
+
+
+@pytest.fixture
+def version(release: Release) -> Version:
+    return Version(1, release)
+
+
+@pytest.fixture
+def worse(release: Release) -> Version:
+    """A version whose expert is blind."""
+    expert = copy.deepcopy(release.expert)
+    with torch.no_grad():
+        for part in expert.parameters():
+            part.zero_()
+    return Version(2, dataclasses.replace(release, expert=expert))
+
+
+def write(devices: Sequence[Device], written: WriterSet, first: int, last: int) -> list[Written]:
+    """Let each device's writer write some of their characters, and correct or confirm all."""
+    rows = [written.rows_of(w)[first:last] for w in range(len(devices))]
+    images = [written.images[own] for own in rows]
+    labels = [written.labels[own] for own in rows]
+    tested = recognise(devices, images, labels)
+    for device, own in zip(devices, tested, strict=True):
+        for glyph, features, label in zip(own.glyphs, own.features, own.labels, strict=True):
+            device.replay.add(glyph, features, int(label))
+    return tested
+
+
+@pytest.fixture
+def devices(version: Version) -> list[Device]:
+    """Three that have learned 160 characters of their own."""
+    some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
+    write(some, WRITTEN, 0, 160)
+    relearn(some, seed=0)
+    return some
+
+
+def test_a_device_does_what_a_personalizer_does(release: Release, version: Version) -> None:
+    """Alone and among others, from the first character on."""
+    some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
+    people = [Personalizer(release.expert, release.sketch, release.alphabet) for _ in WRITTEN.names]
+    for first in range(0, 62, 20):
+        tested = write(some, WRITTEN, first, first + 20)
+        for w, (person, own) in enumerate(zip(people, tested, strict=True)):
+            for row, right, ge_right, opened in zip(
+                WRITTEN.rows_of(w)[first:], own.right, own.ge_right, own.opened, strict=False
+            ):
+                label = release.alphabet[WRITTEN.labels[row]]
+                guess = person.store(WRITTEN.images[row], label)
+                assert (guess.label == label) == right
+                assert (guess.ge_label == label) == ge_right
+                assert (guess.opening > 0.5) == opened
+        assert [device.is_due for device in some] == [person.due for person in people]
+        for cohort in cohorts(device for device in some if device.is_due):
+            relearn(cohort, seed=0)
+        for person in people:
+            if person.due:
+                person.relearn()
+    for device, person in zip(some, people, strict=True):
+        assert person.personal is not None
+        for mine, theirs in zip(device.mixture.local, person.personal.mixture.local, strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-3)
+
+
+def test_recognising_changes_nothing(devices: list[Device]) -> None:
+    before = copy.deepcopy([(device.mixture, len(device.replay)) for device in devices])
+    rows = [WRITTEN.rows_of(w) for w in range(3)]
+    recognise(devices, [WRITTEN.images[r] for r in rows], [WRITTEN.labels[r] for r in rows])
+    for (mixture, kept), device in zip(before, devices, strict=True):
+        assert torch.equal(mixture.local.u, device.mixture.local.u)
+        assert kept == len(device.replay)
+
+
+def test_cohorts_run_one_version_each_and_are_bounded(version: Version, worse: Version) -> None:
+    some = [Device.new(str(i), (version, worse)[i % 3 == 0], seed=0) for i in range(4 * COHORT)]
+    parts = list(cohorts(some))
+    assert sorted(device.name for part in parts for device in part) == sorted(
+        device.name for device in some
+    )
+    assert all(len({device.running.number for device in part}) == 1 for part in parts)
+    assert max(map(len, parts)) == COHORT
+
+
+def test_a_version_that_is_worse_is_held_back(devices: list[Device], worse: Version) -> None:
+    mixtures = [device.mixture for device in devices]
+    adopt(devices, worse, seed=0)
+    assert [device.running.name for device in devices] == ["v1"] * 3
+    assert [device.held_back for device in devices] == [{"v2"}] * 3
+    assert all(device.mixture is old for device, old in zip(devices, mixtures, strict=True))
+
+
+def test_a_rollback_is_followed(devices: list[Device], worse: Version) -> None:
+    adopt(devices, worse._replace(restores=1), seed=0)
+    assert [device.running.name for device in devices] == ["v2"] * 3
+
+
+def test_the_same_files_under_another_number_keep_the_mixture(
+    devices: list[Device], version: Version
+) -> None:
+    mixtures = [device.mixture for device in devices]
+    adopt(devices, Version(5, version.release, restores=1), seed=0)
+    assert [device.running.number for device in devices] == [5] * 3
+    assert all(device.mixture is old for device, old in zip(devices, mixtures, strict=True))
+
+
+def test_what_is_kept_moves_to_the_features_of_a_new_version(
+    devices: list[Device], release: Release
+) -> None:
+    expert = copy.deepcopy(release.expert)
+    turned = torch.randperm(84, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # the same expert, its features in another order
+        last = [part for part in expert.modules() if isinstance(part, torch.nn.Linear)][-2]
+        last.weight.copy_(last.weight[turned])
+        last.bias.copy_(last.bias[turned])
+        expert.head.weight.copy_(expert.head.weight[:, turned])
+    sketch = type(release.sketch)(release.sketch.steps[:, turned], release.sketch.scale[turned])
+    other = Version(2, dataclasses.replace(release, expert=expert, sketch=sketch))
+    kept = [device.replay.samples() for device in devices]
+    adopt(devices, other, seed=0)
+    for device, before in zip(devices, kept, strict=True):
+        assert device.running is other
+        after = device.replay.samples()
+        assert [s[2:] for s in after] == [s[2:] for s in before]
+        for new, old in zip(after, before, strict=True):
+            assert np.allclose(new.features, old.features[turned], atol=1e-4)
+
+
+def test_an_evaluation_counts_both_and_changes_nothing(
+    devices: list[Device], version: Version, worse: Version
+) -> None:
+    for same, bad in zip(
+        evaluate(devices, version, seed=0), evaluate(devices, worse, seed=0), strict=True
+    ):
+        assert same.held_back == bad.held_back == 20
+        assert same.candidate_ge_right == same.ge_right == bad.ge_right > bad.candidate_ge_right
+        assert same.right == bad.right
+    assert [device.running.name for device in devices] == ["v1"] * 3
+    assert not any(device.held_back for device in devices)
+
+
+def test_a_device_that_keeps_nothing_takes_and_judges_what_comes(
+    version: Version, worse: Version
+) -> None:
+    new = [Device.new("new", version, seed=0)]
+    [found] = evaluate(new, worse, seed=0)
+    assert dataclasses.astuple(found) == (0,) * 5
+    adopt(new, worse, seed=0)
+    assert new[0].running is worse

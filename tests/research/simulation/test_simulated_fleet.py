@@ -1,0 +1,225 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.experts.evaluation import accuracy
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.improvement.improvement import Recipe
+from fedhw.improvement.local_update import LocalTraining
+from fedhw.improvement.public import Public
+from fedhw.improvement.server_optimiser import FedAvgM
+from fedhw.improvement.trigger import Trigger
+from fedhw.privacy.ledger import Limits
+from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
+from fedhw.release.release import Release
+from fedhw.research.simulation.simulated_coordinator import Policy
+from fedhw.research.simulation.simulated_fleet import (
+    DELTA,
+    Account,
+    Chronicle,
+    People,
+    Plan,
+    draw_people,
+    simulate_fleet,
+)
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
+
+WRITERS = 30
+HIDDEN = synthetic_writers(12, 124)
+FLEET = synthetic_writers(range(500, 500 + WRITERS), 124)
+RECIPE = Recipe(
+    rounds=15,
+    rate=0.03,
+    noise=0.0,
+    rehearsal=0.3,
+    writers=6,
+    optimiser=FedAvgM(1.0, 0.7),
+    training=LocalTraining(epochs=4),
+)
+NEVER = Trigger(error=1.0, rise=1.0, cohort=2)
+SOON = Trigger(cohort=25)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """One that leaves much to be gained."""
+    directory = tmp_path_factory.mktemp("launch") / "release"
+    make_release(directory, HIDDEN, "lenet5", Training(epochs=8, batch=32), hold_out=0)
+    return Release.load(directory)
+
+
+@pytest.fixture(scope="module")
+def public(release: Release) -> Public:
+    return Public.of(HIDDEN, release)
+
+
+def plan(days: int, epsilon: float = 1000.0, trigger: Trigger = NEVER, **changes: object) -> Plan:
+    policy = Policy(RECIPE, trigger, minimum_cohort=5, canary=1.0, patience=2)
+    return dataclasses.replace(Plan(days, epsilon, 0, policy, 12, People(arriving=0.6)), **changes)
+
+
+@pytest.fixture(scope="module")
+def quiet(release: Release, public: Public) -> Chronicle:
+    """A fleet that is only watched."""
+    return simulate_fleet(release, public, FLEET, range(WRITERS), plan(6))
+
+
+@pytest.fixture(scope="module")
+def improved(release: Release, public: Public) -> Chronicle:
+    """A fleet that gets a better expert as soon as half of it is online."""
+    return simulate_fleet(release, public, FLEET, range(WRITERS), plan(14, trigger=SOON, seed=4))
+
+
+def test_the_same_seed_gives_the_same_fleet(release: Release, public: Public) -> None:
+    """Noise, rounds and canary devices, too."""
+    asked = plan(6, trigger=SOON)
+    one, other = (simulate_fleet(release, public, FLEET, range(WRITERS), asked) for _ in range(2))
+    assert any(day.rounds for day in one.days)
+    assert any("canary" in decision.about for decision in one.decisions)
+    assert repr(one.days) == repr(other.days)
+    assert one.decisions == other.decisions
+
+
+def test_everybody_comes_and_writes_all_they_have(quiet: Chronicle) -> None:
+    assert sum(quiet.days[-1].devices.values()) == WRITERS
+    assert sum(day.characters for day in quiet.days) == len(FLEET)
+    assert 0 < quiet.days[0].online < quiet.days[-1].online
+
+
+def test_mixtures_learn_their_people(quiet: Chronicle) -> None:
+    last = quiet.days[-1]
+    assert last.accuracy > last.ge_accuracy + 0.1
+    assert last.figures["gate_open"].truth > quiet.days[0].figures["gate_open"].truth
+
+
+def test_estimates_cover_the_truth(release: Release, public: Public) -> None:
+    watched = simulate_fleet(release, public, FLEET, range(WRITERS), plan(10, epsilon=50.0))
+    covered = []
+    for figure in (figure for day in watched.days for figure in day.figures.values()):
+        if figure.estimate is not None:
+            low, high = figure.estimate.interval(0.99)
+            covered.append(low <= figure.truth <= high)
+            assert high - low < 1.5
+    assert len(covered) > 10
+    assert np.mean(covered) >= 0.9
+
+
+def test_who_is_offline_learns_and_reports_nothing(release: Release, public: Public) -> None:
+    alone = simulate_fleet(
+        release, public, FLEET, range(WRITERS), plan(4, people=People(1.0, offline=1.0))
+    )
+    assert all((day.online, day.reports, day.worst) == (0, 0, 0.0) for day in alone.days)
+    assert all(figure.estimate is None for day in alone.days for figure in day.figures.values())
+    assert alone.days[-1].accuracy > alone.days[-1].ge_accuracy
+
+
+def test_reports_cost_what_the_composition_says(quiet: Chronicle) -> None:
+    sigma = GaussianMechanism(quiet.plan.epsilon, DELTA).sigma
+    costs = [composed_epsilon([sigma] * count, DELTA) for count in range(7)]
+    for day in quiet.days:
+        assert day.worst in costs[: day.day + 2]
+    assert quiet.days[-1].worst > quiet.days[0].worst == costs[1]
+
+
+def test_an_account_composes_reports_and_rounds() -> None:
+    sigma, rho = GaussianMechanism(2.0, DELTA).sigma, 0.05
+    account = Account(Limits(per_day=4.0, in_all=9.0, delta=DELTA), sigma)
+    assert account.pays(0, reports=1)
+    assert account.pays(1, reports=1, rho=rho)
+    assert account.epsilon() == composed_epsilon([sigma] * 2, DELTA, rho)
+    assert account.epsilon(since=1) == composed_epsilon([sigma], DELTA, rho)
+    assert account.rho() == rho
+
+
+def test_an_account_never_passes_a_limit() -> None:
+    sigma = GaussianMechanism(2.0, DELTA).sigma
+    account = Account(Limits(per_day=3.0, in_all=5.0, delta=DELTA), sigma)
+    paid = [account.pays(day, reports=1) for day in range(9)]
+    assert paid == sorted(paid, reverse=True)
+    assert 1 < sum(paid) < 9
+    assert account.epsilon() <= 5.0
+    spent = account.epsilon()
+    assert not account.pays(9, rho=1.0)
+    assert not account.pays(9, rho=math.inf)
+    assert account.epsilon() == spent
+
+
+def test_an_improvement_is_triggered_promoted_and_helps(improved: Chronicle) -> None:
+    outcomes = [(d.about, d.outcome) for d in improved.decisions]
+    for wanted in (
+        ("improvement", "improve"),
+        ("candidate v2 on public data", "pass"),
+        ("candidate v2 on canary devices", "pass"),
+        ("roll-out of v2, stage 3 of 3", "advance"),
+    ):
+        assert wanted in outcomes
+    assert sum(day.rounds for day in improved.days) == RECIPE.rounds
+    first, second = improved.versions
+    before, after = (
+        accuracy(version.release.expert, FLEET.images, FLEET.labels) for version in (first, second)
+    )
+    assert after > before + 0.02
+    assert improved.days[-1].devices["v2"] > WRITERS / 2
+
+
+def with_false_labels(data: WriterSet) -> WriterSet:
+    return dataclasses.replace(data, labels=((data.labels.astype(int) + 7) % 62).astype(np.uint8))
+
+
+def poisoned(release: Release, public: Public) -> list[tuple[str, str]]:
+    """What becomes of a candidate that rehearses on these characters."""
+    recipe = dataclasses.replace(RECIPE, rehearsal=0.95)
+    asked = plan(8, trigger=SOON)
+    asked = dataclasses.replace(asked, policy=dataclasses.replace(asked.policy, recipe=recipe))
+    found = simulate_fleet(release, public, FLEET, range(WRITERS), asked)
+    assert [version.name for version in found.versions] == ["v1"]
+    assert set(found.days[-1].devices) == {"v1"}
+    return [(d.about, d.outcome) for d in found.decisions if "candidate" in d.about]
+
+
+def test_a_candidate_from_a_poisoned_public_set_is_rejected(
+    release: Release, public: Public
+) -> None:
+    false = Public(with_false_labels(public.rehearsal), public.validation)
+    *_, (_, outcome) = poisoned(release, false)
+    assert outcome == "reject"
+
+
+def test_a_candidate_that_only_looks_good_is_rejected_by_the_canary(
+    release: Release, public: Public
+) -> None:
+    false = Public(*map(with_false_labels, (public.rehearsal, public.validation)))
+    first, *_, last = poisoned(release, false)
+    assert first == ("candidate v2 on public data", "pass")
+    assert last == ("candidate v2 on canary devices", "reject")
+
+
+def test_rounds_with_noise_are_paid_for(release: Release, public: Public) -> None:
+    asked = plan(5, trigger=SOON)
+    policy = dataclasses.replace(asked.policy, recipe=dataclasses.replace(RECIPE, noise=5.0))
+    noisy = simulate_fleet(
+        release, public, FLEET, range(WRITERS), dataclasses.replace(asked, policy=policy)
+    )
+    [day] = [day for day in noisy.days if day.rounds]
+    sigma = GaussianMechanism(noisy.plan.epsilon, DELTA).sigma
+    reports = [composed_epsilon([sigma] * count, DELTA) for count in range(12)]
+    assert day.worst not in reports
+
+
+def test_people_are_drawn_from_those_whom_nobody_trained_on(release: Release) -> None:
+    people = draw_people(release, FLEET, 10, seed=1)
+    assert len(set(people)) == 10
+    assert draw_people(release, FLEET, 10, seed=1) == people != draw_people(release, FLEET, 10, 2)
+    assert sorted(draw_people(release, FLEET, None, seed=1)) == list(range(WRITERS))
+    with pytest.raises(InputError, match="writers: 1 cannot be drawn from the 0"):
+        draw_people(release, HIDDEN, 1, seed=1)
+
+
+def test_a_fleet_of_no_day_is_refused() -> None:
+    with pytest.raises(InputError, match="days: 0 is no time"):
+        plan(0)
