@@ -99,7 +99,7 @@ def test_whole_numbers_of_any_width_are_taken(path):
 def test_the_real_handwriting_is_read_whole():
     writers = load_npz(REAL)
 
-    assert len(writers) == 86_467
+    assert len(writers) == 87_207
     assert len(writers.names) == len(set(writers.names)) == 263
     assert (writers.counts() >= 150).sum() == 140
     assert (writers.counts() >= 300).sum() == 85

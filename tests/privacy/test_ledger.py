@@ -392,7 +392,7 @@ def test_a_figure_that_changed_is_noticed(ample, path, table, change):
 
 
 def test_a_ledger_that_another_holds_is_not_called_damaged(ledger, path, monkeypatch):
-    monkeypatch.setattr("fedhw.privacy.ledger.PATIENCE", 0.01)
+    monkeypatch.setattr("fedhw.privacy.ledger.LOCK_TIMEOUT_SECONDS", 0.01)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(InputError, match=r"cannot be used .*locked"):

@@ -79,10 +79,14 @@ license = "Apache-2.0"
 publisher = "fedhw"
 
 [tool.flwr.app.components]
-serverapp = "fedhw_server.leader.server_app:app"
-clientapp = "fedhw_client.fleet.client_app:app"
+serverapp = "fedhw_server.app:app"
+clientapp = "fedhw_client.app:app"
 """
-"""The whole Flower app: it names what is installed at both ends and ships no code."""
+"""The whole Flower app, which ships no code.
+
+Never edit it: devices know its digest. Both ends run what is installed, so nothing imports the
+modules that it names.
+"""
 
 
 def flower_app() -> bytes:
