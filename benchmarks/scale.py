@@ -23,7 +23,7 @@ SHOTS, EPOCHS = 20, 12
 
 
 def fedhw(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "fedhw.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "fedhw", *map(str, arguments)]
 
 
 def run(writers: int, release: Path, folder: Path) -> tuple[float, float, dict[str, float]]:

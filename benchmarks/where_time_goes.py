@@ -112,7 +112,7 @@ def draw_flames(release: Path, path: Path) -> None:
             [
                 *(spy, "record", "--subprocesses", "--function", "--full-filenames"),
                 *("--format", "raw", "--output", raw, "--"),
-                *(sys.executable, "-m", "fedhw.cli", "simulate", "--release", release),
+                *(sys.executable, "-m", "fedhw", "simulate", "--release", release),
                 *("--writers", str(WRITERS), "--shots", str(SHOTS), "--methods", "moe"),
                 *("--out", Path(folder) / "report"),
             ],

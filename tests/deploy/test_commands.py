@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import click
 import pytest
-import typer
 import yaml
 
-from fedhw.cli import app
+from tests.command_line import command
 from tests.deploy.parts import DEPLOY
 
 
@@ -34,15 +33,10 @@ def started() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize(("place", "line"), list(started()), ids=lambda value: str(value)[:30])
 def test_the_program_understands(place: str, line: list[str]):
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
-    command = root.commands[line[0]]
-    with command.make_context(line[0], line[1:]) as context:
+    with command(line[0]).make_context(line[0], line[1:]) as context:
         assert context.args == []
 
 
 def test_an_option_that_there_is_not_would_be_noticed():
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
     with pytest.raises(click.NoSuchOption):
-        root.commands["server"].make_context("server", ["--hosts=0.0.0.0"])
+        command("server").make_context("server", ["--hosts=0.0.0.0"])

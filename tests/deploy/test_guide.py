@@ -5,20 +5,13 @@ import sqlite3
 from pathlib import Path
 
 import click
-import typer
 
-from fedhw.cli import app
 from fedhw_server.store.fleet import Fleet
+from tests.command_line import command
 from tests.deploy.parts import DEPLOY
 
 DOCS = DEPLOY.parent / "docs"
 GUIDE = (DOCS / "operating.md").read_text("utf-8")
-
-
-def command(name: str) -> click.Command:
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
-    return root.commands[name]
 
 
 def test_every_command_of_the_operator_is_told_and_no_other():

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-import typer
 
-from fedhw.cli import app
+from tests.command_line import command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,12 +34,13 @@ def command_lines() -> Iterator[tuple[str, str]]:
 
 def understood(words: list[str]) -> None:
     """Raise what click says where the program has no such command or option."""
-    command: click.Command = typer.main.get_command(app)
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+    name, *words = words
+    asked = command(name)
+    while isinstance(asked, click.Group) and words and not words[0].startswith("-"):
         name, *words = words
-        assert name in command.commands, name
-        command = command.commands[name]
-    command.make_context("fedhw", words).close()
+        assert name in asked.commands, name
+        asked = asked.commands[name]
+    asked.make_context(name, words).close()
 
 
 @pytest.mark.parametrize(("page", "call"), sorted(set(command_lines())))

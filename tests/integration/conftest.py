@@ -47,7 +47,7 @@ class Character(NamedTuple):
 class FedhwProcess:
     """`fedhw` with some arguments; `network` is the command that runs it in another one."""
 
-    program: tuple[str, ...] = ("-m", "fedhw.cli")
+    program: tuple[str, ...] = ("-m", "fedhw")
 
     def __init__(
         self, *arguments: object, network: Sequence[str] = (), environment: dict[str, str]

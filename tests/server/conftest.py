@@ -343,7 +343,7 @@ class Coordinator:
         ports = ["--port", "0", "--flower-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "fedhw.cli", "server", "--home", home.directory),
+                *(sys.executable, "-m", "fedhw", "server", "--home", home.directory),
                 *(*ports, *map(str, options)),
             ],
             stdout=self._said,

@@ -1,1 +1,1 @@
-"""The device's commands."""
+"""The commands of a device; they join `fedhw` by entry point."""

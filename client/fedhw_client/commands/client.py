@@ -10,9 +10,8 @@ from rich.table import Table
 
 from fedhw.errors import InputError
 from fedhw.system.console import err, needs, out, progress, say, write_json
+from fedhw_client.commands.agent_options import HomeOption
 from fedhw_client.commands.privacy import privacy
-
-HOME_HELP = "The agent's home; $FEDHW_HOME or this user's own by default."
 
 app = typer.Typer(invoke_without_command=True)
 app.command()(privacy)
@@ -21,7 +20,7 @@ app.command()(privacy)
 @app.callback()
 def client(
     context: typer.Context,
-    home: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
+    home: HomeOption = None,
     release: Annotated[
         Path | None,
         typer.Option(help="Release directory to install in the home; needed the first time."),

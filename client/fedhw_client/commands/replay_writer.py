@@ -113,7 +113,7 @@ def replay(
 @contextmanager
 def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
     """Run an agent in a process of its own; yields the way to it, and the process."""
-    command = [sys.executable, "-m", "fedhw.cli", "client", "--home", str(home)]
+    command = [sys.executable, "-m", "fedhw", "client", "--home", str(home)]
     with (home / "agent.log").open("w+", encoding="utf-8") as said:
         process = subprocess.Popen(
             [*command, "--release", str(release)], stdout=subprocess.DEVNULL, stderr=said

@@ -1,1 +1,1 @@
-"""The commands of the operator and of the fleet; `fedhw.cli` puts them together."""
+"""The commands of research: a release made, tried and costed."""

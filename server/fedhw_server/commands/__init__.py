@@ -1,1 +1,1 @@
-"""The operator's commands."""
+"""The commands of the operator; they join `fedhw` by entry point."""

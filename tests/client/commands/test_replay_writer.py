@@ -25,7 +25,7 @@ def test_a_writers_characters_come_in_the_order_of_writing(unseen_writers):
 def test_a_replay_goes_through_a_real_agent(release_directory, unseen_writers, tmp_path):
     few = unseen_writers.take(unseen_writers.rows_of(1)[:60])
     save_npz(tmp_path / "writers.npz", few)
-    command = [sys.executable, "-m", "fedhw.cli", "client", "--release", str(release_directory)]
+    command = [sys.executable, "-m", "fedhw", "client", "--release", str(release_directory)]
     command += ["--replay", str(tmp_path / "writers.npz"), "--writer", unseen_writers.names[1]]
     command += ["--json", str(tmp_path / "figures.json"), "--home", str(tmp_path / "mine")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -61,7 +61,7 @@ def test_it_is_noted_that_the_release_has_seen_the_writer_where_that_is_known(
     if travelled:
         for left_out in FOR_RESEARCH:
             (tmp_path / "release" / left_out).unlink()
-    command = [sys.executable, "-m", "fedhw.cli", "client", "--rate", "0"]
+    command = [sys.executable, "-m", "fedhw", "client", "--rate", "0"]
     command += ["--release", str(tmp_path / "release"), "--home", str(tmp_path / "mine")]
     command += ["--replay", str(tmp_path / "writers.npz"), "--writer", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,7 +79,7 @@ def test_it_is_noted_that_the_release_has_seen_the_writer_where_that_is_known(
     ],
 )
 def test_what_a_replay_cannot_use_is_one_sentence(tmp_path, arguments, named):
-    command = [sys.executable, "-m", "fedhw.cli", "client", "--home", str(tmp_path / "home")]
+    command = [sys.executable, "-m", "fedhw", "client", "--home", str(tmp_path / "home")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("fedhw: ")

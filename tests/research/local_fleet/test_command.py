@@ -45,7 +45,7 @@ class Command:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._complained = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedhw.cli", "fleet", "--devices", "2", *map(str, options)],
+            [sys.executable, "-m", "fedhw", "fleet", "--devices", "2", *map(str, options)],
             stdin=terminal,
             stdout=self._said if terminal is None else terminal,
             stderr=self._complained,

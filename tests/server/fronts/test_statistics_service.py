@@ -205,7 +205,7 @@ def test_who_is_revoked_by_another_process_is_refused_at_once(served, fleet, pub
     pen = Pen("pen").join(fleet)
     served.send(pen.sign(pen.report(published.name)))
     revoked = subprocess.run(
-        [sys.executable, "-m", "fedhw.cli", "server", "revoke", "pen", "--home", home.directory],
+        [sys.executable, "-m", "fedhw", "server", "revoke", "pen", "--home", home.directory],
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,6 @@
 """`fedhw export` as an app's maker gives it, in process."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from fedhw.cli import app, main
+from fedhw.cli import app
 from fedhw.data.writers import WriterSet
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import extract_features
@@ -20,20 +19,14 @@ from fedhw.release.manifest import FOR_RESEARCH
 from fedhw.release.release import Release
 from fedhw_client.store.profile import Profile
 from fedhw_client.store.stored_sample import StoredSample
+from tests import command_line
 
 PASSPHRASE = "correct horse"
 
 
 def run(*arguments: object) -> int:
     """Return the exit code of `fedhw export arguments`."""
-    argv, sys.argv = sys.argv, ["fedhw", "export", *map(str, arguments)]
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        sys.argv = argv
-    return 0
+    return command_line.run("export", *arguments)
 
 
 def sealed(data: WriterSet, characters: int, alphabet: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a person types, against a real agent in a process of its own."""
+"""Pictures that a person has recognised, and corrects, by a release and by a real agent."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from PIL import Image
 from fedhw.data.writers import WriterSet
 from fedhw_client import Device
 from fedhw_client.commands.replay_writer import running_agent
+from tests.command_line import run
 from tests.integration.conftest import until
 
 EXAMPLE = Path(__file__).parents[3] / "client/examples/letters.py"
@@ -33,7 +34,7 @@ def picture(tmp_path: Path, unseen_writers: WriterSet) -> Path:
 
 
 def typed(
-    home: Path, *command: object, answers: str = "", name: str = "fedhw.cli"
+    home: Path, *command: object, answers: str = "", name: str = "fedhw"
 ) -> subprocess.CompletedProcess[str]:
     module = [name] if name.endswith(".py") else ["-m", name]
     return subprocess.run(
@@ -44,6 +45,23 @@ def typed(
         check=False,
         env={**os.environ, "FEDHW_HOME": str(home)},
     )
+
+
+def test_a_release_recognises_for_anybody(
+    release_directory: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+):
+    odd = picture.rename(picture.with_name("[a].png"))
+    assert run("recognize", release_directory, odd) == 0
+    assert "[a].png" in capsys.readouterr().out
+
+
+def test_an_unreadable_picture_is_one_sentence(
+    release_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "bad.png").write_text("no image")
+    assert run("recognize", release_directory, tmp_path / "bad.png") == 2
+    message = capsys.readouterr().err
+    assert message == f"fedhw: {tmp_path}/bad.png: is no readable image; save it as PNG\n"
 
 
 def test_a_picture_is_learned_and_then_recognised(device, picture):

@@ -1,0 +1,29 @@
+"""How commands find the agent of this device."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhw.system.console import needs
+
+if TYPE_CHECKING:
+    from fedhw_client.connection import Device
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(help="The agent's home; $FEDHW_HOME or this user's own by default."),
+]
+DeviceOption = Annotated[bool, typer.Option("--device", help="Ask the agent of this device.")]
+PortOption = Annotated[
+    int | None,
+    typer.Option(help="The loopback port that the agent listens on, if it does.", min=1, max=65535),
+]
+
+
+def connected(home: Path | None, port: int | None) -> "Device":
+    """Return the way to the agent; raises InputError where the extra for it is not installed."""
+    with needs("client"):
+        from fedhw_client.connection import connect
+
+    return connect(home, port)

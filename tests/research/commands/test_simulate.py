@@ -1,0 +1,246 @@
+"""Simulations as a user asks for them; bad input ends in one sentence and code 2."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhw.data.npz import save_npz
+from fedhw.data.writers import WriterSet
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.release.release import Release
+from tests.command_line import run
+
+WRITERS = synthetic_writers(range(2000, 2004), 62)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    save_npz(tmp_path / "writers.npz", WRITERS)
+    return tmp_path / "writers.npz"
+
+
+def test_simulate_writes_a_report_and_figures(
+    release_directory: Path, data: Path, tmp_path: Path
+) -> None:
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    asked = ("--methods", "moe,prior", "--shots", 20, "--json", figures)
+    code = run("simulate", "--release", release_directory, "--data", data, "--out", report, *asked)
+    assert code == 0
+    assert (report / "index.html").stat().st_size > 10_000
+    found = json.loads(figures.read_text())
+    assert (found["writers"], found["shots"], found["seed"]) == (4, 20, 0)
+    assert list(found["methods"]) == ["ge", "moe", "prior"]
+
+
+def cut_off(command: list[object], is_time: Callable[[], object]) -> str:
+    """Interrupt a command as a terminal does, with all its children; returns what it said."""
+    # Who runs the tests in the background may have them ignore the signal.
+    with subprocess.Popen(
+        ["env", "--default-signal=INT", *map(str, command)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while not is_time():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    return said
+
+
+def test_a_simulation_that_was_cut_off_goes_on(release_directory: Path, tmp_path: Path) -> None:
+    def kept() -> int:
+        return len(list(tmp_path.glob(".report.unfinished/*/*.npz")))
+
+    simulate: list[object] = [
+        *(Path(sys.executable).with_name("fedhw"), "simulate", "--release", release_directory),
+        *("--methods", "moe", "--out", tmp_path / "report", "--shots", 10, "--writers"),
+    ]
+    for least in (1, 3):
+        said = cut_off([*simulate, 1000], lambda least=least: kept() >= least)
+        assert "cut off; the same command goes on from what is done" in said
+        assert "Traceback" not in said
+    done = kept()
+    assert 3 <= done < 20
+    subprocess.run(list(map(str, [*simulate, 8])), check=True, stderr=subprocess.DEVNULL)
+    assert kept() == done  # another simulation does not touch it
+    subprocess.run(list(map(str, [*simulate, 1000])), check=True, stderr=subprocess.DEVNULL)
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    assert json.loads((tmp_path / "report" / "summary.json").read_text())["writers"] == 1000
+
+
+def test_no_process_outlives_a_simulation_that_is_killed(
+    release_directory: Path, tmp_path: Path
+) -> None:
+    fedhw = Path(sys.executable).with_name("fedhw")
+    command = [fedhw, "simulate", "--release", release_directory, "--writers", "2000"]
+    command += ["--shots", "10", "--methods", "moe", "--out", tmp_path / "report"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while not list(tmp_path.glob(".report.unfinished/*/*.npz")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    end = time.monotonic() + 60
+    while subprocess.run(["pgrep", "--session", str(process.pid)], stdout=-3).returncode == 0:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
+    """Beside the report, where the next simulation finds it; half of the writers are held out."""
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2004), 186))
+    asked = ("--data", "writers.npz", "--methods", "ge", "--seed", 3, "--out", tmp_path / "report")
+    with contextlib.chdir(tmp_path):
+        assert run("simulate", *asked, "--json", tmp_path / "figures.json") == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["writers"] == 2
+    release = Release.load(tmp_path / "report-release-writers-npz-3")
+    assert release.trained_on < set(WRITERS.names)
+    made = release.manifest.created
+    with contextlib.chdir(tmp_path):
+        assert run("simulate", *asked) == 0
+    assert Release.load(release.directory).manifest.created == made
+
+
+def test_simulate_lives_through_the_days_of_a_fleet(
+    release_directory: Path, tmp_path: Path
+) -> None:
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    save_npz(tmp_path / "all.npz", synthetic_writers(34, 150))
+    asked = ("--days", 3, "--epsilon", 2, "--seed", 5, "--json", figures, "--out", report)
+    given = ("--release", release_directory, "--data", tmp_path / "all.npz", "--fleet")
+    assert run("simulate", *given, *asked) == 0
+    assert (report / "index.html").stat().st_size > 10_000
+    found = json.loads(figures.read_text())
+    assert found == json.loads((report / "summary.json").read_text())
+    assert (found["writers"], len(found["days"]), found["seed"]) == (10, 3, 5)
+    assert len(found["decisions"]) == 3
+
+
+def npz(path: Path, **changes: object) -> Path:
+    """Write a good file with some arrays replaced."""
+    arrays = {
+        "images": WRITERS.images,
+        "labels": WRITERS.labels,
+        "writer": WRITERS.writer,
+        "writers": np.array(WRITERS.names),
+        "order": WRITERS.order,
+    }
+    np.savez_compressed(path, **(arrays | changes))
+    return path
+
+
+def few(characters: int, classes: int) -> WriterSet:
+    """One writer of so many characters and classes."""
+    labels = np.arange(characters) % classes
+    return WriterSet.of(WRITERS.images[:characters], labels, [0] * characters, ["one"])
+
+
+BAD_DATA = {
+    "float images": (
+        lambda p: npz(p, images=WRITERS.images.astype(float)),
+        "images",
+    ),
+    "NaN": (lambda p: npz(p, images=np.full((248, 28, 28), np.nan)), "images"),
+    "wrong size": (lambda p: npz(p, images=WRITERS.images[:, :20]), "images"),
+    "a label outside": (lambda p: npz(p, labels=np.full(248, 62, np.uint8)), "labels"),
+    "objects": (lambda p: npz(p, labels=np.array([{}] * 248, dtype=object)), "labels"),
+    "no characters": (lambda p: npz(p, images=WRITERS.images[:0]), ""),
+    "an empty file": (lambda p: p.touch(), "npz"),
+    "a truncated file": (lambda p: p.write_bytes(npz(p).read_bytes()[:5000]), "npz"),
+    "another alphabet": (
+        lambda p: npz(p, labels=WRITERS.labels % 10, alphabet=np.array("0123456789")),
+        "alphabet: '0123456789' is not the release's",
+    ),
+    "a writer of one sample": (lambda p: save_npz(p, few(1, 1)), "data: no writer"),
+    "a writer of one class": (lambda p: save_npz(p, few(60, 1)), "of two classes or more"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_is_one_sentence(
+    kind: str, release_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, word = BAD_DATA[kind]
+    make(tmp_path / "bad.npz")
+    report = tmp_path / "report"
+    asked = ("--data", tmp_path / "bad.npz", "--out", report)
+    assert run("simulate", "--release", release_directory, *asked) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith("fedhw: ")
+    assert word in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz"]
+
+
+def test_nothing_of_the_users_is_replaced(
+    release_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("dear")
+    given = ["--release", release_directory, "--data", data, "--methods", "ge"]
+    assert run("simulate", *given, "--out", mine) == 2
+    assert "holds something else; give a directory of its own" in capsys.readouterr().err
+    assert run("simulate", *given, "--out", tmp_path / "report", "--json", mine) == 2
+    assert "is a directory; give a file" in capsys.readouterr().err
+    assert (mine / "letter.txt").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "writers.npz"]
+
+
+def test_figures_have_their_place_outside_the_report(
+    release_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report"
+    given = ["--release", release_directory, "--data", data, "--methods", "ge", "--out", report]
+    for _ in range(2):
+        assert run("simulate", *given, "--json", tmp_path / "figures.json") == 0
+    assert run("simulate", *given, "--json", report / "figures.json") == 2
+    assert "is in the report, which has summary.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--shots", "0"], "shots: '0' is no count"),
+        (["--shots", "some"], "shots: 'some' is no count"),
+        (["--shots", "900"], "data: no writer"),
+        (["--days", "9"], "days: 9 is for a fleet; give --fleet, too"),
+        (["--noise", "1"], "noise: 1.0 is for a fleet; give --fleet, too"),
+        (["--address", "head:6379"], "address: head:6379 is for Ray; give --engine ray, too"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "address: no Ray cluster answers at"),
+        (["--fleet", "--engine", "ray"], "engine: ray is not for a fleet; leave one of both out"),
+        (["--fleet", "--shots", "9"], "shots: 9 is not for a fleet; leave one of both out"),
+        (["--fleet", "--writers", "5"], "writers: 5 cannot be drawn from the 4"),
+        (["--fleet"], "data: none of its 4 writers is among those"),
+        (["--methods", "moe,magic"], "methods: 'magic' is not known; use some of ge,moe"),
+        (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
+        (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
+        (["--data", "paper.pdf"], "data: 'paper.pdf' is no source"),
+        (["--data", "emnist:letters"], "data: emnist:letters names no writers"),
+    ],
+)
+def test_a_bad_option_is_one_sentence(
+    arguments: list[str],
+    sentence: str,
+    release_directory: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["--release", release_directory, "--data", data, "--out", tmp_path / "report"]
+    assert run("simulate", *given, *arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"fedhw: {sentence}")
+    assert message.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["writers.npz"]
