@@ -53,13 +53,14 @@ def prepare(home: Path, release: Path, reports: int) -> Iterator[bytes]:
     make_certificates(home / "tls", ["127.0.0.1"])
     published = Registry(home / "releases", ReleaseKey.create(home / "key")).publish(release)
     fleet = Fleet(home / "fleet.db")
-    policy = fleet.agree(window=WINDOW)
+    policy = fleet.settings.agree(window=WINDOW)
     mechanism = GaussianMechanism(policy.epsilon, policy.delta)
     keys = {f"pen-{number}": Ed25519PrivateKey.generate() for number in range(DEVICES)}
     for name, key in keys.items():
         node_key = ec.generate_private_key(ec.SECP384R1()).public_key()
         pem = node_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        fleet.enrol(name, fleet.invite(name), key.public_key().public_bytes_raw(), pem)
+        token = fleet.members.invite(name)
+        fleet.members.enrol(name, token, key.public_key().public_bytes_raw(), pem)
     fleet.close()
     tally = Tally.empty(len(published.alphabet))
     newest = int(time.time()) // WINDOW - 1

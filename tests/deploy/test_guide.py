@@ -34,13 +34,13 @@ def test_command_lines_are_understood():
 def test_the_backup_holds_what_is_being_written(tmp_path: Path):
     (statement,) = re.findall(r"^sqlite3 fleet.db \"(.+)\"$", GUIDE, flags=re.M)
     fleet = Fleet(tmp_path / "fleet.db")  # stays open: its log is not in the file yet
-    fleet.agree()
-    fleet.invite("anna")
+    fleet.settings.agree()
+    fleet.members.invite("anna")
     backup = tmp_path / "fleet.backup"
     with sqlite3.connect(tmp_path / "fleet.db") as database:
         database.execute(statement.replace("fleet.backup", str(backup)))
     restored = Fleet(backup)
-    assert [device.name for device in restored.devices()] == ["anna"]
+    assert [device.name for device in restored.members.all()] == ["anna"]
     restored.close()
     fleet.close()
 

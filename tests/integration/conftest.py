@@ -23,8 +23,8 @@ from fedhw.invitation import Invitation
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
-from fedhw_server.store.fleet import Device as Listed
 from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
 from tests.deploy.parts import free_port
 
 PATIENCE = 60.0
@@ -179,9 +179,9 @@ class CoordinatorProcess(FedhwProcess):
         with closing(Fleet(self.home / "fleet.db")) as fleet:
             yield fleet
 
-    def devices(self) -> dict[str, Listed]:
+    def devices(self) -> dict[str, Member]:
         with self.fleet() as fleet:
-            return {device.name: device for device in fleet.devices()}
+            return {device.name: device for device in fleet.members.all()}
 
     def part(self, name: str) -> int:
         """The process that was last started as this part."""

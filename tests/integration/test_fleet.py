@@ -136,7 +136,7 @@ def test_they_learn_and_the_fleet_sees_how_much(fleet: Running) -> None:
         with person.agent.connect() as device:
             assert device.status().kept == EACH
     with fleet.coordinator.fleet() as known:
-        until(lambda: dict(known.windows()).get(window) == len(NAMES))
+        until(lambda: dict(known.reports.windows()).get(window) == len(NAMES))
     seen = fleet.estimates(window)["gain"]
     gains = [gain(person.agent.home, window) for person in fleet.people]
     # Its standard error is never less than that of the noise, and Student's t makes it four times

@@ -263,7 +263,7 @@ def test_the_serverapp_is_killed(fleet: Running) -> None:
 
 def number_of_rounds(fleet: Running) -> int:
     with fleet.coordinator.fleet() as known:
-        return len(known.rounds())
+        return len(known.offer_log.all())
 
 
 def test_the_coordinator_is_killed_and_started_again(fleet: Running) -> None:
@@ -467,7 +467,7 @@ def test_nobody_steers_flower_without_the_secret(quiet: Running) -> None:
 def node(quiet: Running, pen: Enrolment) -> int:
     """The agent, as Flower knows it, when its coordinator has ended."""
     with quiet.coordinator.fleet() as known:
-        nodes = {device.name: number for number, device in known.by_node().items()}
+        nodes = {device.name: number for number, device in known.members.by_node().items()}
     quiet.coordinator.kill()
     return nodes["anna"]
 

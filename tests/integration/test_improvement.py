@@ -23,7 +23,6 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw_server.leader.secure_round import Summed, secure_sum
 from fedhw_server.leader.superlink import SECRET, Address, running
-from fedhw_server.store.attempts import Attempts
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
 from tests.integration.contribute_and_die import DIE_AT, LIES, added
 
@@ -77,9 +76,9 @@ class Running:
     def sum(self, grid: Grid, task: Task) -> Summed:
         """What all devices add to a task, once they are online."""
         with self.coordinator.fleet() as fleet:
-            until(lambda: {*fleet.by_node()} <= {*grid.get_node_ids()}, 180)
+            until(lambda: {*fleet.members.by_node()} <= {*grid.get_node_ids()}, 180)
             key = ReleaseKey.load(self.coordinator.home / "release.key")
-            return secure_sum(grid, fleet.by_node(), task, key, DEADLINE)
+            return secure_sum(grid, fleet.members.by_node(), task, key, DEADLINE)
 
     def added(self, task: Task, *names: str) -> np.ndarray:
         """The plain sum of what these devices have added."""
@@ -171,8 +170,8 @@ def test_a_poisoned_candidate_is_rejected_and_the_fleet_stays_where_it_is(
     coordinator.command("improvement", "--rounds", 4, "--noise", 0.01, *devices)
     coordinator.command("improve")
     with coordinator.fleet() as known:
-        until(lambda: Attempts(known).current is None, 600)
-        rounds = Attempts(known).rounds(1)
+        until(lambda: known.attempts.current is None, 600)
+        rounds = known.attempts.rounds(1)
     assert len([each for each in rounds if (each.summed or 0) >= SURVIVORS]) == 4
     listed = json.loads(coordinator.command("releases", "--json"))
     [attempt] = listed["attempts"]

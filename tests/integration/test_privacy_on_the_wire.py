@@ -19,7 +19,7 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import enrolment_pb2, release_pb2, statistics_pb2
-from fedhw_server.store.fleet import SETTLED
+from fedhw_server.store.members import SETTLED
 from tests.client.releases import published, shuffled
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
 from tests.integration.leaks import Secrets

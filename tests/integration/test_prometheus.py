@@ -71,7 +71,7 @@ def fleet(
                     device.learn(*character)
         coordinator.until_all("running", newest(coordinator))
         with coordinator.fleet() as known:
-            until(lambda: any(devices == len(NAMES) for _, devices in known.windows()))
+            until(lambda: any(devices == len(NAMES) for _, devices in known.reports.windows()))
         coordinator.command("revoke", NAMES[-1])
         until(lambda: prometheus.has('fedhw_reports_refused_total{reason="revoked"} > 0'))
         yield coordinator
@@ -133,7 +133,7 @@ def test_the_figures_are_those_of_the_fleet(
     (answered,) = prometheus.values('fedhw_rounds_total{outcome="answered"}')
     assert answered > 0
     with fleet.fleet() as known:
-        cohorts = [devices for _, devices in known.windows()]
+        cohorts = [devices for _, devices in known.reports.windows()]
     (cohort,) = prometheus.values("fedhw_statistic_cohort_devices")
     assert cohort in cohorts
     (gain,) = prometheus.values('fedhw_statistic_mean{statistic="gain"}')

@@ -51,12 +51,13 @@ from fedhw_server.leader.coordinator_process import Settings, _parts
 from fedhw_server.leader.superlink import Address, SuperLink, app_digest
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.coordinator_home import Home
-from fedhw_server.store.fleet import Fleet, Policy
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.settings import ReportPolicy
 
 PATIENCE = 60.0
 """Seconds that anything may take on a busy machine."""
 
-POLICY = Policy(window=10, epsilon=50.0, delta=1e-6, minimum_cohort=2)
+POLICY = ReportPolicy(window=10, epsilon=50.0, delta=1e-6, minimum_cohort=2)
 
 
 def until(is_so: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -146,7 +147,7 @@ class Pen:
         return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def join(self, fleet: Fleet) -> "Pen":
-        fleet.enrol(self.name, fleet.invite(self.name), self.public, self.node)
+        fleet.members.enrol(self.name, fleet.members.invite(self.name), self.public, self.node)
         return self
 
     def request(self, token: str) -> enrolment_pb.EnrolRequest:
@@ -221,7 +222,7 @@ def fleet(home: Home) -> Iterator[Fleet]:
 @contextmanager
 def open_fleet(home: Home) -> Iterator[Fleet]:
     fleet = Fleet(home.database)
-    fleet.agree(**vars(POLICY))
+    fleet.settings.agree(**vars(POLICY))
     try:
         yield fleet
     finally:

@@ -27,8 +27,8 @@ from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_server.commands.server import invite, registry
 from fedhw_server.leader.supervisor import PARENT
 from fedhw_server.store.coordinator_home import Home as ServerHome
-from fedhw_server.store.fleet import Device as Member
 from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
 from fedhw_server.store.window_estimates import window_estimates
 
 AGENT_MIB, COORDINATOR_MIB = 400, 900
@@ -201,11 +201,11 @@ class LocalFleet:
 
     def look(self) -> Look:
         """Return how things are, as the coordinator and the devices' own ledgers have it."""
-        members = {member.name: member for member in self._fleet.devices()}
+        members = {member.name: member for member in self._fleet.members.all()}
         self._look_at_windows()
         return Look(
             release=self._release.name,
-            rounds=len(self._fleet.rounds()),
+            rounds=len(self._fleet.offer_log.all()),
             devices=[device.look(members[device.name]) for device in self._devices],
             windows=[self._windows[window] for window in sorted(self._windows)],
             failure=self._coordinator.ending,
@@ -221,7 +221,7 @@ class LocalFleet:
         last = max((device.written[-1].at for device in left if device.written), default=0.0)
         window = int(last // self._plan.window)
         due = (window + 1 + SPREAD) * self._plan.window + LATE
-        return dict(self._fleet.windows()).get(window, 0) >= len(left) or time.time() > due
+        return dict(self._fleet.reports.windows()).get(window, 0) >= len(left) or time.time() > due
 
     def is_written(self) -> bool:
         """Whether no device has anything left to write."""
@@ -248,7 +248,7 @@ class LocalFleet:
 
     def _look_at_windows(self) -> None:
         classes = len(self._release.alphabet)
-        for window, cohort in self._fleet.windows():
+        for window, cohort in self._fleet.reports.windows():
             known = self._windows.get(window)
             if known is not None and known.cohort == cohort:
                 continue
@@ -325,7 +325,7 @@ class _Device:
             name=self.name,
             writer=self._writer,
             state=member.state,
-            is_online=member.is_online,
+            is_online=member.is_online(time.time()),
             running=member.running or "",
             written=len(written),
             to_write=len(self._characters),

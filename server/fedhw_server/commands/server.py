@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fedhw.release.manifest import Manifest
     from fedhw.release.registry import Registry
     from fedhw_server.store.coordinator_home import Home
-    from fedhw_server.store.fleet import Device, Fleet
+    from fedhw_server.store.fleet import Fleet
+    from fedhw_server.store.members import Member
 
 app = typer.Typer(invoke_without_command=True, help="Run and steer a coordinator.")
 
@@ -115,7 +116,7 @@ def revoke(
 ) -> None:
     """End a device's part at once: no release, no report."""
     with _fleet(home) as (_, fleet):
-        fleet.revoke(name)
+        fleet.members.revoke(name)
     say(f"{name} is revoked")
 
 
@@ -145,7 +146,7 @@ def rollback(
 def pause(home: HomeOption = None) -> None:
     """Offer no release until `resume`; reports are still taken."""
     with _fleet(home) as (_, fleet):
-        fleet.pause(True)
+        fleet.settings.pause(True)
     say("no release is offered from now on")
 
 
@@ -153,7 +154,7 @@ def pause(home: HomeOption = None) -> None:
 def resume(home: HomeOption = None) -> None:
     """Offer releases again."""
     with _fleet(home) as (_, fleet):
-        fleet.pause(False)
+        fleet.settings.pause(False)
     say("releases are offered again")
 
 
@@ -161,21 +162,21 @@ def resume(home: HomeOption = None) -> None:
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show how the fleet is."""
     with _fleet(home) as (place, fleet):
-        devices, policy = fleet.devices(), fleet.policy
+        devices, policy, now = fleet.members.all(), fleet.policy, fleet.clock.wall()
         latest = registry(place).latest
         enrolled = [device for device in devices if device.state == "enrolled"]
-        rounds = [each for each in fleet.rounds() if each.seconds is not None]
-        newest = next(iter(fleet.windows()), None)
+        rounds = [each for each in fleet.offer_log.all() if each.seconds is not None]
+        newest = next(iter(fleet.reports.windows()), None)
         known: dict[str, Any] = {
             "running": place.is_occupied(),
-            "paused": fleet.is_paused,
-            "statistics": fleet.setting("statistics"),
-            "flower": fleet.setting("flower"),
+            "paused": fleet.settings.is_paused,
+            "statistics": fleet.settings.get("statistics"),
+            "flower": fleet.settings.get("flower"),
             "release": latest.name if latest else None,
             "devices": {
                 "invited": sum(device.state == "invited" for device in devices),
                 "enrolled": len(enrolled),
-                "online": sum(device.is_online for device in enrolled),
+                "online": sum(device.is_online(now) for device in enrolled),
                 "on_release": sum(
                     latest is not None and d.running == latest.name for d in enrolled
                 ),
@@ -211,9 +212,9 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the devices: who they are, what they run, when they were seen."""
     with _fleet(home) as (_, fleet):
-        known = fleet.devices()
+        known, now = fleet.members.all(), fleet.clock.wall()
     if as_json:
-        out.print_json(json.dumps([_device(device) for device in known]))
+        out.print_json(json.dumps([_device(device, now) for device in known]))
         return
     shown = Table("device", "state", "online", "runs", "newest offer", "seen")
     for device in known:
@@ -221,7 +222,7 @@ def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
         shown.add_row(
             device.name,
             device.state,
-            "yes" if device.is_online else "no",
+            "yes" if device.is_online(now) else "no",
             device.running or "",
             f"{offer}: {device.refusal}" if device.refusal else offer,
             _ago(device.seen_at),
@@ -233,11 +234,9 @@ def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List what was published, what was tried to improve it, and every decision with its reason."""
     with _fleet(home) as (place, fleet):
-        from fedhw_server.store.attempts import Attempts
-
         manifests = registry(place).versions()
-        running = [device.running for device in fleet.devices() if device.state == "enrolled"]
-        known = Attempts(fleet)
+        running = [device.running for device in fleet.members.all() if device.state == "enrolled"]
+        known = fleet.attempts
         attempts, decisions = known.all(), known.decisions()
         share = known.roll_out(manifests[-1]).share if manifests else 1.0
     if as_json:
@@ -321,16 +320,15 @@ def improve(
     """Begin an attempt to improve the newest release, by the plan."""
     with _fleet(home) as (place, fleet):
         from fedhw.improvement.public import Public
-        from fedhw_server.store.attempts import Attempts
 
-        attempts = Attempts(fleet)
+        attempts = fleet.attempts
         if stop:
             attempts.stop()
             say("the attempt ends after what it does now; a release that is rolled out goes back")
             return
         newest = _newest(place)
         Public.load(place.public)
-        attempts.plan.check_fleet(fleet.enrolled)
+        attempts.plan.check_fleet(fleet.members.enrolled)
         attempts.begin(newest.version, "asked for by hand")
     say(f"{newest.name} is to be improved; fedhw server releases says how far it is")
 
@@ -377,9 +375,8 @@ def improvement(
     with _fleet(home) as (place, fleet):
         from fedhw.privacy.discrete_gaussian import epsilon_of
         from fedhw.privacy.ledger import DAY
-        from fedhw_server.store.attempts import Attempts
 
-        newest, attempts, delta = _newest(place), Attempts(fleet), fleet.policy.delta
+        newest, attempts, delta = _newest(place), fleet.attempts, fleet.policy.delta
         pause = None if pause_days is None else pause_days * DAY
         when = _given(error=error, rise=rise, cohort=online, pause=pause, epsilon=epsilon_in_all)
         given = _given(
@@ -494,14 +491,14 @@ def invite(home: "Home", fleet: "Fleet", name: str) -> "Invitation":
     return Invitation(
         device=name,
         certificate_authority=(home.certificates / "ca.crt").read_text(encoding="ascii"),
-        statistics=fleet.setting("statistics"),
-        flower=fleet.setting("flower"),
+        statistics=fleet.settings.get("statistics"),
+        flower=fleet.settings.get("flower"),
         release_key=ReleaseKey.load(home.release_key).public,
-        app=fleet.setting("app"),
+        app=fleet.settings.get("app"),
         window=policy.window,
         epsilon=policy.epsilon,
         delta=policy.delta,
-        token=fleet.invite(name),  # last: no room is made where the rest is not known yet
+        token=fleet.members.invite(name),  # last: no room is made where the rest is not known yet
     )
 
 
@@ -539,11 +536,11 @@ def _home(given: Path | None) -> "Home":
     return Home.default() if chosen is None else Home(chosen)
 
 
-def _device(device: "Device") -> dict[str, Any]:
+def _device(device: "Member", now: float) -> dict[str, Any]:
     return {
         "name": device.name,
         "state": device.state,
-        "online": device.is_online,
+        "online": device.is_online(now),
         "running": device.running,
         "offered": device.offered,
         "adoption": device.adoption,

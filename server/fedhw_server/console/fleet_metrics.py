@@ -30,7 +30,7 @@ from fedhw.privacy.statistics import LATENCIES
 from fedhw.release.registry import Registry
 from fedhw_server.fronts.statistics_service import REASONS, Watcher
 from fedhw_server.leader.supervisor import Part
-from fedhw_server.store.attempts import ENDS, IN_FLIGHT, Attempt, Attempts
+from fedhw_server.store.attempts import ENDS, IN_FLIGHT, Attempt
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.window_estimates import window_estimates
 
@@ -98,12 +98,13 @@ class _FleetCollector(Collector):
         yield from self._statistics()
 
     def _devices(self) -> Iterator[Metric]:
-        devices, latest = self._fleet.devices(), self._registry.latest
+        devices, latest = self._fleet.members.all(), self._registry.latest
+        now = self._fleet.clock.wall()
         enrolled = [device for device in devices if device.state == "enrolled"]
         asked = [device for device in enrolled if latest and device.offered == latest.version]
         counts = {
             "enrolled": ("Devices that may take part.", len(enrolled)),
-            "online": ("Devices that are connected.", sum(d.is_online for d in enrolled)),
+            "online": ("Devices that are connected.", sum(d.is_online(now) for d in enrolled)),
             "revoked": ("Devices that were sent away.", sum(d.state == "revoked" for d in devices)),
             "held_back": (
                 "Devices that keep an older release, since the newest is worse for them.",
@@ -130,7 +131,7 @@ class _FleetCollector(Collector):
         latest = self._registry.latest
         gauges = {
             "release_version": ("The newest release.", latest.version if latest else 0),
-            "paused": ("1 while no release is offered.", self._fleet.is_paused),
+            "paused": ("1 while no release is offered.", self._fleet.settings.is_paused),
             "report_epsilon": ("What a report costs a device.", policy.epsilon),
             "report_delta": ("What a report costs a device.", policy.delta),
             "report_window_seconds": ("What a report covers.", policy.window),
@@ -193,7 +194,7 @@ class _RoundCollector(Collector):
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         # Of this start only: a counter that began with all that is kept would seem to leap.
-        self._seen = max((each.number for each in fleet.rounds()), default=0)
+        self._seen = max((each.number for each in fleet.offer_log.all()), default=0)
         self._own = CollectorRegistry()
         self._rounds = Counter("fedhw_rounds", "Rounds of offers.", ["outcome"], registry=self._own)
         for outcome in ("answered", "abandoned"):
@@ -208,7 +209,7 @@ class _RoundCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counts after a look at the newest rounds."""
-        rounds = self._fleet.rounds(self._seen)
+        rounds = self._fleet.offer_log.all(self._seen)
         for each in rounds:
             if each.seconds is None and each is rounds[-1]:
                 break  # it runs; an earlier one without an end was cut off
@@ -230,7 +231,7 @@ class _ImprovementCollector(Collector):
     def __init__(self, fleet: Fleet, registry: Registry) -> None:
         self._fleet = fleet
         self._registry = registry
-        self._attempts = Attempts(fleet)
+        self._attempts = fleet.attempts
 
     def collect(self) -> Iterator[Metric]:
         """Yield the figures of now."""

@@ -20,7 +20,8 @@ from fedhw.errors import InputError
 from fedhw.invitation import proof_of_keys
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
-from fedhw_server.store.fleet import EnrolmentError, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import EnrolmentError
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -41,7 +42,11 @@ class EnrolmentService(pb_grpc.EnrolmentServicer):
         try:
             node_key = _checked(request)
             await asyncio.to_thread(
-                self._fleet.enrol, request.device, request.token, request.report_key, node_key
+                self._fleet.members.enrol,
+                request.device,
+                request.token,
+                request.report_key,
+                node_key,
             )
         except EnrolmentError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))

@@ -23,8 +23,8 @@ from fedhw.privacy.statistics import SHADOW, SIGNED, Report, check_report
 from fedhw.release.registry import Registry
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
-from fedhw_server.store.attempts import Attempts
-from fedhw_server.store.fleet import Accepted, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.reports import Accepted
 
 BURST, PER_SECOND = 20.0, 1.0
 """Reports that a device may send at once, and how fast it may go on."""
@@ -77,7 +77,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         self._watcher = watcher
         # A connection of its own: who is asked while reports are written must not wait.
         self._reading = Fleet(fleet.path)
-        self._attempts = Attempts(self._reading)
+        self._attempts = self._reading.attempts
         self._rate = _Rate()
         self._waiting: list[tuple[Accepted, asyncio.Future[bool]]] = []
         self._arrived = asyncio.Event()
@@ -117,9 +117,10 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             self._arrived.clear()
             batch, self._waiting = self._waiting, []
             try:
-                agree = await asyncio.to_thread(self._fleet.count, [report for report, _ in batch])
+                accepted = [report for report, _ in batch]
+                agree = await asyncio.to_thread(self._fleet.reports.count, accepted)
                 if time.monotonic() - pruned > self._policy.window:
-                    await asyncio.to_thread(self._fleet.prune, time.time())
+                    await asyncio.to_thread(self._fleet.reports.prune, time.time())
                     pruned = time.monotonic()
             except Exception as error:  # whatever the disk does, the service goes on
                 log.error("reports not counted", error=type(error).__name__, reports=len(batch))
@@ -193,7 +194,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
 
     def _verify(self, device: str, request: pb.SendReportRequest) -> None:
         """Raise RefusedError unless the report is of a device that may send one now."""
-        known = self._reading.reporter(device)
+        known = self._reading.members.reporter(device)
         if known is None:
             raise RefusedError(
                 grpc.StatusCode.UNAUTHENTICATED,

@@ -15,7 +15,7 @@ from fedhw.release.release import read_files
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
-from fedhw_server.store.fleet import Device
+from fedhw_server.store.members import Member
 
 TRY = Kind("query.shadow", "offer")
 
@@ -27,12 +27,12 @@ WANTED, EVALUATING, TOLD = "wanted", "evaluating", "told"
 UNSETTLED = {WANTED, EVALUATING}
 """What a canary may say so that it is asked again."""
 
-TryOut = Callable[[Mapping[int, Device], Path], Mapping[str, str]]
+TryOut = Callable[[Mapping[int, Member], Path], Mapping[str, str]]
 """Has devices, by node, try the candidate in a directory; returns what each says, by name."""
 
 
 def try_out(
-    grid: Grid, key: ReleaseKey, devices: Mapping[int, Device], directory: Path
+    grid: Grid, key: ReleaseKey, devices: Mapping[int, Member], directory: Path
 ) -> dict[str, str]:
     """Ask devices once how far they are with a candidate; who does not answer is left out."""
     manifest = (directory / MANIFEST).read_bytes()

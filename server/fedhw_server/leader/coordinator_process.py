@@ -84,7 +84,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     with occupied(home.directory, PROGRAM):
         fleet = Fleet(home.database)
         try:
-            fleet.agree(
+            fleet.settings.agree(
                 window=settings.window,
                 epsilon=settings.epsilon,
                 delta=settings.delta,
@@ -129,11 +129,11 @@ async def _serve(
         EnrolmentService(fleet, roster.changed),
     )
     pages = Pages.bound(metrics, settings.metrics_host, settings.metrics_port)
-    fleet.keep("statistics", f"{_bracketed(settings.reached_at)}:{port}")
-    fleet.keep("flower", f"{_bracketed(settings.reached_at)}:{flower_port}")
-    fleet.keep("app", app_digest())
-    say(f"statistics: {fleet.setting('statistics')}")
-    say(f"flower: {fleet.setting('flower')}")
+    fleet.settings.keep("statistics", f"{_bracketed(settings.reached_at)}:{port}")
+    fleet.settings.keep("flower", f"{_bracketed(settings.reached_at)}:{flower_port}")
+    fleet.settings.keep("app", app_digest())
+    say(f"statistics: {fleet.settings.get('statistics')}")
+    say(f"flower: {fleet.settings.get('flower')}")
     say(f"metrics: http://{_bracketed(settings.metrics_host)}:{pages.port}/metrics")
     await server.start()
     async with asyncio.TaskGroup() as tasks:

@@ -38,9 +38,10 @@ from fedhw.system.atomic import replacing
 from fedhw_server.leader.candidate_trials import TOLD, UNSETTLED, WANTED, TryOut
 from fedhw_server.leader.plan import Plan
 from fedhw_server.leader.secure_round import AddUp, LateSumError
-from fedhw_server.store.attempts import ENDS, Attempt, Attempts, Stage
+from fedhw_server.store.attempts import ENDS, Attempt, Stage
 from fedhw_server.store.coordinator_home import Home
-from fedhw_server.store.fleet import Device, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
 from fedhw_server.store.window_estimates import WindowEstimates, shadow_estimates, window_estimates
 
 ROUND_RETRY_SECONDS = 60.0
@@ -75,13 +76,13 @@ class Improver:
         self._home = home
         self._fleet = fleet
         self._registry = registry
-        self._attempts = Attempts(fleet)
+        self._attempts = fleet.attempts
         self._add_up = add_up
         self._try_out = try_out
         self._done: dict[str, float] = {}
         self._loaded: tuple[int, Improvement] | None = None
 
-    def step(self, online: Mapping[int, Device]) -> None:
+    def step(self, online: Mapping[int, Member]) -> None:
         """Do the next thing there is to do, with the devices that are online by node."""
         attempt = self._attempts.current
         try:
@@ -92,7 +93,7 @@ class Improver:
             elif self._is_time("warn", TRIGGER_INTERVAL_SECONDS):
                 log.warning("improvement waits", reason=str(error))
 
-    def _go_on(self, attempt: Attempt | None, online: Mapping[int, Device]) -> None:
+    def _go_on(self, attempt: Attempt | None, online: Mapping[int, Member]) -> None:
         newest = self._registry.latest
         if newest is None:
             return
@@ -115,7 +116,7 @@ class Improver:
 
     # Beginning and ending
 
-    def _decide(self, newest: Manifest, online: Mapping[int, Device]) -> None:
+    def _decide(self, newest: Manifest, online: Mapping[int, Member]) -> None:
         """Begin an attempt where the plan is to do so by itself and the statistics tell for it."""
         plan = self._attempts.plan
         if not plan.automatic or not self._is_time("look", TRIGGER_INTERVAL_SECONDS):
@@ -126,11 +127,11 @@ class Improver:
         else:
             self._attempts.wait(decision.reason)
 
-    def _decision(self, plan: Plan, newest: Manifest, online: Mapping[int, Device]) -> Decision:
+    def _decision(self, plan: Plan, newest: Manifest, online: Mapping[int, Member]) -> Decision:
         if not self._home.public.is_dir():
             return Decision(False, "there are no public characters to rehearse and to judge by")
         try:
-            plan.check_fleet(self._fleet.enrolled)
+            plan.check_fleet(self._fleet.members.enrolled)
         except InputError as error:
             return Decision(False, str(error))
         ended = [attempt for attempt in self._attempts.all() if attempt.stage in ENDS]
@@ -151,7 +152,7 @@ class Improver:
         if not since:
             return None
         seconds = self._fleet.policy.window
-        for window, _ in reversed(self._fleet.windows()):
+        for window, _ in reversed(self._fleet.reports.windows()):
             if window * seconds >= since[-1]:
                 found = window_estimates(self._fleet, classes, window)
                 if found is not None:
@@ -183,7 +184,7 @@ class Improver:
 
     # Rounds
 
-    def _train(self, attempt: Attempt, online: Mapping[int, Device]) -> None:
+    def _train(self, attempt: Attempt, online: Mapping[int, Member]) -> None:
         plan, place = Plan.from_json(attempt.plan), self._state(attempt)
         improvement = self._improvement(attempt, plan)
         state = State.from_bytes(place.read_bytes()) if place.exists() else improvement.begin()
@@ -214,7 +215,7 @@ class Improver:
         plan: Plan,
         improvement: Improvement,
         state: State,
-        online: Mapping[int, Device],
+        online: Mapping[int, Member],
     ) -> None:
         devices = self._drawn(attempt, plan, online)
         task = improvement.task(state, max(len(devices), plan.survivors), plan.survivors)
@@ -246,8 +247,8 @@ class Improver:
         log.info("round", attempt=attempt.number, round=state.round, devices=contributors)
 
     def _drawn(
-        self, attempt: Attempt, plan: Plan, online: Mapping[int, Device]
-    ) -> dict[int, Device]:
+        self, attempt: Attempt, plan: Plan, online: Mapping[int, Member]
+    ) -> dict[int, Member]:
         """Some devices that may be asked once more, at random.
 
         Not those first who have paid least: that are, for ever, those who decline.
@@ -291,7 +292,7 @@ class Improver:
 
     # The candidate
 
-    def _try(self, attempt: Attempt, online: Mapping[int, Device]) -> None:
+    def _try(self, attempt: Attempt, online: Mapping[int, Member]) -> None:
         """Have canaries try the candidate, until it is clear what it is to them."""
         said = self._attempts.canaries(attempt.number) or self._canaries(attempt, online)
         open_ones = {node: one for node, one in online.items() if said.get(one.name) in UNSETTLED}
@@ -300,7 +301,7 @@ class Improver:
             self._attempts.note_canaries(attempt.number, news)
             said |= news
         candidate = str(attempt.candidate)
-        sums = self._fleet.shadow_sums(candidate)
+        sums = self._fleet.reports.shadow_sums(candidate)
         heard = 0 if sums is None else sums.count
         answers = list(said.values())
         have_all = heard >= answers.count(TOLD) and not UNSETTLED & set(answers)
@@ -312,7 +313,7 @@ class Improver:
         elif outcome == Outcome.REJECT:
             self._end(attempt, Stage.REJECTED, reason)
 
-    def _canaries(self, attempt: Attempt, online: Mapping[int, Device]) -> dict[str, str]:
+    def _canaries(self, attempt: Attempt, online: Mapping[int, Member]) -> dict[str, str]:
         """Draw canaries, first of those that the candidate was not made of; none of too few."""
         plan, fewest = Plan.from_json(attempt.plan), self._fleet.policy.minimum_cohort
         if len(online) < fewest:
@@ -391,7 +392,7 @@ class Improver:
         self._end(attempt, Stage.ROLLED_BACK, reason)
 
 
-def _running(release: Manifest, online: Mapping[int, Device]) -> dict[int, Device]:
+def _running(release: Manifest, online: Mapping[int, Member]) -> dict[int, Member]:
     return {node: device for node, device in online.items() if device.running == release.name}
 
 

@@ -8,7 +8,8 @@ import httpx
 import structlog
 
 from fedhw_server.leader.superlink import KnownNode, SuperLink
-from fedhw_server.store.fleet import Device, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
 
 REFRESH_SECONDS = 1.0
 """Seconds in which a revocation by the operator takes effect at the latest."""
@@ -52,12 +53,12 @@ class Membership:
 
     def _differs(self) -> bool:
         """Whether there is anything to do but for those whom Flower has just refused."""
-        return bool(self._fleet.differing() - self._refused)
+        return bool(self._fleet.members.differing() - self._refused)
 
     def _agree(self) -> None:
         known = self._superlink.nodes()
         self._refused = set()
-        for device in self._fleet.devices():
+        for device in self._fleet.members.all():
             if device.node_key is None:
                 continue
             try:
@@ -65,16 +66,16 @@ class Membership:
             except httpx.HTTPStatusError as error:  # of this device; the others go on
                 log.warning("refused by flower", device=device.name, error=str(error)[:80])
                 self._refused.add(device.name)
-        self._fleet.seen(node.node for node in known.values() if node.is_online)
+        self._fleet.members.seen(node.node for node in known.values() if node.is_online)
 
-    def _settle(self, device: Device, node: KnownNode | None) -> None:
+    def _settle(self, device: Member, node: KnownNode | None) -> None:
         if device.state == "enrolled":
             number = self._superlink.register(device.node_key or "") if node is None else node.node
             if number != device.node:
-                self._fleet.set_node(device.name, number)
+                self._fleet.members.set_node(device.name, number)
             return
         if node is not None:
             self._superlink.unregister(node.node)
             log.info("revoked", device=device.name)
         if device.node is not None:
-            self._fleet.set_node(device.name, None)
+            self._fleet.members.set_node(device.name, None)

@@ -24,8 +24,8 @@ from fedhw.release.registry import Parcel, Registry
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
 from fedhw_server.leader.improver import Improver
-from fedhw_server.store.attempts import Attempts
-from fedhw_server.store.fleet import Device, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
 
 OFFER = Kind("query.release", "offer")
 
@@ -50,25 +50,25 @@ def coordinate(
 ) -> None:
     """Improve and offer releases until it has `ended`, or as long as the process lives."""
     while not ended():
-        if not fleet.is_paused:
+        if not fleet.settings.is_paused:
             improver.step(online(grid, fleet))
         offer(grid, fleet, registry)
         time.sleep(ROUND_INTERVAL_SECONDS)
 
 
-def online(grid: Grid, fleet: Fleet) -> dict[int, Device]:
+def online(grid: Grid, fleet: Fleet) -> dict[int, Member]:
     """Return the enrolled devices that are connected, by node."""
     nodes = set(grid.get_node_ids())
-    return {node: device for node, device in fleet.by_node().items() if node in nodes}
+    return {node: device for node, device in fleet.members.by_node().items() if node in nodes}
 
 
 def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
     """Ask everybody who has not settled about the release that is for them, in a round for each."""
     newest, now = registry.latest, time.time()
-    if newest is None or fleet.is_paused:
+    if newest is None or fleet.settings.is_paused:
         return
-    by_version: dict[int, dict[int, Device]] = {}
-    roll_out = Attempts(fleet).roll_out(newest)
+    by_version: dict[int, dict[int, Member]] = {}
+    roll_out = fleet.attempts.roll_out(newest)
     for node, device in online(grid, fleet).items():
         version = roll_out.version_for(device)
         if device.wants(version, now):
@@ -78,9 +78,9 @@ def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
 
 
 def _offer(
-    grid: Grid, fleet: Fleet, parcel: Parcel, version: int, devices: Mapping[int, Device]
+    grid: Grid, fleet: Fleet, parcel: Parcel, version: int, devices: Mapping[int, Member]
 ) -> None:
-    number = fleet.begin_round(version, len(devices))
+    number = fleet.offer_log.begin(version, len(devices))
     began, answered = time.monotonic(), set()
     asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
     whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
@@ -97,7 +97,7 @@ def _offer(
         return None
 
     request_all(grid, OFFER, dict.fromkeys(devices, first), OFFER_TIMEOUT_SECONDS, take)
-    fleet.end_round(number, len(answered), time.monotonic() - began)
+    fleet.offer_log.end(number, len(answered), time.monotonic() - began)
     log.info("offered", version=version, asked=len(devices), answered=len(answered))
 
 
@@ -110,14 +110,14 @@ def _answer(content: bytes) -> pb.Answer:
     raise DecodeError("an unknown word")
 
 
-def _note(fleet: Fleet, device: Device, version: int, answer: pb.Answer) -> None:
+def _note(fleet: Fleet, device: Member, version: int, answer: pb.Answer) -> None:
     """Keep what a device says; words, since people read them in tables and metrics."""
     refusal = None
     if answer.adoption == pb.ADOPTION_REFUSED:
         refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")
     adoption = _word(pb.Adoption.Name(answer.adoption), "ADOPTION_")
     running = answer.running if RELEASE.fullmatch(answer.running) else ""
-    fleet.note_answer(device.name, version, running, adoption, refusal)
+    fleet.members.note_answer(device.name, version, running, adoption, refusal)
 
 
 def _word(name: str, prefix: str) -> str:

@@ -26,7 +26,7 @@ from fedhw.privacy.secure_sum import Keys, SumError, Terms, check_keys, graph, u
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import improvement_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
-from fedhw_server.store.fleet import Device
+from fedhw_server.store.members import Member
 
 STEP = Kind("train.sum", "request")
 
@@ -52,13 +52,13 @@ class LateSumError(SumError):
         self.asked = asked
 
 
-AddUp = Callable[[Mapping[int, Device], Task], Summed]
+AddUp = Callable[[Mapping[int, Member], Task], Summed]
 """What sums a task over devices by node; raises SumError where too few take part to the end,
 LateSumError where they were too few only then."""
 
 
 def secure_sum(
-    grid: Grid, devices: Mapping[int, Device], task: Task, key: ReleaseKey, deadline: float
+    grid: Grid, devices: Mapping[int, Member], task: Task, key: ReleaseKey, deadline: float
 ) -> Summed:
     """Ask devices, by node, to do a task, and return the sum of what they add.
 
@@ -84,7 +84,7 @@ def secure_sum(
 
 
 def _certified(
-    terms: Terms, shown: Mapping[str, pb.Keys], devices: Iterable[Device], key: ReleaseKey
+    terms: Terms, shown: Mapping[str, pb.Keys], devices: Iterable[Member], key: ReleaseKey
 ) -> dict[str, Keys]:
     """The keys of the devices that have signed them with what they have enrolled with."""
     known = {}

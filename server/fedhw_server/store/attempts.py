@@ -6,7 +6,6 @@ device adds up.
 
 import json
 import sqlite3
-import time
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import NamedTuple
@@ -14,8 +13,11 @@ from typing import NamedTuple
 from fedhw.errors import InputError
 from fedhw.improvement.rollout import draw, share_at
 from fedhw.release.manifest import Manifest
+from fedhw.system.clock import Clock
 from fedhw_server.leader.plan import Plan
-from fedhw_server.store.fleet import Device, Fleet
+from fedhw_server.store.database import Database
+from fedhw_server.store.members import Member, Members
+from fedhw_server.store.settings import FleetSettings
 
 
 class Stage(StrEnum):
@@ -102,7 +104,7 @@ class RollOut(NamedTuple):
     before: int
     share: float
 
-    def version_for(self, device: Device) -> int:
+    def version_for(self, device: Member) -> int:
         """Return the version that a device should run; nobody is taken one that it has."""
         has_it = device.running == self.newest.name
         is_for = has_it or draw(device.name, self.newest.name) < self.share
@@ -110,25 +112,29 @@ class RollOut(NamedTuple):
 
 
 class Attempts:
-    """The attempts of one fleet; threads and processes may share its database."""
+    """The attempts of one fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, db: Database, settings: FleetSettings, members: Members, clock: Clock
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._members = members
+        self._clock = clock
 
     @property
     def plan(self) -> Plan:
         """What the next attempt will be like."""
-        for (content,) in self._fleet.read("SELECT value FROM settings WHERE name = ?", (PLAN,)):
-            return Plan.from_json(content)
-        return Plan()
+        content = self._settings.find(PLAN)
+        return Plan() if content is None else Plan.from_json(content)
 
     def agree(self, plan: Plan) -> None:
         """Plan the next attempts so; one in flight goes on as it began."""
-        self._fleet.keep(PLAN, plan.to_json())
+        self._settings.keep(PLAN, plan.to_json())
 
     def begin(self, parent: int, reason: str) -> None:
         """Begin an attempt by the plan; raises InputError while another one is in flight."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             other = self.current
             if other is not None:
                 raise InputError(
@@ -137,13 +143,13 @@ class Attempts:
                 )
             begun = db.execute(
                 "INSERT INTO attempts (parent, plan, stage, since) VALUES (?, ?, ?, ?)",
-                (parent, self.plan.to_json(), Stage.ROUNDS, time.time()),
+                (parent, self.plan.to_json(), Stage.ROUNDS, self._clock.wall()),
             )
-            _decide(db, begun.lastrowid, "begin", reason)
+            self._decide(db, begun.lastrowid, "begin", reason)
 
     def stop(self) -> None:
         """Ask for the end of the attempt in flight; raises InputError where there is none."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             if self.current is None:
                 raise InputError("stop: no attempt to improve is in flight; there is none to stop")
             db.execute(f"UPDATE attempts SET stopping = 1 WHERE {_IN_FLIGHT}")
@@ -156,8 +162,8 @@ class Attempts:
         attempt = self.current
         if attempt is None or attempt.stage != Stage.ROLL_OUT:
             return RollOut(newest, newest.version, 1.0)
-        fewest = DRAWN * self._fleet.policy.minimum_cohort
-        devices = len(self._fleet.by_node())
+        fewest = DRAWN * self._settings.policy.minimum_cohort
+        devices = len(self._members.by_node())
         share = share_at(attempt.step, devices, fewest)
         has_others = (1 - share) * devices >= fewest
         return RollOut(newest, attempt.parent, share if has_others else 1.0)
@@ -165,13 +171,13 @@ class Attempts:
     @property
     def current(self) -> Attempt | None:
         """The attempt in flight."""
-        for row in self._fleet.read(f"{_SELECT} WHERE {_IN_FLIGHT}"):
+        for row in self._db.read(f"{_SELECT} WHERE {_IN_FLIGHT}"):
             return Attempt(*row)
         return None
 
     def all(self) -> list[Attempt]:
         """Return every attempt, the oldest first."""
-        return [Attempt(*row) for row in self._fleet.read(f"{_SELECT} ORDER BY number")]
+        return [Attempt(*row) for row in self._db.read(f"{_SELECT} ORDER BY number")]
 
     def move(self, attempt: Attempt, decision: str, reason: str) -> None:
         """Put this in the place of what is known of an attempt, and say why."""
@@ -179,29 +185,29 @@ class Attempts:
         del changes["stopping"]  # the operator may have asked meanwhile
         number = changes.pop("number")
         places = ", ".join(f"{name} = ?" for name in changes)
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 f"UPDATE attempts SET {places} WHERE number = ?", (*changes.values(), number)
             )
-            _decide(db, number, decision, reason)
+            self._decide(db, number, decision, reason)
 
     def decide(self, attempt: int, decision: str, reason: str) -> None:
         """Keep a decision that leaves an attempt where it is."""
-        with self._fleet.transaction() as db:
-            _decide(db, attempt, decision, reason)
+        with self._db.transaction() as db:
+            self._decide(db, attempt, decision, reason)
 
     def wait(self, reason: str) -> None:
         """Keep that no attempt was begun; of many such in a row the last."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "DELETE FROM decisions WHERE number = (SELECT max(number) FROM decisions) "
                 "AND attempt IS NULL"
             )
-            _decide(db, None, "wait", reason)
+            self._decide(db, None, "wait", reason)
 
     def decisions(self, most: int | None = None) -> list[Decision]:
         """Return every decision or so many of the last, the oldest first."""
-        found = self._fleet.read(
+        found = self._db.read(
             "SELECT attempt, moment, decision, reason FROM decisions ORDER BY number DESC LIMIT ?",
             (-1 if most is None else most,),
         )
@@ -211,10 +217,10 @@ class Attempts:
 
     def begin_round(self, attempt: int, devices: Collection[str], rho: float) -> int:
         """Charge a round to all that are asked, and return its number."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             begun = db.execute(
                 "INSERT INTO training_rounds (attempt, began, rho, devices) VALUES (?, ?, ?, ?)",
-                (attempt, time.time(), rho, json.dumps(sorted(devices))),
+                (attempt, self._clock.wall(), rho, json.dumps(sorted(devices))),
             )
             return int(begun.lastrowid or 0)
 
@@ -227,7 +233,7 @@ class Attempts:
         within: float | None = None,
     ) -> None:
         """Note how a round went; only these devices have paid for it."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE training_rounds SET seconds = ?, devices = ?, summed = ?, within = ? "
                 "WHERE number = ?",
@@ -236,7 +242,7 @@ class Attempts:
 
     def rounds(self, attempt: int) -> list[TrainingRound]:
         """Return the rounds of an attempt, the oldest first."""
-        found = self._fleet.read(
+        found = self._db.read(
             f"SELECT {', '.join(TrainingRound._fields)} FROM training_rounds "
             "WHERE attempt = ? ORDER BY number",
             (attempt,),
@@ -246,15 +252,13 @@ class Attempts:
     @property
     def outcomes(self) -> tuple[int, int]:
         """How many rounds of all attempts have come to a sum, and to nothing."""
-        [(done, ended)] = self._fleet.read(
-            "SELECT count(summed), count(seconds) FROM training_rounds"
-        )
+        [(done, ended)] = self._db.read("SELECT count(summed), count(seconds) FROM training_rounds")
         return done, ended - done
 
     @property
     def last_round(self) -> TrainingRound | None:
         """The newest round that has come to a sum."""
-        for row in self._fleet.read(
+        for row in self._db.read(
             f"SELECT {', '.join(TrainingRound._fields)} FROM training_rounds "
             "WHERE summed IS NOT NULL ORDER BY number DESC LIMIT 1"
         ):
@@ -264,7 +268,7 @@ class Attempts:
     def participations(self, attempt: int) -> dict[str, int]:
         """Return how many rounds of an attempt were charged to each device."""
         return dict(
-            self._fleet.read(
+            self._db.read(
                 "SELECT value, count(*) FROM training_rounds, json_each(devices) "
                 "WHERE attempt = ? GROUP BY value",
                 (attempt,),
@@ -274,7 +278,7 @@ class Attempts:
     @property
     def rho(self) -> float:
         """What all rounds there ever were have cost the device that was in most, in zCDP."""
-        [(most,)] = self._fleet.read(
+        [(most,)] = self._db.read(
             "SELECT max(paid) FROM (SELECT sum(rho) AS paid "
             "FROM training_rounds, json_each(devices) GROUP BY value)"
         )
@@ -285,12 +289,12 @@ class Attempts:
     def canaries(self, attempt: int) -> dict[str, str]:
         """Return what each canary has said last of the candidate, by name."""
         return dict(
-            self._fleet.read("SELECT device, state FROM canaries WHERE attempt = ?", (attempt,))
+            self._db.read("SELECT device, state FROM canaries WHERE attempt = ?", (attempt,))
         )
 
     def is_canary(self, device: str, candidate: str) -> bool:
         """Whether a device is to report of this candidate now."""
-        found = self._fleet.read(
+        found = self._db.read(
             "SELECT 1 FROM attempts JOIN canaries ON attempt = number "
             "WHERE stage = ? AND candidate = ? AND device = ?",
             (Stage.SHADOW, candidate, device),
@@ -299,18 +303,19 @@ class Attempts:
 
     def note_canaries(self, attempt: int, states: Mapping[str, str]) -> None:
         """Keep what canaries have said; they are canaries from then on."""
-        with self._fleet.transaction() as db:
+        with self._db.transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO canaries VALUES (?, ?, ?)",
                 [(attempt, device, state) for device, state in states.items()],
             )
 
-
-def _decide(db: sqlite3.Connection, attempt: int | None, decision: str, reason: str) -> None:
-    db.execute(
-        "INSERT INTO decisions (attempt, moment, decision, reason) VALUES (?, ?, ?, ?)",
-        (attempt, time.time(), decision, reason),
-    )
+    def _decide(
+        self, db: sqlite3.Connection, attempt: int | None, decision: str, reason: str
+    ) -> None:
+        db.execute(
+            "INSERT INTO decisions (attempt, moment, decision, reason) VALUES (?, ?, ?, ?)",
+            (attempt, self._clock.wall(), decision, reason),
+        )
 
 
 _SELECT = f"SELECT {', '.join(Attempt._fields)} FROM attempts"

@@ -1,6 +1,5 @@
 """What the fleet's reports say of each window, and of a candidate: for people and Prometheus."""
 
-import time
 from functools import reduce
 from operator import add
 from typing import NamedTuple
@@ -37,15 +36,15 @@ def window_estimates(
     reported; so many is then nobody's business.
     """
     policy = fleet.policy
-    settled = time.time() - FILLING * policy.window
+    settled = fleet.clock.wall() - FILLING * policy.window
     shown = [
         (number, devices)
-        for number, devices in fleet.windows()
+        for number, devices in fleet.reports.windows()
         if window in (None, number) and devices >= policy.minimum_cohort
     ]
     shown.sort(key=lambda one: (one[0] + 1) * policy.window > settled)
     for number, devices in shown:
-        sums = fleet.sums(number)
+        sums = fleet.reports.sums(number)
         whole = estimate(reduce(add, sums.values()), classes, policy.minimum_cohort)
         if whole is None:
             continue
@@ -63,6 +62,6 @@ def window_estimates(
 
 def shadow_estimates(fleet: Fleet, candidate: str) -> list[Estimate] | None:
     """Return what the devices together say of a candidate; None under the minimum cohort."""
-    sums = fleet.shadow_sums(candidate)
+    sums = fleet.reports.shadow_sums(candidate)
     # No statistic of theirs goes by class.
     return None if sums is None else estimate(sums, 0, fleet.policy.minimum_cohort, SHADOW)

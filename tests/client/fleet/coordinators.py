@@ -45,7 +45,7 @@ class Services:
         self.certificates = directory / "tls"
         make_certificates(self.certificates, ["127.0.0.1"])
         self.fleet = Fleet(directory / "fleet.db")
-        self.fleet.agree(**policy)
+        self.fleet.settings.agree(**policy)
         self.registry = Registry(directory / "releases", ReleaseKey.create(directory / "key"))
         self.release = self.registry.publish(release)
         self.received: list[bytes] = []
@@ -57,7 +57,7 @@ class Services:
         policy = self.fleet.policy
         return Invitation(
             device=name,
-            token=self.fleet.invite(name),
+            token=self.fleet.members.invite(name),
             certificate_authority=(self.certificates / "ca.crt").read_text(encoding="ascii"),
             statistics=f"127.0.0.1:{self.port}",
             flower=NOBODY,

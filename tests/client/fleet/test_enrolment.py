@@ -47,7 +47,7 @@ def refusal(invitation: Invitation, place: Path) -> str:
 def test_a_device_joins_and_keeps_what_it_needs(services, place):
     invitation = services.invitation("anna")
     enrolment = enrol(invitation, place)
-    known = services.fleet.device("anna")
+    known = services.fleet.members.get("anna")
     assert known.state == "enrolled"
     assert known.report_key == raw(enrolment)
     assert known.node_key == public_pem(enrolment.node_key)
@@ -75,7 +75,7 @@ def test_an_answer_that_is_lost_costs_nothing(services, place):
     invitation = services.invitation("anna")
     services.loses_answers = True
     assert "no coordinator answers" in refusal(invitation, place)
-    known = services.fleet.device("anna")
+    known = services.fleet.members.get("anna")
     assert known.state == "enrolled"
     services.loses_answers = False
     enrolment = enrol(invitation, place)
@@ -87,8 +87,8 @@ def test_keys_of_another_invitation_are_not_used_again(services, place):
     refusal(services.invitation("anna"), place)
     services.loses_answers = False
     enrolment = enrol(services.invitation("bo"), place)
-    assert raw(enrolment) == services.fleet.device("bo").report_key
-    assert raw(enrolment) != services.fleet.device("anna").report_key
+    assert raw(enrolment) == services.fleet.members.get("bo").report_key
+    assert raw(enrolment) != services.fleet.members.get("anna").report_key
 
 
 def test_keys_that_are_damaged_are_made_anew(services, place):
@@ -101,7 +101,7 @@ def test_keys_that_are_damaged_are_made_anew(services, place):
     (place.with_name(f"{place.name}.new") / NODE_KEY).write_bytes(b"")
     services.loses_answers = False
     services.start()
-    assert raw(enrol(invitation, place)) == services.fleet.device("anna").report_key
+    assert raw(enrol(invitation, place)) == services.fleet.members.get("anna").report_key
 
 
 def test_a_token_is_good_for_one_device(services, tmp_path):
@@ -115,7 +115,7 @@ def test_who_is_not_invited_is_refused(services, place):
     wrong = replace(invitation, token="a guess")
     assert refusal(wrong, place).startswith("token: it is not valid")
     assert refusal(replace(invitation, device="bo"), place).startswith("token: it is not valid")
-    services.fleet.revoke("anna")
+    services.fleet.members.revoke("anna")
     assert refusal(invitation, place).startswith("token: it is not valid")
 
 
@@ -126,7 +126,7 @@ def test_only_the_coordinator_of_the_invitation_is_trusted(services, place, tmp_
     invitation = services.invitation("anna")
     told = refusal(replace(invitation, certificate_authority=other), place)
     assert told.startswith("enroll: no coordinator answers at 127.0.0.1:")
-    assert services.fleet.device("anna").state == "invited"
+    assert services.fleet.members.get("anna").state == "invited"
     assert NOBODY in refusal(replace(invitation, statistics=NOBODY), place)
 
 

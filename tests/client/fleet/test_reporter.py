@@ -99,7 +99,7 @@ def test_each_window_is_reported_once_an_idle_one_too(
     windows = [charge.about for charge in charges]
     assert windows == sorted(set(windows))
     assert services.received == [charge.message for charge in charges]
-    assert dict(services.fleet.windows()) == dict.fromkeys(windows, 1)
+    assert dict(services.fleet.reports.windows()) == dict.fromkeys(windows, 1)
     # Six standard deviations of noise do not reach 0.5.
     active = [charge.about for charge in charges if figure(charge, "active") > 0.5]
     assert active == [int(at // WINDOW)]
@@ -127,7 +127,7 @@ def test_a_report_whose_answer_is_lost_is_sent_again_as_it_was(services, report,
     charges = {charge.about: charge for charge in arrived(ledger)}
     assert set(services.received) <= {charge.message for charge in ledger.history()}
     assert services.received.count(services.received[0]) >= 2
-    counted = dict(services.fleet.windows())
+    counted = dict(services.fleet.reports.windows())
     assert {window: counted[window] for window in charges} == dict.fromkeys(charges, 1)
 
 
@@ -150,14 +150,14 @@ def test_offline_it_goes_on_and_online_it_sends_what_waits(services, report, led
 def test_who_is_revoked_is_told_once_and_tells_nothing_more(services, report, ledger):
     report()
     until(lambda: arrived(ledger))
-    services.fleet.revoke("anna")
+    services.fleet.members.revoke("anna")
     until(lambda: ledger.history()[-1].refused is not None)
     *before, refused = ledger.history()
     assert "revoked" in refused.refused
     until(lambda: time.time() > (refused.about + 4) * WINDOW)
     assert ledger.history() == [*before, refused]
     assert services.received.count(refused.message) == 1
-    assert set(dict(services.fleet.windows())) == {charge.about for charge in before}
+    assert set(dict(services.fleet.reports.windows())) == {charge.about for charge in before}
 
 
 def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment, ledger):
@@ -209,7 +209,7 @@ def test_a_clock_that_is_set_back_makes_no_report(services, report, ledger, monk
     until(lambda: len(arrived(ledger)) >= len(before) + 2)
     windows = [charge.about for charge in ledger.history()]
     assert windows == sorted(set(windows))
-    assert all(devices == 1 for _, devices in services.fleet.windows())
+    assert all(devices == 1 for _, devices in services.fleet.reports.windows())
 
 
 def test_only_windows_of_its_time_in_the_fleet_are_reported(report, enrolment, ledger):

@@ -27,7 +27,7 @@ from fedhw_client.fleet.reporter import Reporter
 from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Stage
 from tests.client.fleet.coordinators import Services
 from tests.client.releases import Change, changed, published, shuffled, spoiling
 from tests.integration.conftest import until
@@ -186,7 +186,7 @@ def test_it_is_told_to_the_coordinator_at_once(
     services, agent, enrolment, ledger, candidate, tmp_path
 ):
     parcel = candidate(shuffled(1))
-    attempts = Attempts(services.fleet)
+    attempts = services.fleet.attempts
     attempts.begin(1, "by hand")
     trial = attempts.current._replace(stage=Stage.SHADOW, candidate=name_of(parcel))
     attempts.move(trial, "candidate", "good")
@@ -194,11 +194,11 @@ def test_it_is_told_to_the_coordinator_at_once(
     reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))
     with closing(reporter), closing(Shadow(agent, enrolment, ledger, reporter.send_soon)) as shadow:
         assert settled(shadow, parcel) is ShadowState.TOLD
-        until(lambda: services.fleet.shadow_sums(name_of(parcel)) is not None)
+        until(lambda: services.fleet.reports.shadow_sums(name_of(parcel)) is not None)
         until(lambda: ledger.unsent() == [])
     [charge] = ledger.history()
     assert services.received == [charge.message]
-    assert services.fleet.shadow_sums(name_of(parcel)).count == 1
+    assert services.fleet.reports.shadow_sums(name_of(parcel)).count == 1
     # Another one of the same candidate, after a restart: what it says stays the same.
     with closing(Shadow(agent, enrolment, ledger, lambda: None)) as again:
         assert again.consider(*parcel) is ShadowState.TOLD

@@ -198,7 +198,7 @@ def test_what_fails_is_named_and_the_rest_goes_on(start):
         assert command.processes() == {}
         # It was asked for, so it stays.
         fleet = Fleet(home / "coordinator" / "fleet.db")
-        assert [device.state for device in fleet.devices()] == ["enrolled", "enrolled"]
+        assert [device.state for device in fleet.members.all()] == ["enrolled", "enrolled"]
         fleet.close()
         again = start("--home", home)
         assert again.ended() == 2

@@ -19,8 +19,7 @@ from fedhw.release.signing import ReleaseKey
 from fedhw.system import console
 from fedhw_server.leader.plan import Plan
 from fedhw_server.leader.superlink import app_digest
-from fedhw_server.store.attempts import Attempts
-from fedhw_server.store.fleet import Accepted
+from fedhw_server.store.reports import Accepted
 from tests.server.conftest import (  # noqa: F401
     POLICY,
     Pen,
@@ -36,9 +35,9 @@ from tests.server.conftest import (  # noqa: F401
 @pytest.fixture
 def ready(fleet):  # noqa: F811
     """A coordinator was ready here once."""
-    fleet.keep("statistics", "fleet.example.org:9470")
-    fleet.keep("flower", "fleet.example.org:9471")
-    fleet.keep("app", app_digest())
+    fleet.settings.keep("statistics", "fleet.example.org:9470")
+    fleet.settings.keep("flower", "fleet.example.org:9471")
+    fleet.settings.keep("app", app_digest())
     return fleet
 
 
@@ -69,7 +68,7 @@ def typed(home, ready, capsys, monkeypatch):  # noqa: F811
 
 def report(fleet, release, cohort):  # noqa: F811
     for number in range(cohort):
-        fleet.count([Accepted(Pen(f"pen-{number}").report(release), f"{number}")])
+        fleet.reports.count([Accepted(Pen(f"pen-{number}").report(release), f"{number}")])
 
 
 def test_an_invitation_is_all_that_a_device_needs(typed, ready, home, tmp_path):  # noqa: F811
@@ -83,7 +82,7 @@ def test_an_invitation_is_all_that_a_device_needs(typed, ready, home, tmp_path):
     policy = (invitation.window, invitation.epsilon, invitation.delta)
     assert policy == (POLICY.window, POLICY.epsilon, POLICY.delta)
     pen = Pen("pen")
-    assert ready.enrol("pen", invitation.token, pen.public, pen.node).state == "enrolled"
+    assert ready.members.enrol("pen", invitation.token, pen.public, pen.node).state == "enrolled"
 
 
 def test_a_name_is_used_once(typed, ready):
@@ -95,7 +94,7 @@ def test_a_name_is_used_once(typed, ready):
 def test_revoked_is_revoked(typed, ready):
     Pen("pen").join(ready)
     assert typed("revoke", "pen") == "pen is revoked\n"
-    assert ready.device("pen").state == "revoked"
+    assert ready.members.get("pen").state == "revoked"
     assert typed("revoke", "quill", code=2).startswith("name: quill is not known")
 
 
@@ -189,14 +188,14 @@ def test_an_attempt_is_begun_and_stopped_by_hand(typed, ready, launch_data, rele
 
 def test_what_came_of_attempts_is_shown(typed, ready, registry, releases):  # noqa: F811
     registry.publish(releases[0])
-    attempts = Attempts(ready)
+    attempts = ready.attempts
     attempts.begin(1, "wrong on [much]")
     gone = attempts.current._replace(stage="rejected", candidate="v0-0123abcd")
     attempts.move(gone, "rejected", "worse on public data")
     attempts.begin(1, "again")
     newest = registry.publish(releases[1])
     for node in range(50):
-        ready.set_node(Pen(f"pen-{node}").join(ready).name, node)
+        ready.members.set_node(Pen(f"pen-{node}").join(ready).name, node)
     attempts.move(attempts.current._replace(stage="roll-out", version=2), "publish", "it is better")
     shown = typed("releases")
     for part in ("wrong on [much]", "v0-0123abcd", "rejected", "worse on public data", "version 2"):
@@ -207,7 +206,7 @@ def test_what_came_of_attempts_is_shown(typed, ready, registry, releases):  # no
 
 def test_the_plan_is_shown_and_changed(typed, ready, registry, releases):  # noqa: F811
     assert typed("improvement", "--rounds", 7, code=2).startswith("release: none was published yet")
-    assert Attempts(ready).plan == Plan()
+    assert ready.attempts.plan == Plan()
     registry.publish(releases[0])
     known = json.loads(typed("improvement", "--json"))
     assert (known["automatic"], known["rounds"]) == (False, Plan().rounds)
@@ -219,34 +218,34 @@ def test_the_plan_is_shown_and_changed(typed, ready, registry, releases):  # noq
     limits = ("--online", 60, "--pause-days", 2, "--epsilon-in-all", 20)
     known = json.loads(typed("improvement", *options, *more, *limits, "--json"))
     trigger = Trigger(error=0.3, rise=0.2, cohort=60, pause=2 * 86_400, epsilon=20)
-    assert Attempts(ready).plan == Plan(True, 7, 2, 50, 30, 3, 0.5, trigger)
+    assert ready.attempts.plan == Plan(True, 7, 2, 50, 30, 3, 0.5, trigger)
     assert known["trigger"] == vars(trigger)
     assert known["epsilon"]["attempt"] != before
     shown = typed("improvement", "--by-hand")
     assert "by hand" in shown
     assert "asks 50 devices and needs 30" in shown
-    assert Attempts(ready).plan.trigger == trigger
+    assert ready.attempts.plan.trigger == trigger
     for option, value in (("--survivors", 51), ("--online", 1), ("--epsilon-in-all", 0)):
         told = typed("improvement", option, value, code=2)
         assert told.startswith(f"{option.removeprefix('--')}: {value} is out of range")
 
 
 def test_pause_and_resume(typed, ready):
-    assert not ready.is_paused
+    assert not ready.settings.is_paused
     typed("pause")
-    assert ready.is_paused
+    assert ready.settings.is_paused
     assert "no, paused" in typed("status")
     typed("resume")
-    assert not ready.is_paused
+    assert not ready.settings.is_paused
 
 
 def test_status(typed, ready, published):  # noqa: F811
     Pen("run").join(ready)
     Pen("gone").join(ready)
-    ready.invite("guest")
-    ready.note_answer("run", 1, published.name, "running", None)
-    ready.revoke("gone")
-    ready.end_round(ready.begin_round(1, 2), 1, 0.5)
+    ready.members.invite("guest")
+    ready.members.note_answer("run", 1, published.name, "running", None)
+    ready.members.revoke("gone")
+    ready.offer_log.end(ready.offer_log.begin(1, 2), 1, 0.5)
     report(ready, published.name, 1)
     known = json.loads(typed("status", "--json"))
     assert known["running"] is False
@@ -277,8 +276,8 @@ def test_status_of_a_fleet_that_has_nothing(typed):
 
 def test_devices(typed, ready, published):  # noqa: F811
     Pen("pen").join(ready)
-    ready.invite("guest")
-    ready.note_answer("pen", 1, published.name, "refused", "store")
+    ready.members.invite("guest")
+    ready.members.note_answer("pen", 1, published.name, "refused", "store")
     guest, pen = json.loads(typed("devices", "--json"))
     assert (guest["name"], guest["state"]) == ("guest", "invited")
     assert (pen["running"], pen["adoption"], pen["refusal"]) == (published.name, "refused", "store")
@@ -368,7 +367,7 @@ def test_a_coordinator_that_was_never_ready_is_one_sentence(
         main()
     assert ended.value.code == 2
     assert "no coordinator was ever ready" in capsys.readouterr().err
-    assert fleet.devices() == []
+    assert fleet.members.all() == []
 
 
 @pytest.mark.parametrize(

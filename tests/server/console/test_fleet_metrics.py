@@ -11,8 +11,7 @@ from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
 from fedhw_server.console.fleet_metrics import Metrics, Pages
 from fedhw_server.leader.supervisor import Part
-from fedhw_server.store.attempts import Attempts
-from fedhw_server.store.fleet import Accepted
+from fedhw_server.store.reports import Accepted
 from tests.server.conftest import PATIENCE, POLICY, START, Pen, past
 
 SCALARS = {
@@ -80,13 +79,13 @@ def names(metrics):
 
 def report(fleet, release, cohort, window=None):
     pens = [Pen(f"pen-{number}") for number in range(cohort)]
-    fleet.count([Accepted(pen.report(release, window), pen.name) for pen in pens])
+    fleet.reports.count([Accepted(pen.report(release, window), pen.name) for pen in pens])
 
 
 def test_every_name_of_the_contract_is_there(metrics, fleet, published):
     report(fleet, published.name, POLICY.minimum_cohort)
     Pen("pen").join(fleet)
-    fleet.note_answer("pen", 1, published.name, "running", None)
+    fleet.members.note_answer("pen", 1, published.name, "running", None)
     found = samples(metrics)
     assert {name for name, *_ in found} >= CONTRACT | STATISTICS
     assert {key[1] for key in found if key[0] == "fedhw_statistic_mean"} == SCALARS
@@ -120,15 +119,15 @@ def test_nothing_is_shown_before_there_is_a_release(metrics, fleet):
 def test_devices_are_counted_by_what_they_are(metrics, fleet, registry, published):
     for name in ("new", "run", "held", "sick", "gone", "old"):
         Pen(name).join(fleet)
-    fleet.invite("guest")
-    fleet.note_answer("run", 1, published.name, "running", None)
-    fleet.note_answer("held", 1, "v9-0123abcd", "held back", None)
-    fleet.note_answer("sick", 1, published.name, "refused", "store")
-    fleet.note_answer("old", 0, published.name, "refused", "version")
-    fleet.set_node("run", 7)
-    fleet.seen([7])
-    fleet.revoke("gone")
-    fleet.pause(True)
+    fleet.members.invite("guest")
+    fleet.members.note_answer("run", 1, published.name, "running", None)
+    fleet.members.note_answer("held", 1, "v9-0123abcd", "held back", None)
+    fleet.members.note_answer("sick", 1, published.name, "refused", "store")
+    fleet.members.note_answer("old", 0, published.name, "refused", "version")
+    fleet.members.set_node("run", 7)
+    fleet.members.seen([7])
+    fleet.members.revoke("gone")
+    fleet.settings.pause(True)
     found = samples(metrics)
     assert {key[0]: found[key] for key in found if len(key) == 1 and "_devices_" in key[0]} == {
         "fedhw_devices_enrolled": 5,
@@ -147,21 +146,21 @@ def test_devices_are_counted_by_what_they_are(metrics, fleet, registry, publishe
 
 def test_each_round_counts_once(metrics, fleet):
     for number, (answered, seconds) in enumerate([(3, 0.4), (2, 30.0), (None, None), (3, 2.0)]):
-        begun = fleet.begin_round(1, 3)
+        begun = fleet.offer_log.begin(1, 3)
         assert begun == number + 1
         if seconds is not None:
-            fleet.end_round(begun, answered, seconds)
-    running = fleet.begin_round(1, 3)
+            fleet.offer_log.end(begun, answered, seconds)
+    running = fleet.offer_log.begin(1, 3)
     for _ in range(2):
         found = samples(metrics)
         assert found["fedhw_rounds_total", "answered"] == 2
         assert found["fedhw_rounds_total", "abandoned"] == 2  # too late, and cut off
         assert found["fedhw_round_seconds_count",] == 3
-    fleet.end_round(running, 3, 1.0)
+    fleet.offer_log.end(running, 3, 1.0)
     found = samples(metrics)
     assert found["fedhw_rounds_total", "answered"] == 3
     assert found["fedhw_round_seconds_sum",] == pytest.approx(33.4)
-    began = fleet.rounds()[-1].began
+    began = fleet.offer_log.all()[-1].began
     assert found["fedhw_round_last_timestamp_seconds",] == pytest.approx(began + 1, abs=1e-3)
 
 
@@ -212,7 +211,7 @@ def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, 
     assert outcomes == ["promoted", "rejected", "abandoned", "stopped", "rolled back"]
     assert not any(value for key, value in before.items() if "improvement" in key[0])
     registry.publish(releases[0])
-    attempts = Attempts(fleet)
+    attempts = fleet.attempts
     attempts.begin(1, "by hand")
     attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0, ["anna"], 2, 0.4)
     attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0)
@@ -228,7 +227,7 @@ def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, 
     assert found["fedhw_release_share",] == 1
     registry.publish(releases[1])
     for node in range(50):
-        fleet.set_node(Pen(f"pen-{node}").join(fleet).name, node)
+        fleet.members.set_node(Pen(f"pen-{node}").join(fleet).name, node)
     rolling = attempts.current._replace(stage="roll-out", version=2)
     attempts.move(rolling, "publish", "it is better")
     assert samples(metrics)["fedhw_release_share",] == 0.08

@@ -16,7 +16,7 @@ from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.fronts.statistics_service import BURST
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Stage
 from tests.server.conftest import (
     PATIENCE,
     POLICY,
@@ -46,8 +46,8 @@ def test_a_report_is_counted(served, fleet, published):
     pen = Pen("pen").join(fleet)
     report = pen.report(published.name)
     served.send(pen.sign(report))
-    assert fleet.windows() == [(report.window, 1)]
-    assert fleet.sums(report.window) == {published.name: Sums.of(report)}
+    assert fleet.reports.windows() == [(report.window, 1)]
+    assert fleet.reports.sums(report.window) == {published.name: Sums.of(report)}
     assert refusals(served) == {}
 
 
@@ -56,7 +56,7 @@ def test_the_same_again_is_fine_and_counts_once(served, fleet, published):
     request = pen.sign(pen.report(published.name))
     for _ in range(3):
         served.send(request)
-    assert fleet.windows() == [(past(), 1)]
+    assert fleet.reports.windows() == [(past(), 1)]
 
 
 def test_another_one_of_the_window_is_not(served, fleet, published):
@@ -65,7 +65,7 @@ def test_another_one_of_the_window_is_not(served, fleet, published):
     code, sentence = refusal(lambda: served.send(pen.sign(pen.report(published.name))))
     assert code == "ALREADY_EXISTS"
     assert sentence == REPEATED
-    assert fleet.windows() == [(past(), 1)]
+    assert fleet.reports.windows() == [(past(), 1)]
     assert refusals(served) == {"repeated": 1}
 
 
@@ -96,13 +96,13 @@ def test_what_no_device_makes_is_refused(served, fleet, published, kind):
     code, sentence = refusal(lambda: served.send(pen.sign(report, **given)))
     assert code == "INVALID_ARGUMENT"
     assert words in sentence
-    assert fleet.windows() == []
+    assert fleet.reports.windows() == []
     assert refusals(served) == {reason: 1}
     served.send(pen.sign(report))  # and the service goes on
 
 
 def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, published):
-    attempts = Attempts(fleet)
+    attempts = fleet.attempts
     attempts.begin(1, "by hand")
     shadow = attempts.current._replace(stage=Stage.SHADOW, candidate="v9-0123abcd")
     attempts.move(shadow, "candidate", "good")
@@ -117,15 +117,15 @@ def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, pu
         served.send(pen.sign(report))
     code, sentence = refusal(lambda: served.send(pen.sign(other)))
     assert (code, sentence) == ("ALREADY_EXISTS", REPEATED)
-    assert fleet.shadow_sums("v9-0123abcd") == Sums.of(report)
-    assert fleet.windows() == [(past(), 1)]
+    assert fleet.reports.shadow_sums("v9-0123abcd") == Sums.of(report)
+    assert fleet.reports.windows() == [(past(), 1)]
     for window, wanted in ((now + 30, "FAILED_PRECONDITION"), (past(400), "INVALID_ARGUMENT")):
         assert refusal(lambda: served.send(pen.sign(report, window=window)))[0] == wanted  # noqa: B023
     strange = quill.sign(make_report(judged, "quill", now, "v9-0123abcd", mechanism))
     code, sentence = refusal(lambda: served.send(strange))
     assert code == "INVALID_ARGUMENT"
     assert "is not of this coordinator" in sentence
-    assert fleet.shadow_sums("v9-0123abcd") == Sums.of(report)
+    assert fleet.reports.shadow_sums("v9-0123abcd") == Sums.of(report)
     attempts.move(shadow._replace(stage=Stage.REJECTED), "rejected", "it is worse")
     code, sentence = refusal(lambda: served.send(pen.sign(report)))
     assert code == "INVALID_ARGUMENT"
@@ -141,7 +141,7 @@ def test_a_window_that_is_not_over_may_come_later(served, fleet, published, ahea
     assert code == "FAILED_PRECONDITION"
     assert "is not over yet" in sentence
     assert refusals(served) == {"window": 1}
-    assert fleet.windows() == []
+    assert fleet.reports.windows() == []
 
 
 def test_altered_bytes_are_refused(served, fleet, published):
@@ -156,7 +156,7 @@ def test_altered_bytes_are_refused(served, fleet, published):
     for signature in (b"", b"\0" * 64, good.signature[:63], good.signature + b"\0"):
         request = pb.SendReportRequest(report=good.report, signature=signature)
         assert refusal(lambda: served.send(request))[0] == "UNAUTHENTICATED"  # noqa: B023
-    assert fleet.windows() == []
+    assert fleet.reports.windows() == []
     assert refusals(served).keys() <= {"signature", "unenrolled", "malformed"}
     served.send(good)
 
@@ -186,11 +186,11 @@ def test_an_oversized_message_is_refused(served, fleet, published):
     pen = Pen("pen").join(fleet)
     large = pen.sign(pen.report(published.name), release="v" * 20_000)
     assert refusal(lambda: served.send(large))[0] == "RESOURCE_EXHAUSTED"
-    assert fleet.windows() == []
+    assert fleet.reports.windows() == []
 
 
 def test_who_has_not_enrolled_is_refused(served, fleet, published):
-    fleet.invite("guest")
+    fleet.members.invite("guest")
     for name in ("guest", "stranger", "", "x" * 5000, "\0"):
         pen = Pen(name)
         request = pen.sign(pen.report(published.name))
@@ -214,7 +214,7 @@ def test_who_is_revoked_by_another_process_is_refused_at_once(served, fleet, pub
     code, sentence = refusal(lambda: served.send(pen.sign(pen.report(published.name, past(2)))))
     assert code == "PERMISSION_DENIED"
     assert sentence.startswith("device: pen was revoked")
-    assert fleet.windows() == [(past(), 1)]
+    assert fleet.reports.windows() == [(past(), 1)]
 
 
 def test_who_sends_too_much_is_slowed_down_alone(served, fleet, published):
@@ -236,7 +236,7 @@ def test_a_release_that_is_published_later_is_known_at_once(served, fleet, regis
     served.send(pen.sign(pen.report(published.name)))
     newer = registry.publish(releases[1])
     served.send(pen.sign(pen.report(newer.name, past(2))))
-    assert fleet.windows() == [(past(), 1), (past(2), 1)]
+    assert fleet.reports.windows() == [(past(), 1), (past(2), 1)]
 
 
 def test_a_registry_that_cannot_be_read_asks_to_come_again(served, fleet, published, home):
@@ -244,7 +244,7 @@ def test_a_registry_that_cannot_be_read_asks_to_come_again(served, fleet, publis
     (home.releases / published.name / "manifest.sig").write_bytes(b"")
     code, _ = refusal(lambda: served.send(pen.sign(pen.report(published.name))))
     assert code == "UNAVAILABLE"
-    assert fleet.windows() == []
+    assert fleet.reports.windows() == []
 
 
 def test_many_at_once_are_all_counted_once(served, fleet, published):
@@ -255,9 +255,9 @@ def test_many_at_once_are_all_counted_once(served, fleet, published):
     random.Random(0).shuffle(requests)
     with ThreadPoolExecutor(40) as threads:
         list(threads.map(served.send, requests))
-    assert fleet.windows() == [(window, len(pens)) for window in windows]
+    assert fleet.reports.windows() == [(window, len(pens)) for window in windows]
     for window in windows:
-        assert fleet.sums(window)[published.name] == Sums.of(
+        assert fleet.reports.sums(window)[published.name] == Sums.of(
             *(reports[pen.name, window] for pen in pens)
         )
 
@@ -296,7 +296,9 @@ def test_nothing_that_was_acknowledged_is_lost_when_it_is_killed(home, fleet, pu
         failed = sum(each.exception(PATIENCE) is not None for each in flying)
     assert 0 < len(acknowledged) == len(requests) - failed
     for pen, window in acknowledged:
-        known = fleet.read("SELECT 1 FROM reports WHERE device = ? AND about = ?", (pen, window))
+        known = fleet.database.read(
+            "SELECT 1 FROM reports WHERE device = ? AND about = ?", (pen, window)
+        )
         assert known == [(1,)]
     coordinator = Coordinator(home)
     try:
@@ -307,4 +309,4 @@ def test_nothing_that_was_acknowledged_is_lost_when_it_is_killed(home, fleet, pu
         coordinator.kill()
     for window in windows:
         wanted = Sums.of(*(reports[pen.name, window] for pen in pens))
-        assert fleet.sums(window) == {published.name: wanted}
+        assert fleet.reports.sums(window) == {published.name: wanted}

@@ -52,14 +52,14 @@ def connected(link, monkeypatch):
             for name, reply in replies.items():
                 pen = Pen(name).join(fleet)
                 number = link.superlink.register(pen.node)
-                fleet.set_node(name, number)
+                fleet.members.set_node(name, number)
                 node = SuperNode(
                     pen.enrolment(link.home, link.address.at), app(reply, offers[name])
                 )
                 stack.callback(link.superlink.unregister, number)
                 stack.callback(node.close)
-            until(lambda: fleet.by_node().keys() <= set(grid.get_node_ids()))
-            yield grid, fleet.by_node(), offers
+            until(lambda: fleet.members.by_node().keys() <= set(grid.get_node_ids()))
+            yield grid, fleet.members.by_node(), offers
 
     return online
 

@@ -61,9 +61,9 @@ def test_flower_takes_up_who_is_enrolled_and_drops_who_is_revoked(coordinator):
     home, _ = coordinator
     with open_fleet(home) as fleet:
         Pen("pen").join(fleet)
-        until(lambda: fleet.device("pen").node is not None)
-        fleet.revoke("pen")
-        until(lambda: fleet.device("pen").node is None)
+        until(lambda: fleet.members.get("pen").node is not None)
+        fleet.members.revoke("pen")
+        until(lambda: fleet.members.get("pen").node is None)
 
 
 def test_parts_that_are_killed_come_back(coordinator):
@@ -101,7 +101,7 @@ def test_a_home_has_one_coordinator(coordinator):
 
 
 def test_what_was_agreed_stays(home, fleet):
-    fleet.invite("pen")
+    fleet.members.invite("pen")
     assert refused(Settings(home, epsilon=3.0)) == (
         "epsilon: 3 is not the 50 that devices have agreed to; leave it out"
     )
@@ -160,7 +160,7 @@ def test_it_serves_ipv6(home):
     running = Coordinator(home, "--host", "::1", "--metrics-host", "::1")
     assert re.search(r"^statistics: \[::1\]:\d+$", running.said, re.MULTILINE), running.logged
     with open_fleet(home) as fleet:
-        fleet.invite("pen")
+        fleet.members.invite("pen")
         Pen("quill").join(fleet)
-        until(lambda: fleet.device("quill").node is not None)
+        until(lambda: fleet.members.get("quill").node is not None)
     running.kill()

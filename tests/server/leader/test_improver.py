@@ -36,11 +36,14 @@ from fedhw_server.leader.secure_round import LateSumError, Summed
 from fedhw_server.store import attempts
 from fedhw_server.store.attempts import Attempts, Stage
 from fedhw_server.store.coordinator_home import Home
-from fedhw_server.store.fleet import Accepted, Device, Fleet, Policy
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.members import Member
+from fedhw_server.store.reports import Accepted
+from fedhw_server.store.settings import ReportPolicy
 from tests.improvement.conftest import launch_data, public, running  # noqa: F401
 from tests.server.conftest import Pen, busy, open_registry
 
-FLEET = Policy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=3)
+FLEET = ReportPolicy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=3)
 """With hardly any noise: few people make a difference."""
 
 PLAN = Plan(
@@ -87,11 +90,11 @@ class World:
     tried: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.attempts = Attempts(self.fleet)
+        self.attempts = self.fleet.attempts
         self.window = int(time.time() // FLEET.window)
         for node, name in enumerate(NAMES):
             Pen(name).join(self.fleet)
-            self.fleet.set_node(name, node)
+            self.fleet.members.set_node(name, node)
         self.run_newest()
         self.start()
 
@@ -102,11 +105,11 @@ class World:
         newest = self.registry.latest
         assert newest is not None
         for name in NAMES:
-            self.fleet.note_answer(name, newest.version, newest.name, "running", None)
+            self.fleet.members.note_answer(name, newest.version, newest.name, "running", None)
 
     @property
-    def online(self) -> dict[int, Device]:
-        return self.fleet.by_node()
+    def online(self) -> dict[int, Member]:
+        return self.fleet.members.by_node()
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
@@ -141,7 +144,7 @@ class World:
 
     # What devices do
 
-    def add_up(self, devices: Mapping[int, Device], task: Task) -> Summed:
+    def add_up(self, devices: Mapping[int, Member], task: Task) -> Summed:
         names = [device.name for device in devices.values()]
         self.asked.append(set(names))
         if self.refuses:
@@ -156,7 +159,7 @@ class World:
             update = flat(self.goal) - np.frombuffer(task.parameters, "<f4")
         return task.contribution(np.float32(self.factor) * update)
 
-    def try_out(self, devices: Mapping[int, Device], directory: Path) -> dict[str, str]:
+    def try_out(self, devices: Mapping[int, Member], directory: Path) -> dict[str, str]:
         candidate = Release.load(directory)
         told = {device.name for device in devices.values()} - self.silent
         self.tried += sorted(told)
@@ -164,7 +167,7 @@ class World:
         for name in told:
             found, about = self.evaluation(name, candidate), candidate.manifest.name
             report = make_report(found, name, self.window, about, mechanism)
-            self.fleet.count([Accepted(report, name)])
+            self.fleet.reports.count([Accepted(report, name)])
         return dict.fromkeys(told, "told")
 
     def evaluation(self, name: str, candidate: Release) -> Evaluation:
@@ -190,7 +193,7 @@ class World:
             tally = replace(busy(), ge_right=right, right=right, errors=(50 - right, *(0,) * 61))
             name = (self.latest if on_newest else self.registry.versions()[0]).name
             report = make_report(tally, device.name, self.window, name, mechanism)
-            self.fleet.count([Accepted(report, f"{device.name} {self.window}")])
+            self.fleet.reports.count([Accepted(report, f"{device.name} {self.window}")])
 
 
 @pytest.fixture
@@ -208,7 +211,7 @@ def world(
     registry.publish(running.directory)
     public.save(home.public)
     with closing(Fleet(home.database)) as fleet:
-        fleet.agree(**vars(FLEET))
+        fleet.settings.agree(**vars(FLEET))
         yield World(home, fleet, registry)
 
 
@@ -271,7 +274,7 @@ def test_those_who_decline_do_not_stand_before_the_others(world: World) -> None:
 
 
 def test_only_devices_that_run_the_release_are_asked(world: World) -> None:
-    world.fleet.note_answer("pen-3", 1, "v1-0123abcd", "held back", None)
+    world.fleet.members.note_answer("pen-3", 1, "v1-0123abcd", "held back", None)
     world.begin(replace(PLAN, cohort=12, canary=1.0))
     world.until(Stage.ROLL_OUT)
     assert [asked == {*NAMES} - {"pen-3"} for asked in world.asked] == [True, True]
@@ -313,7 +316,7 @@ def test_it_is_rolled_out_stage_by_stage(world: World) -> None:
 
 def test_where_few_would_be_left_it_is_for_all_at_once(world: World) -> None:
     for name in NAMES[:2]:
-        world.fleet.revoke(name)
+        world.fleet.members.revoke(name)
     roll_out(world)
     assert world.attempts.roll_out(world.latest).share == 1
     for _ in range(2):
@@ -483,7 +486,7 @@ def test_each_try_is_farther_from_the_one_before(
 
 def test_nobody_is_asked_while_too_few_are_there(world: World) -> None:
     for name in NAMES[5:]:
-        world.fleet.set_node(name, None)
+        world.fleet.members.set_node(name, None)
     world.begin()
     world.until(Stage.ABANDONED)
     assert world.asked == []

@@ -25,18 +25,18 @@ def roster(link, fleet, loop):
 
 def test_flower_knows_who_is_enrolled_and_nobody_else(link, fleet, roster):
     pens = [Pen(name).join(fleet) for name in ("pen", "quill")]
-    fleet.invite("guest")
+    fleet.members.invite("guest")
     roster.changed()
-    until(lambda: len(fleet.by_node()) == 2)
+    until(lambda: len(fleet.members.by_node()) == 2)
     nodes = link.superlink.nodes()
     assert {nodes[pen.node].node: pen.name for pen in pens} == {
-        node: device.name for node, device in fleet.by_node().items()
+        node: device.name for node, device in fleet.members.by_node().items()
     }
-    fleet.revoke("pen")  # nobody says so: it looks by itself
+    fleet.members.revoke("pen")  # nobody says so: it looks by itself
     until(lambda: pens[0].node not in link.superlink.nodes())
-    until(lambda: fleet.device("pen").node is None)
-    assert [device.name for device in fleet.by_node().values()] == ["quill"]
-    assert fleet.device("quill").seen_at is None
+    until(lambda: fleet.members.get("pen").node is None)
+    assert [device.name for device in fleet.members.by_node().values()] == ["quill"]
+    assert fleet.members.get("quill").seen_at is None
 
 
 def test_one_that_flower_refuses_does_not_keep_the_others_out(link, fleet, roster):
@@ -45,22 +45,22 @@ def test_one_that_flower_refuses_does_not_keep_the_others_out(link, fleet, roste
     bad.join(fleet)
     good.join(fleet)
     roster.changed()
-    until(lambda: fleet.device("good").node is not None)
-    assert fleet.device("a-bad-one").node is None
+    until(lambda: fleet.members.get("good").node is not None)
+    assert fleet.members.get("a-bad-one").node is None
 
 
 def test_a_flower_that_has_forgotten_is_told_again(link, fleet, roster):
     pen = Pen("pen").join(fleet)
     roster.changed()
-    until(lambda: fleet.device("pen").node is not None)
-    before = fleet.device("pen").node
+    until(lambda: fleet.members.get("pen").node is not None)
+    before = fleet.members.get("pen").node
     starts = link.part.starts
     for path in link.home.flower.glob("superlink.db*"):
         path.unlink()
     link.part._process.kill()
     until(lambda: link.part.starts > starts)
-    until(lambda: fleet.device("pen").node not in (None, before))
-    assert link.superlink.nodes()[pen.node].node in fleet.by_node()
+    until(lambda: fleet.members.get("pen").node not in (None, before))
+    assert link.superlink.nodes()[pen.node].node in fleet.members.by_node()
 
 
 def test_it_goes_on_when_flower_does_not_answer(home, loop):
@@ -73,5 +73,5 @@ def test_it_goes_on_when_flower_does_not_answer(home, loop):
         with pytest.raises(TimeoutError):
             task.result(2)
         task.cancel()
-        assert fleet.device("pen").node is None
+        assert fleet.members.get("pen").node is None
         nobody.close()

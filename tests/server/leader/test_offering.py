@@ -14,7 +14,7 @@ from fedhw_server.leader import broadcast, offering
 from fedhw_server.leader.offering import offer
 from fedhw_server.leader.superlink import running
 from fedhw_server.store import attempts
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Stage
 from tests.server.conftest import Pen, open_fleet, open_registry, until
 
 Reply = Callable[[pb.Offer], Any]
@@ -83,7 +83,7 @@ def online(link, fleet, grid):
             for name, recorder in known.items():
                 pen = Pen(name).join(fleet)
                 number = link.superlink.register(pen.node)
-                fleet.set_node(name, number)
+                fleet.members.set_node(name, number)
                 numbers.add(number)
                 node = SuperNode(pen.enrolment(link.home, link.address.at), recorder.app)
                 stack.callback(link.superlink.unregister, number)
@@ -95,7 +95,7 @@ def online(link, fleet, grid):
 
 
 def told(fleet):
-    return {d.name: (d.adoption, d.running, d.refusal) for d in fleet.devices()}
+    return {d.name: (d.adoption, d.running, d.refusal) for d in fleet.members.all()}
 
 
 def test_who_wants_it_gets_the_files_and_who_runs_it_is_left_alone(grid, fleet, registry, online):
@@ -111,7 +111,7 @@ def test_who_wants_it_gets_the_files_and_who_runs_it_is_left_alone(grid, fleet, 
             assert dict(second.files) == parcel.files
         offer(grid, fleet, registry)
         assert [len(device.offers) for device in devices.values()] == [2, 2]
-    [only] = fleet.rounds()
+    [only] = fleet.offer_log.all()
     assert (only.version, only.asked, only.answered) == (1, 2, 2)
 
 
@@ -168,7 +168,7 @@ def test_nonsense_is_no_answer_and_hurts_nobody_else(
     with online(bad=NONSENSE[kind], good=willing):
         offer(grid, fleet, registry)
     assert told(fleet) == {"bad": (None, None, None), "good": ("running", "v1-0123abcd", None)}
-    [only] = fleet.rounds()
+    [only] = fleet.offer_log.all()
     assert (only.asked, only.answered) == (2, 1)
     assert only.seconds < 20
     assert "the glyph" not in "".join(capfd.readouterr())
@@ -198,7 +198,7 @@ def test_the_dead_are_waited_for_until_the_deadline_only(
             "one": ("running", "v1-0123abcd", None),
             "dead": (None, None, None),
         }
-        [only] = fleet.rounds()
+        [only] = fleet.offer_log.all()
         assert (only.asked, only.answered) == (2, 1)
         assert only.seconds > 3.5
         woken.set()
@@ -206,18 +206,18 @@ def test_the_dead_are_waited_for_until_the_deadline_only(
 
 def test_nothing_is_offered_while_paused(grid, fleet, registry, online):
     with online(one=willing) as devices:
-        fleet.pause(True)
+        fleet.settings.pause(True)
         offer(grid, fleet, registry)
         assert devices["one"].offers == []
-        assert fleet.rounds() == []
-        fleet.pause(False)
+        assert fleet.offer_log.all() == []
+        fleet.settings.pause(False)
         offer(grid, fleet, registry)
         assert len(devices["one"].offers) == 2
 
 
 def test_nothing_is_offered_to_the_revoked(grid, fleet, registry, online):
     with online(one=willing) as devices:
-        fleet.revoke("one")
+        fleet.members.revoke("one")
         offer(grid, fleet, registry)
         assert devices["one"].offers == []
 
@@ -246,11 +246,11 @@ def test_in_a_roll_out_each_is_offered_what_is_for_it(
     numbers = {"few": 0.1, "more": 0.9, "has": 0.95}
     monkeypatch.setattr(attempts, "draw", lambda name, _: numbers[name])
     monkeypatch.setattr(attempts, "DRAWN", 0.5)  # of two devices: a third of the fleet
-    known = Attempts(fleet)
+    known = fleet.attempts
     known.begin(1, "by hand")
     known.move(known.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "it is better")
     with online(few=willing, more=willing, has=willing) as devices:
-        fleet.note_answer("has", 2, newest.name, "learning", None)
+        fleet.members.note_answer("has", 2, newest.name, "learning", None)
         offer(grid, fleet, registry)
         offered = {name: {each.manifest for each in one.offers} for name, one in devices.items()}
         assert offered == {
@@ -258,7 +258,7 @@ def test_in_a_roll_out_each_is_offered_what_is_for_it(
             "more": {registry.parcel(before.version).manifest},
             "has": {registry.parcel(newest.version).manifest},
         }
-        assert {(each.version, each.asked) for each in fleet.rounds()} == {(1, 1), (2, 2)}
+        assert {(each.version, each.asked) for each in fleet.offer_log.all()} == {(1, 1), (2, 2)}
         known.move(known.current._replace(stage=Stage.PROMOTED), "promoted", "not worse")
         offer(grid, fleet, registry)
         assert devices["more"].offers[-1].manifest == registry.parcel(newest.version).manifest

@@ -24,7 +24,7 @@ from fedhw_client.fleet.supernode import SuperNode
 from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_server.leader.secure_round import LateSumError, Summed, secure_sum
 from fedhw_server.leader.superlink import running
-from fedhw_server.store.fleet import Device
+from fedhw_server.store.members import Member
 from tests.client.fleet import contributing
 from tests.client.fleet.contributing import task, written
 from tests.server.conftest import Link, Pen, open_fleet, until
@@ -46,7 +46,7 @@ class Party:
         self.grid = grid
         self.key = key
         self.release = release
-        self.devices: dict[int, Device] = {}
+        self.devices: dict[int, Member] = {}
         self.contributing: dict[str, contributing.Device] = {}
         self.spoiled: dict[tuple[str, str], Spoil] = {}
         self.asked: list[tuple[str, str]] = []
@@ -110,7 +110,7 @@ def party(
         for number, name in enumerate(NAMES):
             pen = Pen(name).join(fleet)
             node = link.superlink.register(pen.node)
-            fleet.set_node(name, node)
+            fleet.members.set_node(name, node)
             enrolment = pen.enrolment(link.home, link.address.at)
             invitation = replace(enrolment.invitation, release_key=key.public)
             enrolment = replace(enrolment, invitation=invitation)
@@ -120,8 +120,8 @@ def party(
             )
             supernode_app = party.app(name, place / name)
             stack.enter_context(closing(SuperNode(enrolment, supernode_app)))  # type: ignore[arg-type]
-        until(lambda: set(fleet.by_node()) <= set(grid.get_node_ids()))
-        party.devices = fleet.by_node()
+        until(lambda: set(fleet.members.by_node()) <= set(grid.get_node_ids()))
+        party.devices = fleet.members.by_node()
         for device in party.contributing.values():
             until(lambda: not device.agent.status().learning)  # noqa: B023
         yield party

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fedhw.privacy.statistics import WINDOW, Report
-from fedhw_server.store.fleet import Accepted, Fleet
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.reports import Accepted
 
 
 def count(path: Path, device: str, first: int, last: int) -> None:
@@ -16,7 +17,7 @@ def count(path: Path, device: str, first: int, last: int) -> None:
             Report(name, WINDOW.schema, window, "v1-0123abcd", 50.0, 1e-6, np.ones(79, np.int64))
             for name in (device, "both")
         ]
-        assert all(fleet.count([Accepted(report, report.device) for report in reports]))
+        assert all(fleet.reports.count([Accepted(report, report.device) for report in reports]))
     fleet.close()
 
 

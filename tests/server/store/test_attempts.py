@@ -3,13 +3,13 @@ import pytest
 from fedhw.errors import InputError
 from fedhw.improvement.rollout import draw
 from fedhw_server.leader.plan import Plan
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Stage
 from tests.server.conftest import POLICY, Pen
 
 
 @pytest.fixture
 def attempts(fleet):
-    return Attempts(fleet)
+    return fleet.attempts
 
 
 def test_one_is_in_flight_at_a_time(attempts):
@@ -121,13 +121,13 @@ def test_a_release_by_hand_is_for_all(attempts, fleet, published):
     pens = [Pen(f"pen-{n}").join(fleet) for n in range(5)]
     roll_out = attempts.roll_out(published)
     assert roll_out.share == 1
-    assert {roll_out.version_for(fleet.device(pen.name)) for pen in pens} == {1}
+    assert {roll_out.version_for(fleet.members.get(pen.name)) for pen in pens} == {1}
 
 
 @pytest.mark.parametrize(("devices", "share"), [(8, 0.5), (7, 1.0)])
 def test_a_roll_out_that_leaves_too_few_is_for_all(attempts, fleet, published, devices, share):
     for n in range(devices):
-        fleet.set_node(Pen(f"pen-{n}").join(fleet).name, n)
+        fleet.members.set_node(Pen(f"pen-{n}").join(fleet).name, n)
     attempts.begin(1, "by hand")
     attempts.move(attempts.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "good")
     assert attempts.roll_out(published).share == share
@@ -140,18 +140,18 @@ def test_a_roll_out_reaches_those_who_drew_it_and_leaves_it_to_who_has_it(
     newest = registry.publish(releases[1])
     for n in range(40):
         pen = Pen(f"pen-{n}").join(fleet)
-        fleet.set_node(pen.name, n)
+        fleet.members.set_node(pen.name, n)
     attempts.begin(1, "by hand")
     attempts.move(attempts.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "good")
     roll_out = attempts.roll_out(newest)
     assert roll_out.share == 2 * POLICY.minimum_cohort / 40
-    reached = {d.name for d in fleet.devices() if roll_out.version_for(d) == 2}
+    reached = {d.name for d in fleet.members.all() if roll_out.version_for(d) == 2}
     assert reached == {
-        d.name for d in fleet.devices() if draw(d.name, newest.name) < roll_out.share
+        d.name for d in fleet.members.all() if draw(d.name, newest.name) < roll_out.share
     }
-    other = next(d.name for d in fleet.devices() if d.name not in reached)
-    fleet.note_answer(other, 2, newest.name, "running", None)
-    assert roll_out.version_for(fleet.device(other)) == 2
+    other = next(d.name for d in fleet.members.all() if d.name not in reached)
+    fleet.members.note_answer(other, 2, newest.name, "running", None)
+    assert roll_out.version_for(fleet.members.get(other)) == 2
     for step, share in ((1, 0.1), (2, 1.0)):
         attempts.move(attempts.current._replace(step=step), "advance", "good")
         assert attempts.roll_out(newest).share == share

@@ -3,7 +3,7 @@ import time
 from fedhw.privacy.estimate import estimate
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report
-from fedhw_server.store.fleet import Accepted
+from fedhw_server.store.reports import Accepted
 from fedhw_server.store.window_estimates import shadow_estimates, window_estimates
 from tests.server.conftest import POLICY, Pen, past
 
@@ -12,7 +12,7 @@ OLD, NEW = "v1-0123abcd", "v2-4567cdef"
 
 def report(fleet, number, window, release=OLD):
     made = Pen(f"pen-{number}").report(release, window)
-    fleet.count([Accepted(made, f"{number}")])
+    fleet.reports.count([Accepted(made, f"{number}")])
 
 
 def test_there_are_none_of_too_few(fleet):
@@ -31,7 +31,7 @@ def test_they_are_of_the_newest_window_that_may_be_shown(fleet):
     found = window_estimates(fleet, 62)
     assert (found.window, found.cohort) == (past(2), 2)
     assert found.ended == (past(2) + 1) * POLICY.window
-    assert found.estimates == estimate(fleet.sums(past(2))[OLD], 62, 2)
+    assert found.estimates == estimate(fleet.reports.sums(past(2))[OLD], 62, 2)
     assert found.by_release == {OLD: found.estimates}
     assert window_estimates(fleet, 62, past(3)).cohort == 3
     assert window_estimates(fleet, 62, past(1)) is None
@@ -80,7 +80,7 @@ def test_of_a_candidate_all_windows_count_together_and_apart_from_the_others(fle
         if number < 2:
             assert shadow_estimates(fleet, NEW) is None
         made = make_report(judged, f"pen-{number}", past(1 + number % 3), NEW, mechanism)
-        fleet.count([Accepted(made, f"{number}")])
+        fleet.reports.count([Accepted(made, f"{number}")])
     found = {each.name: each for each in shadow_estimates(fleet, NEW)}
     assert {each.cohort for each in found.values()} == {100}
     for name, gain in (("ge_gain", 0.1), ("gain", 0.08)):

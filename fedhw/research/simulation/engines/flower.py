@@ -37,7 +37,8 @@ from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_server.leader.server_app import run_server_app
 from fedhw_server.store.coordinator_home import Home
-from fedhw_server.store.fleet import Fleet, Policy
+from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.settings import ReportPolicy
 
 POLL_SECONDS = 0.1
 """Seconds between two looks at what is done."""
@@ -173,11 +174,11 @@ def _coordinator(place: _Place, writers: Sequence[int], over: threading.Event) -
             if over.wait(POLL_SECONDS):
                 return
         fleet = Fleet(place.coordinator.database)
-        fleet.agree(window=Policy().window)
+        fleet.settings.agree(window=ReportPolicy().window)
         for node in nodes:
             name = f"node-{node}"
-            fleet.enrol(name, fleet.invite(name), os.urandom(32), name)
-            fleet.set_node(name, node)
+            fleet.members.enrol(name, fleet.members.invite(name), os.urandom(32), name)
+            fleet.members.set_node(name, node)
         run_server_app(grid, place.coordinator, over.is_set)
 
     return app

@@ -1,0 +1,105 @@
+"""What devices have reported: sums alone, and a digest of each report so that none counts twice."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fedhw.privacy.estimate import Sums
+from fedhw.privacy.statistics import Report
+from fedhw_server.store.database import Database
+from fedhw_server.store.settings import LATE_SECONDS, LATE_WINDOWS, FleetSettings
+
+REMEMBERED_WINDOWS = 30
+"""Windows for which it is known who reported, beyond those for which reports may still come."""
+
+
+class Accepted(NamedTuple):
+    """A report that was checked and may be counted, and the digest of its bytes."""
+
+    report: Report
+    digest: str
+
+
+class Reports:
+    """The reports of one fleet: about windows and, in shadow evaluations, about candidates."""
+
+    def __init__(self, db: Database, settings: FleetSettings) -> None:
+        self._db = db
+        self._settings = settings
+
+    def count(self, accepted: Sequence[Accepted]) -> list[bool]:
+        """Count reports that were not counted before, all of it durable when this returns.
+
+        Returns for each whether it agrees with what its device has reported of the same window or
+        candidate: the same report again does, another one does not.
+        """
+        with self._db.transaction() as db:
+            fresh = self._remember(accepted)
+            agree = []
+            groups = defaultdict(list)
+            for report, digest in accepted:
+                key = (report.device, report.about)
+                if key in fresh:
+                    fresh.remove(key)
+                    groups[report.about, report.release].append(report)
+                    agree.append(True)
+                else:
+                    [known] = db.execute(
+                        "SELECT digest FROM reports WHERE device = ? AND about = ?", key
+                    ).fetchone()
+                    agree.append(known == digest)
+            for group, reports in groups.items():
+                whole = Sums.of(*reports)
+                for (content,) in db.execute(
+                    "SELECT content FROM sums WHERE about = ? AND release = ?", group
+                ).fetchall():
+                    whole += Sums.from_bytes(content)
+                db.execute(
+                    "INSERT OR REPLACE INTO sums VALUES (?, ?, ?, ?)",
+                    (*group, whole.count, whole.to_bytes()),
+                )
+        return agree
+
+    def _remember(self, accepted: Sequence[Accepted]) -> set[tuple[str, int | str]]:
+        """Note who has reported of what; returns what of it is new.
+
+        In one statement: many small ones would hand Python's lock back and forth for each.
+        """
+        rows = [(report.device, report.about, digest) for report, digest in accepted]
+        return set(
+            self._db.read(
+                "INSERT OR IGNORE INTO reports SELECT json_extract(value, '$[0]'), "
+                "json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?) "
+                "RETURNING device, about",
+                (json.dumps(rows),),
+            )
+        )
+
+    def prune(self, now: float) -> None:
+        """Forget who reported in windows that are long over."""
+        length = self._settings.policy.window
+        late = max(LATE_WINDOWS, LATE_SECONDS / length)
+        oldest = now / length - late - REMEMBERED_WINDOWS
+        with self._db.transaction() as db:
+            # SQLite orders candidates, being text, behind every window.
+            db.execute("DELETE FROM reports WHERE about < ?", (int(oldest),))
+
+    def windows(self) -> list[tuple[int, int]]:
+        """Return the windows of late and how many devices reported each, the newest first."""
+        return self._db.read(
+            "SELECT about, sum(reports) FROM sums WHERE typeof(about) = 'integer' "
+            "AND about >= (SELECT min(about) FROM reports) GROUP BY about ORDER BY about DESC"
+        )
+
+    def sums(self, window: int) -> dict[str, Sums]:
+        """Return the sums of a window by release."""
+        return self._sums(window)
+
+    def shadow_sums(self, candidate: str) -> Sums | None:
+        """Return the sums of the shadow evaluation of a candidate, None before any report of it."""
+        return self._sums(candidate).get(candidate)
+
+    def _sums(self, about: int | str) -> dict[str, Sums]:
+        found = self._db.read("SELECT release, content FROM sums WHERE about = ?", (about,))
+        return {release: Sums.from_bytes(content) for release, content in found}
