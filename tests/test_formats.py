@@ -34,7 +34,7 @@ from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_client.store.profile import Profile
 from fedhw_server.fronts.certificates import make_certificates
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Stage
 from fedhw_server.store.coordinator_home import Home as CoordinatorHome
 from fedhw_server.store.fleet import Fleet
 
@@ -143,14 +143,14 @@ def test_certificates_are_those_that_devices_trust(home):
 def test_a_fleet_is_what_it_was(files, facts, name):
     told = facts["coordinator"][name]
     with closing(Fleet(files / name / "fleet.db")) as fleet:
-        attempts = Attempts(fleet)
+        attempts = fleet.attempts
         for what, value in told["policy"].items():
             assert getattr(fleet.policy, what) == value
-        assert fleet.is_paused is told["paused"]
-        assert fleet.setting("statistics") == "coordinator.example:9092"
-        devices = {one.name: [one.state, one.running, one.adoption] for one in fleet.devices()}
+        assert fleet.settings.is_paused is told["paused"]
+        assert fleet.settings.get("statistics") == "coordinator.example:9092"
+        devices = {one.name: [one.state, one.running, one.adoption] for one in fleet.members.all()}
         assert devices == told["devices"]
-        assert [list(each) for each in fleet.rounds()] == told["rounds of offers"]
+        assert [list(each) for each in fleet.offer_log.all()] == told["rounds of offers"]
         plan = attempts.plan
         for what in ("automatic", "rounds", "noise", "cohort", "survivors", "participations"):
             assert getattr(plan, what) == told["plan"][what]
@@ -168,14 +168,14 @@ def test_a_fleet_is_what_it_was(files, facts, name):
 def test_reports_are_summed_up_as_they_were(files, facts):
     told = facts["coordinator"]["figures"]
     with closing(Fleet(files / "coordinator" / "fleet.db")) as fleet:
-        assert [list(window) for window in fleet.windows()] == told["windows"]
+        assert [list(window) for window in fleet.reports.windows()] == told["windows"]
         for window, sums in told["sums"].items():
-            found = fleet.sums(int(window))
+            found = fleet.reports.sums(int(window))
             assert {release: as_told(of) for release, of in found.items()} == sums
         for candidate, sums in told["candidate"].items():
-            assert as_told(fleet.shadow_sums(candidate)) == sums
+            assert as_told(fleet.reports.shadow_sums(candidate)) == sums
         for name, key in facts["coordinator"]["report keys"].items():
-            assert fleet.reporter(name) == (bytes.fromhex(key), name == "dan")
+            assert fleet.members.reporter(name) == (bytes.fromhex(key), name == "dan")
 
 
 def as_told(sums: Any) -> Facts:
@@ -190,7 +190,7 @@ def test_every_stage_of_an_attempt_is_taken_up_and_ends(files):
         ("coordinator-in-shadow", Stage.SHADOW),
     ):
         with closing(Fleet(files / name / "fleet.db")) as fleet:
-            attempts = Attempts(fleet)
+            attempts = fleet.attempts
             attempt = attempts.current
             assert attempt is not None
             assert attempt.stage == stage
@@ -279,7 +279,7 @@ def test_an_invitation_can_still_be_accepted(files, facts):
     assert (invitation.epsilon, invitation.delta, invitation.window) == (2.0, 1e-6, 3600)
     assert invitation.release_key == facts["coordinator"]["public key"]
     with closing(Fleet(files / "coordinator" / "fleet.db")) as fleet:
-        assert fleet.enrol("eve", invitation.token, bytes(32), "a key").state == "enrolled"
+        assert fleet.members.enrol("eve", invitation.token, bytes(32), "a key").state == "enrolled"
 
 
 def test_a_ledger_refunds_nothing(device, facts):
