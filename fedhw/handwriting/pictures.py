@@ -35,7 +35,21 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
     if contrast.max() < 16:
         raise InputError(f"{path}: shows no ink; give a picture of one character")
     ink = (contrast * (255 / contrast.max())).astype(np.uint8)
-    return ink if ink.shape == (SIDE, SIDE) else _fitted(ink)
+    return ink if ink.shape == (SIDE, SIDE) else fit_ink(ink, seen=ink >= 255 * INK)
+
+
+def fit_ink(ink: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Crop ink [H, W] to what is seen of it, centre it in a square, scale to a glyph [28, 28]."""
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = cropped.shape
+    side = max(height, width)
+    border = max(1, round(side * BORDER))
+    square = np.zeros((side + 2 * border, side + 2 * border), np.uint8)
+    top, left = border + (side - height) // 2, border + (side - width) // 2
+    square[top : top + height, left : left + width] = cropped
+    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(small, np.uint8)
 
 
 def _grey(image: Image.Image) -> NDArray[np.float32]:
@@ -53,17 +67,3 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-
-
-def _fitted(ink: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    seen = ink >= 255 * INK
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = cropped.shape
-    side = max(height, width)
-    border = max(1, round(side * BORDER))
-    square = np.zeros((side + 2 * border, side + 2 * border), np.uint8)
-    top, left = border + (side - height) // 2, border + (side - width) // 2
-    square[top : top + height, left : left + width] = cropped
-    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    return np.asarray(small, np.uint8)

@@ -22,7 +22,7 @@ from rich.text import Text
 from fedhw.errors import InputError
 from fedhw.system.atomic import replacing
 
-DATA_HELP = "FILE.npz, synthetic, femnist, femnist:FOLDER or emnist:FOLDER"
+DATA_HELP = "FILE.npz, synthetic, femnist, or femnist:, emnist:, unipen: or digilets: and a FOLDER"
 MAX_SEED = 2**63 - 1
 
 out = Console()

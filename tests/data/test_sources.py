@@ -19,7 +19,23 @@ def test_synthetic_writers_come_by_number() -> None:
     assert load_source("synthetic", seed=3, synthetic=[8]).names == ("synthetic-3-8",)
 
 
-@pytest.mark.parametrize("source", ["", "emnist", "emnist:", "paper.pdf", "npz"])
+@pytest.mark.parametrize(
+    "source", ["", "emnist", "emnist:", "unipen:", "digilets", "paper.pdf", "npz"]
+)
 def test_anything_else_is_one_sentence(source: str) -> None:
     with pytest.raises(InputError, match=f"data: {source!r} is no source; give FILE.npz"):
+        load_source(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("femnist:none", r"none: holds no \.parquet file"),
+        ("emnist:none", "none/emnist-byclass-train-images-idx3-ubyte: there is no such file"),
+        ("unipen:none", "none: holds no folder data"),
+        ("digilets:none", "none: holds no file complete/"),
+    ],
+)
+def test_a_folder_goes_to_the_loader_of_its_kind(source: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
         load_source(source)

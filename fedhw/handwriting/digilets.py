@@ -1,0 +1,98 @@
+"""DigiLeTs: digits and letters of 77 people on a graphics tablet, five of each class.
+
+https://github.com/CognitiveModeling/DigiLeTs (S. Fabi, S. Otte and others, University of Tübingen,
+2022).
+"""
+
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.strokes import Stroke, rasterise
+
+ONE_HOT = string.digits + string.ascii_lowercase + string.ascii_uppercase
+"""What the columns of a label line stand for."""
+
+POINT = ("x", "y", "pressure", "pen_down", "time")
+"""What is told of each point; x to the right, y up, pen_down 1 on a stroke's first point."""
+
+
+def load_digilets(folder: Path) -> WriterSet:
+    """Read the complete writers in the repository's `data/preprocessed`, in the order of writing.
+
+    Everybody wrote the digits first, then lower case, then upper case, so the later half of a
+    writer has other classes than the earlier half. A writer is named by the number that the name of
+    the file begins with. Raises InputError for a folder that holds no such files and, with file and
+    line, for one that is not in their format.
+    """
+    files = sorted((folder / "complete").glob("[0-9][0-9][0-9]-*_preprocessed"))
+    if not files:
+        raise InputError(
+            f"{folder}: holds no file complete/NNN-*_preprocessed; "
+            "give the folder data/preprocessed of the repository"
+        )
+    images, labels, counts = [], [], []
+    for file in files:
+        characters = list(_characters(file))
+        images += [rasterise(strokes) for strokes, _ in characters]
+        labels += [label for _, label in characters]
+        counts.append(len(characters))
+    return WriterSet.of(
+        np.stack(images),
+        labels,
+        writer=np.repeat(np.arange(len(files)), counts),
+        names=[file.name[:3] for file in files],
+    )
+
+
+def _characters(file: Path) -> Iterator[tuple[list[Stroke], int]]:
+    """Strokes, y down, and label of each character of one writer."""
+    try:
+        lines = file.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as text; download it again") from error
+    if len(lines) % 2 or not lines:
+        raise InputError(f"{file}: {len(lines)} lines are no pairs; download it again")
+    for number in range(0, len(lines), 2):
+        yield (
+            _strokes(lines[number], f"{file}:{number + 1}"),
+            _label(lines[number + 1], f"{file}:{number + 2}"),
+        )
+
+
+def _strokes(line: str, place: str) -> list[Stroke]:
+    numbers = _numbers(line, place)
+    if len(numbers) == 0 or len(numbers) % len(POINT):
+        raise InputError(
+            f"{place}: {len(numbers)} numbers are no points of {', '.join(POINT)}; "
+            "download the file again"
+        )
+    points = numbers.reshape(-1, len(POINT))
+    beginnings = np.flatnonzero(points[1:, POINT.index("pen_down")] == 1) + 1
+    return np.split(points[:, :2] * [1, -1], beginnings)
+
+
+def _label(line: str, place: str) -> int:
+    one_hot = _numbers(line, place)
+    if len(one_hot) != len(ONE_HOT) or sorted(one_hot)[-2:] != [0, 1] or one_hot.min() != 0:
+        raise InputError(
+            f"{place}: is no row of {len(ONE_HOT)} numbers of which one is 1 and the others are 0; "
+            "download the file again"
+        )
+    return BYCLASS.index(ONE_HOT[int(one_hot.argmax())])
+
+
+def _numbers(line: str, place: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.array(line.split(), np.float64)
+    except ValueError:
+        raise InputError(f"{place}: holds what is no number; download the file again") from None
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{place}: a number is not finite; download the file again")
+    return numbers

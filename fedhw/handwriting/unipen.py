@@ -1,0 +1,243 @@
+"""UNIPEN train_r01_v07: isolated characters, written with a pen by some 260 people.
+
+International Unipen Foundation, 1999, CC BY 4.0, doi 10.5281/zenodo.1195803. Cite I. Guyon,
+L. Schomaker, R. Plamondon, M. Liberman and S. Janet, "UNIPEN project of on-line data exchange and
+recognizer benchmarks", ICPR 1994.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import chain, groupby, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhw.data.writers import WriterSet
+from fedhw.errors import InputError
+from fedhw.handwriting import canvas
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.pen import PenNumbers, PenWriters
+from fedhw.handwriting.strokes import StrokeFile
+from fedhw.handwriting.unipen_format import Character, Points, Recording, Span, UnipenReader
+
+CATEGORIES = ("1a", "1b", "1c")
+"""Isolated digits, upper case and lower case."""
+
+_DRAWN_WITHIN = 1.5  # how close to the recorded path strokes are drawn, in a box of 1000
+_KEPT_WITHIN = 6.0  # ... and handed over
+_CLEARLY_ELSEWHERE = 50  # tablet units from both axes
+
+_log = logging.getLogger(__name__)
+
+
+def load_unipen(folder: Path) -> WriterSet:
+    """Read the isolated digits and letters under `data` and `include` of UNIPEN's folder.
+
+    Every piece of ink is taken once, in the order of writing as far as dates and files tell it. A
+    writer is named contributor/identity; a recording of several people under one identity is left
+    out. Drawing takes some milliseconds a character: `save_npz` keeps the result.
+    Raises InputError, with file and line, for what is missing or not in the format.
+    """
+    return read_unipen(folder).writers
+
+
+def read_unipen(folder: Path) -> PenWriters:
+    """Read what `load_unipen` reads, together with what the pen told beside the pictures."""
+    distinct: dict[tuple[str, bytes], _Sample] = {}
+    for sample in sorted(_samples(folder), key=_Sample.time):
+        distinct.setdefault((sample.writer.partition("/")[0], sample.digest), sample)
+    samples = list(distinct.values())
+    if not samples:
+        raise InputError(
+            f"{folder}: there is no digit or letter under data/1a, data/1b and data/1c; "
+            "give the folder of train_r01_v07 that holds data and include"
+        )
+    images: list[NDArray[np.uint8]] = []
+    strokes: list[canvas.Path] = []
+    counts = []
+    for _, group in groupby(samples, key=lambda sample: sample.writer):
+        written = [sample.strokes for sample in group]
+        drawn = _simplified([map(canvas.smooth, one) for one in written], _DRAWN_WITHIN)
+        images += map(canvas.draw, drawn)
+        strokes += chain.from_iterable(_simplified(drawn, _KEPT_WITHIN))
+        counts.append(len(written))
+    writers = WriterSet.of(
+        np.stack(images),
+        labels=[sample.label for sample in samples],
+        writer=np.repeat(np.arange(len(counts)), counts),
+        names=list(dict.fromkeys(sample.writer for sample in samples)),
+        order=np.concatenate([np.arange(count) for count in counts]),
+    )
+    numbers = PenNumbers(
+        size=np.array([sample.size for sample in samples], np.float32),
+        strokes=np.array([min(len(sample.strokes), 255) for sample in samples], np.uint8),
+        bottom=np.array([sample.bottom for sample in samples], np.float32),
+        line=np.array([sample.line for sample in samples], np.float32),
+    )
+    kept = _stroke_file(strokes, [len(sample.strokes) for sample in samples])
+    return PenWriters(writers, numbers, kept)
+
+
+class _Sample(NamedTuple):
+    """A character, its strokes in a box of 1000 with y down, and where it stands in time."""
+
+    writer: str
+    date: tuple[int, int, int]
+    file: list[str | int]
+    component: int
+    point: int
+    label: int
+    strokes: list[canvas.Path]
+    digest: bytes
+    size: float
+    bottom: float
+    line: float
+
+    def time(self) -> tuple[object, ...]:
+        return self[:5]
+
+
+def _samples(folder: Path) -> Iterator[_Sample]:
+    for part in ("data", "include"):
+        if not (folder / part).is_dir():
+            raise InputError(
+                f"{folder}: holds no folder {part}; give the folder of train_r01_v07 that holds "
+                "data and include"
+            )
+    reader = UnipenReader(folder)
+    beyond: list[str] = []
+    for contributor, path in _files(folder):
+        recording = reader.read(path)
+        writer = _writer(contributor, recording.writer or path.stem, recording.writer_info)
+        if writer is None:
+            continue
+        for character in recording.characters:
+            if len(character.text) != 1 or character.text not in BYCLASS:
+                continue
+            if any(span.last >= len(recording.components) for span in character.spans):
+                beyond.append(character.place)
+                continue
+            ink = _ink(recording.components, character.spans, partly=contributor == "ibm")
+            if sample := ink and _sample(folder, writer, recording, character, ink):
+                yield sample
+    if beyond:
+        _log.warning(
+            "%d characters are beyond the ink of their files and left out; the first: %s",
+            len(beyond),
+            beyond[0],
+        )
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Contributor and path of every file of isolated characters; those of the same ink together."""
+    found = [
+        (path.relative_to(folder / "data").parts[1], path.name, category, path)
+        for category in CATEGORIES
+        for path in (folder / "data" / category).rglob("*")
+        if path.is_file()
+    ]
+    return [(contributor, path) for contributor, _, _, path in sorted(found)]
+
+
+def _writer(contributor: str, identity: str, info: str) -> str | None:
+    """Name of the person whom a contributor's file names; None if it is more than one."""
+    name = identity.lower()
+    match contributor:
+        case "apa" | "apb" | "app":  # one collection of Apple's in three parts
+            plain = re.sub("^text(.*)Split$", r"\1", identity.replace("_", ""))
+            return f"apple/{plain.lower()}"
+        case "cea" | "ceb" | "ced":
+            return f"cedar/{name}"
+        case "ibm" if session := re.fullmatch(r"r\d\d-(\d\d)", identity):
+            return f"ibm/w{session[1]}"
+        case "imp" if first_name := re.search(r"Other Names:\s*(\w)", info):
+            return f"imp/{name}_{first_name[1].lower()}"  # two people are called Xiao
+        case "gmd" if identity == "kast":
+            return None
+    return f"{contributor}/{name}"
+
+
+def _ink(
+    components: Sequence[Points | None], spans: Iterable[Span], partly: bool
+) -> list[Points] | None:
+    """Strokes of the spans; None if there are none, or some are withheld.
+
+    The archive has a lone 0 0 where ink is withheld. With `partly` that is a stray sample.
+    """
+    strokes, withheld = [], False
+    for span in spans:
+        for number in range(span.first, span.last + 1):
+            points = components[number]
+            if points is None:
+                continue
+            start = span.start if number == span.first else 0
+            stop = span.stop if number == span.last else None
+            points = points[start : None if stop is None else stop + 1]
+            if points.any():
+                strokes.append(points)
+            elif len(points):
+                withheld = True
+    return strokes if strokes and (partly or not withheld) else None
+
+
+def _sample(
+    folder: Path, writer: str, recording: Recording, character: Character, ink: list[Points]
+) -> _Sample | None:
+    """The character, or None for a dot, which has no size."""
+    cleaned = [_cleaned(stroke) for stroke in ink]
+    points = np.concatenate(cleaned)
+    low, high = points.min(axis=0), points.max(axis=0)
+    size = float((high - low).max())
+    if size == 0:
+        return None
+    scale = canvas.BOX / size
+    file = recording.ink.relative_to(folder) if recording.ink else Path()
+    return _Sample(
+        writer,
+        recording.date or (0, 0, 0),
+        [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(file))],
+        character.spans[0].first,
+        character.spans[0].start,
+        BYCLASS.index(character.text),
+        [np.stack([s[:, 0] - low[0], high[1] - s[:, 1]], axis=1) * scale for s in cleaned],
+        blake2b(b"|".join(s.astype(np.int64).tobytes() for s in ink), digest_size=16).digest(),
+        size,
+        float(low[1]),
+        np.nan if recording.line is None else recording.line,
+    )
+
+
+def _cleaned(stroke: Points) -> Points:
+    """A stroke without points that repeat the one before, or that jump to the origin."""
+    kept = np.ones(len(stroke), bool)
+    kept[1:] = (stroke[1:] != stroke[:-1]).any(axis=1)
+    at_origin = ~stroke.any(axis=1)
+    if np.abs(stroke[~at_origin]).min() > _CLEARLY_ELSEWHERE:
+        kept &= ~at_origin
+    return stroke[kept] if kept.any() else stroke[:1]
+
+
+def _simplified(
+    characters: Sequence[Iterable[canvas.Path]], tolerance: float
+) -> list[list[canvas.Path]]:
+    """The strokes of every character with fewer points, all characters at once."""
+    strokes = [list(character) for character in characters]
+    simple = iter(canvas.simplify(list(chain.from_iterable(strokes)), tolerance))
+    return [list(islice(simple, len(character))) for character in strokes]
+
+
+def _stroke_file(strokes: Sequence[canvas.Path], counts: Sequence[int]) -> StrokeFile:
+    """Strokes of characters of so many strokes each, in whole units of the box."""
+    lengths = np.array([len(stroke) for stroke in strokes], np.int64)
+    pen_up = np.zeros(lengths.sum(), np.uint8)
+    pen_up[np.cumsum(lengths) - 1] = 1
+    first = np.cumsum(counts) - np.array(counts)
+    return StrokeFile(
+        np.clip(np.rint(np.concatenate(strokes)), 0, canvas.BOX).astype(np.int16),
+        pen_up,
+        np.concatenate([[0], np.cumsum(np.add.reduceat(lengths, first))]).astype(np.uint32),
+    )
