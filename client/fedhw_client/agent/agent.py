@@ -32,12 +32,12 @@ from fedhw.personalization.replay import Sample
 from fedhw.personalization.stream import Personalizer, Prequential, Recognition, looks_worse
 from fedhw.privacy.statistics import Evaluation, Tally
 from fedhw.release.release import Release
+from fedhw.system.sqlite import StoreError
 from fedhw_client.store.corrections import (
     Opinion,
     Selection,
     Store,
     StoredMixture,
-    StoreError,
     Window,
 )
 from fedhw_client.store.profile import LONGEST_ID, Profile

@@ -20,12 +20,13 @@ from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.handwriting.strokes import MAX_POINTS
 from fedhw.personalization.stream import Prequential, Recognition
+from fedhw.system.sqlite import StoreError, StoreFullError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Correction, Status
 from fedhw_client.agent.async_rasterise import draw
 from fedhw_client.agent.status_stream import watch
-from fedhw_client.store.corrections import Selection, StoreError, StoreFullError
+from fedhw_client.store.corrections import Selection
 from fedhw_client.store.profile import MOST
 
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name

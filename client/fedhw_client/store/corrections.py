@@ -8,14 +8,14 @@ overwritten (secure_delete) and the log that still held it is cut off.
 import os
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fedhw.errors import InputError
+from fedhw.system.sqlite import Database, StoreDamagedError, StoreError
 from fedhw_client.store.salvage import carve
 from fedhw_client.store.stored_sample import StoredSample
 
@@ -67,14 +67,6 @@ MIGRATIONS = [
     """,
 ]
 """What makes each schema version of the one before, from an empty file on; never edit one."""
-
-
-class StoreError(InputError):
-    """The disk or the file refuses; nothing is wrong with what was asked."""
-
-
-class StoreFullError(StoreError):
-    """There is no room on the disk for one more correction."""
 
 
 class Window(NamedTuple):
@@ -148,7 +140,7 @@ class Store:
 
     Opening it brings an older schema up to date. A database that is damaged is set aside in a
     directory beside it, every correction in it that is whole goes into a new one, and `notices`
-    says so. Raises InputError when the schema is newer than this program or the disk is full.
+    says so. Raises InputError when the schema is newer than this program or the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -159,12 +151,10 @@ class Store:
         found = [carve(place / path.name) for place in sorted(path.parent.glob(f"{SALVAGING}*"))]
         written = {row.position: row for rows in (carve(path), *found) for row in rows}
         try:
-            self._open()
-            self._verify()
-        except sqlite3.DatabaseError as error:
-            if _is_no_damage(error):
-                raise _explained(error) from None
-            self._set_aside()
+            self._db = _opened(path)
+        except StoreDamagedError:
+            _set_aside(path)
+            self._db = _opened(path)
         known = self.known([row.id for row in written.values()])
         self._restore(
             [
@@ -182,25 +172,25 @@ class Store:
 
     def rows(self) -> list[StoredSample]:
         """Return every correction, the oldest first."""
-        return [_row(*found) for found in self._read(f"{_SELECT} ORDER BY position")]
+        return [_row(*found) for found in self._db.read(f"{_SELECT} ORDER BY position")]
 
     def select(self, selection: Selection) -> list[int]:
         """Return the positions of the corrections that are meant, the oldest first."""
         condition, values = selection.condition()
-        found = self._read(
+        found = self._db.read(
             f"SELECT position FROM samples WHERE {condition} ORDER BY position", values
         )
         return [position for (position,) in found]
 
     def newest(self, n: int) -> list[StoredSample]:
         """Return at most n corrections, the newest first."""
-        newest = self._read(f"{_SELECT} ORDER BY position DESC LIMIT ?", (n,))
+        newest = self._db.read(f"{_SELECT} ORDER BY position DESC LIMIT ?", (n,))
         return [_row(*found) for found in newest]
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Return those of the names that are stored."""
         ask = "SELECT id FROM samples WHERE id = ?"
-        return {found for name in ids for (found,) in self._read(ask, (name,))}
+        return {found for name in ids for (found,) in self._db.read(ask, (name,))}
 
     def judged(self, start: float, end: float) -> list[Judged]:
         """Return how guesses went on what is kept of a time, `end` not included, the oldest first.
@@ -208,7 +198,7 @@ class Store:
         Of a sample without an opinion the local expert is taken to have said what the global one
         did, and the gate to have been closed.
         """
-        found = self._read(
+        found = self._db.read(
             "SELECT label, ge_right, coalesce(le_right, ge_right), right, coalesce(opened, 0) "
             "FROM samples LEFT JOIN opinions USING (position) WHERE at >= ? AND at < ? "
             "ORDER BY position",
@@ -218,31 +208,31 @@ class Store:
 
     def windows(self, n: int) -> list[Window]:
         """Return how guesses went in at most the n newest windows, the oldest first."""
-        found = self._read("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
+        found = self._db.read("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
         return [Window(*window) for window in found][::-1]
 
     def totals(self) -> tuple[int, int, int]:
         """Return all guesses, and how many of them each was right: global expert and mixture."""
         sums = "coalesce(sum(guesses), 0), coalesce(sum(ge_right), 0), coalesce(sum(right), 0)"
-        [(guesses, ge_right, right)] = self._read(f"SELECT {sums} FROM windows")
+        [(guesses, ge_right, right)] = self._db.read(f"SELECT {sums} FROM windows")
         return guesses, ge_right, right
 
     @property
     def next_position(self) -> int:
         """The place in the stream that the next correction gets."""
-        [(position,)] = self._read("SELECT next_position FROM counters")
+        [(position,)] = self._db.read("SELECT next_position FROM counters")
         return int(position)
 
     @property
     def personal_version(self) -> int:
         """How many personal mixtures there have been."""
-        [(version,)] = self._read("SELECT personal_version FROM counters")
+        [(version,)] = self._db.read("SELECT personal_version FROM counters")
         return int(version)
 
     @property
     def personal(self) -> StoredMixture | None:
         """The mixture in use, None if there is none or it is damaged."""
-        for release, tensors, checksum in self._read("SELECT * FROM personal"):
+        for release, tensors, checksum in self._db.read("SELECT * FROM personal"):
             if zlib.crc32(tensors) == checksum:
                 return StoredMixture(release, tensors)
         return None
@@ -263,7 +253,7 @@ class Store:
 
         Raises StoreFullError, and InputError when the disk refuses for another reason.
         """
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             _delete(db, evicted)
             db.executemany(
                 "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -286,7 +276,7 @@ class Store:
 
         With `everything`, every count goes, too. Traces stay on the disk until `scrub`.
         """
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.executemany(
                 "UPDATE windows SET guesses = guesses - 1, ge_right = windows.ge_right - "
                 "samples.ge_right, right = windows.right - samples.right FROM samples "
@@ -314,69 +304,12 @@ class Store:
 
     def set_personal(self, personal: StoredMixture | None, version: int) -> None:
         """Keep the mixture in use, in place of the one before."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute("DELETE FROM personal")
             if personal is not None:
                 checksum = zlib.crc32(personal.tensors)
                 db.execute("INSERT INTO personal VALUES (?, ?, ?)", (*personal, checksum))
             db.execute("UPDATE counters SET personal_version = ?", (version,))
-
-    def _open(self) -> None:
-        self.path.touch(mode=0o600)
-        # Commands are sent as they are: transactions begin and end where we say.
-        self._db = sqlite3.connect(
-            self.path, timeout=1, isolation_level=None, check_same_thread=False
-        )
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "secure_delete = ON",
-            "cell_size_check = ON",
-            "journal_size_limit = 1048576",
-        ):
-            self._db.execute(f"PRAGMA {pragma}").fetchall()
-        self._migrate()
-
-    def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > len(MIGRATIONS):
-            self._db.close()
-            raise InputError(
-                f"home: the schema {version} of {self.path} is newer than {len(MIGRATIONS)}, the "
-                "newest this program knows; update fedhw"
-            )
-        for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-            try:
-                self._db.executescript(
-                    f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;"
-                )
-            except sqlite3.OperationalError as error:
-                self._db.close()
-                if error.sqlite_errorname == "SQLITE_ERROR":
-                    # Wrong SQL is no damage: the person's file must stay where it is.
-                    raise RuntimeError(f"migration {number} is wrong") from error
-                raise
-
-    def _verify(self) -> None:
-        (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
-        checked = self._db.execute("SELECT checksum FROM samples ORDER BY position")
-        for row, (checksum,) in zip(self.rows(), checked, strict=True):
-            if row.checksum != checksum:
-                raise sqlite3.DatabaseError("a correction is not as it was written")
-        if self._db.execute("SELECT count(*) FROM counters").fetchone() != (1,):
-            raise sqlite3.DatabaseError("the counters are missing")
-
-    def _set_aside(self) -> None:
-        """Move a damaged database out of the way and begin a new one."""
-        self._db.close()
-        aside = self.path.with_name(f"{SALVAGING}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-        aside.mkdir(mode=0o700)
-        for part in (self.path, _beside(self.path, "-wal"), _beside(self.path, "-shm")):
-            if part.exists():
-                part.rename(aside / part.name)
-        self._open()
 
     def _restore(self, rows: Sequence[StoredSample]) -> None:
         """Take in what was saved; only then is a damaged database done with."""
@@ -388,27 +321,13 @@ class Store:
             self.notices.append(f"The store was damaged; the damaged file is kept in {kept}.")
 
     def _cut_off_log(self) -> None:
-        [(busy, _, _)] = self._read("PRAGMA wal_checkpoint(TRUNCATE)")
+        [(busy, _, _)] = self._db.read("PRAGMA wal_checkpoint(TRUNCATE)")
         if busy:
             raise StoreError("store: another program keeps it open; close that one and try again")
 
-    def _read(self, query: str, values: object = ()) -> list[Any]:
-        with _explaining():
-            return self._db.execute(query, values).fetchall()  # type: ignore[arg-type]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _explaining():
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-
-
-_SELECT = "SELECT position, id, at, glyph, label, ge_right, right FROM samples"
+_COLUMNS = "position, id, at, glyph, label, ge_right, right"
+_SELECT = f"SELECT {_COLUMNS} FROM samples"
 
 
 def _row(
@@ -426,26 +345,43 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _is_no_damage(error: sqlite3.Error) -> bool:
-    """Whether the file may be whole and only the disk or another process refuses."""
-    refusals = ("BUSY", "LOCKED", "FULL", "READONLY", "CANTOPEN", "PERM", "NOMEM", "AUTH")
-    return getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").startswith(refusals)
-
-
-@contextmanager
-def _explaining() -> Iterator[None]:
+def _opened(path: Path) -> Database:
+    database = Database(
+        path,
+        MIGRATIONS,
+        name="store",
+        mend="restart the agent, which saves what is whole",
+        pragmas={
+            "journal_mode": "WAL",
+            "synchronous": "FULL",
+            "secure_delete": "ON",
+            "cell_size_check": "ON",
+            "journal_size_limit": "1048576",
+        },
+        timeout_seconds=1.0,
+        checked=True,
+    )
     try:
-        yield
-    except sqlite3.Error as error:
-        raise _explained(error) from error
+        _verify(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
-def _explained(error: sqlite3.Error) -> StoreError:
-    name = getattr(error, "sqlite_errorname", "")
-    if name == "SQLITE_FULL":
-        return StoreFullError("store: the disk is full; free some space, nothing stored is lost")
-    if name.startswith("SQLITE_IOERR"):
-        return StoreError(f"store: the disk fails ({name}); free some space or check it")
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return StoreError("store: it is damaged; restart the agent, which saves what is whole")
-    return StoreError(f"store: it cannot be used ({error}); check the home")
+def _verify(database: Database) -> None:
+    """Raise StoreDamagedError where a correction is not as it was written, or the counters are."""
+    for *row, checksum in database.read(f"SELECT {_COLUMNS}, checksum FROM samples"):
+        if _row(*row).checksum != checksum:
+            raise database.damaged()
+    if database.read("SELECT count(*) FROM counters") != [(1,)]:
+        raise database.damaged()
+
+
+def _set_aside(path: Path) -> None:
+    """Move a damaged database out of the way."""
+    aside = path.with_name(f"{SALVAGING}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+    aside.mkdir(mode=0o700)
+    for part in (path, _beside(path, "-wal"), _beside(path, "-shm")):
+        if part.exists():
+            part.rename(aside / part.name)

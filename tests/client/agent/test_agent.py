@@ -1,6 +1,8 @@
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,8 +87,9 @@ def test_without_its_mixture_it_learns_again_at_the_start(release, tmp_path):
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
     version = agent.status().personal_version
-    agent._store._db.execute("UPDATE personal SET release = 'another'")
     agent.close()
+    with closing(sqlite3.connect(tmp_path / "device.db", isolation_level=None)) as db:
+        db.execute("UPDATE personal SET release = 'another'")
     again = Agent(release, Store(tmp_path / "device.db"))
     until(lambda: again.status().personal_version > version)
     assert again.recognize(CROSS).label == "Q"

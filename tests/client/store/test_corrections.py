@@ -1,4 +1,6 @@
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
+from fedhw.system.sqlite import StoreError
 from fedhw_client.store.corrections import (
     MIGRATIONS,
     WINDOW,
@@ -14,7 +17,6 @@ from fedhw_client.store.corrections import (
     Selection,
     Store,
     StoredMixture,
-    StoreError,
     Window,
 )
 from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
@@ -39,6 +41,13 @@ def store(path: Path) -> Store:
     return Store(path)
 
 
+@contextmanager
+def directly(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file as another program has it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        yield db
+
+
 def reopened(store: Store) -> Store:
     store.close()
     return Store(store.path)
@@ -55,9 +64,9 @@ def test_what_is_appended_is_there_after_a_restart(store):
 
 
 def test_every_commit_is_synced_and_the_file_is_private(store, path):
-    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert store._db.execute("PRAGMA secure_delete").fetchone() == (1,)
+    pragmas = ("synchronous", "journal_mode", "secure_delete")
+    found = [store._db.read(f"PRAGMA {pragma}") for pragma in pragmas]
+    assert found == [[(2,)], [("wal",)], [(1,)]]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -148,29 +157,32 @@ def test_the_mixture_in_use_is_the_last_one(store):
     assert store.personal_version == 3
 
 
-def test_a_damaged_mixture_is_none(store):
+def test_a_damaged_mixture_is_none(store, path):
     store.set_personal(StoredMixture("r", b"first"), 1)
-    store._db.execute("UPDATE personal SET tensors = x'00'")
+    with directly(path) as db:
+        db.execute("UPDATE personal SET tensors = x'00'")
     assert store.personal is None
 
 
 def test_a_newer_schema_is_refused_and_left_alone(store, path):
     store.append(rows(0))
-    store._db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     store.close()
+    with directly(path) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     before = path.read_bytes()
     with pytest.raises(InputError, match="update fedhw"):
         Store(path)
     assert path.read_bytes() == before
 
 
-def test_a_later_migration_keeps_what_is_there(store, monkeypatch):
+def test_a_later_migration_keeps_what_is_there(store, path, monkeypatch):
     store.append(rows(0, 1))
     added = "ALTER TABLE windows ADD COLUMN note TEXT;"
     monkeypatch.setattr("fedhw_client.store.corrections.MIGRATIONS", [*MIGRATIONS, added])
     store = reopened(store)
     assert store.rows() == rows(0, 1)
-    assert store._db.execute("SELECT note FROM windows").fetchall() == [(None,)]
+    with directly(path) as db:
+        assert db.execute("SELECT note FROM windows").fetchall() == [(None,)]
     assert reopened(store).rows() == rows(0, 1)
 
 
@@ -178,7 +190,7 @@ def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
     store.append(rows(0, 1))
     broken = "DELETE FROM samples; SELECT nonsense FROM nowhere;"
     monkeypatch.setattr("fedhw_client.store.corrections.MIGRATIONS", [*MIGRATIONS, broken])
-    with pytest.raises(RuntimeError, match=f"migration {len(MIGRATIONS) + 1} is wrong"):
+    with pytest.raises(StoreError, match=r"cannot be brought up to date \(no such table: nowhere"):
         reopened(store)
     monkeypatch.undo()
     assert Store(store.path).rows() == rows(0, 1)
@@ -231,7 +243,7 @@ def test_a_glyph_that_changed_on_the_disk_is_not_believed(store, path):
 
 def test_a_damaged_log_loses_nothing_that_is_whole_in_it(store, path, tmp_path):
     store.append(rows(0))
-    store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    store.scrub()
     for position in range(1, 40):
         store.append(rows(position))
     copy = tmp_path / "crashed" / "device.db"
@@ -276,15 +288,16 @@ def test_a_log_without_its_database_is_read(store, path):
 
 def test_what_was_never_committed_does_not_come_back(store, path, tmp_path):
     store.append(rows(0))
-    store._db.execute("PRAGMA cache_size = 1")
-    store._db.execute("BEGIN")
-    many = [(*row(n), row(n).checksum) for n in range(1, 200)]
-    store._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", many)
     crashed = tmp_path / "crashed" / "device.db"
     crashed.parent.mkdir()
-    for part in (path, path.with_name("device.db-wal")):
-        (crashed.parent / part.name).write_bytes(part.read_bytes())
-    store._db.execute("ROLLBACK")
+    with directly(path) as db:
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN")
+        many = [(*row(n), row(n).checksum) for n in range(1, 200)]
+        db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", many)
+        for part in (path, path.with_name("device.db-wal")):
+            (crashed.parent / part.name).write_bytes(part.read_bytes())
+        db.execute("ROLLBACK")
     assert b"id-100" in crashed.with_name("device.db-wal").read_bytes()
     again = Store(crashed)
     assert again.rows() == rows(0)
@@ -304,7 +317,8 @@ def test_a_reader_that_keeps_traces_alive_is_told_of(store, path):
 
 
 def opinions(store: Store) -> list[int]:
-    return [position for (position,) in store._db.execute("SELECT position FROM opinions")]
+    with directly(store.path) as db:
+        return [position for (position,) in db.execute("SELECT position FROM opinions")]
 
 
 def test_a_time_is_judged_by_what_is_kept_of_it(store):
@@ -348,11 +362,11 @@ def test_an_opinion_is_stored_with_its_sample_or_not_at_all(store):
 def test_a_store_from_before_there_were_opinions_goes_on(path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("fedhw_client.store.corrections.MIGRATIONS", MIGRATIONS[:1])
-        before = Store(path)
+        Store(path).close()
+    with directly(path) as db:
         glyphs = [(*one, one.checksum) for one in rows(0, 1)]
-        before._db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", glyphs)
-        before._db.execute("UPDATE counters SET next_position = 2")
-        before.close()
+        db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", glyphs)
+        db.execute("UPDATE counters SET next_position = 2")
     store = Store(path)
     assert store.rows() == rows(0, 1)
     assert store.judged(0.0, 9.0) == [Judged("a", False, False, True, False)] * 2
