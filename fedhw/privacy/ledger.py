@@ -8,9 +8,8 @@ be a refund. With a rollback journal and synchronous=EXTRA every commit is in th
 """
 
 import math
-import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import DELTAS, GaussianMechanism, composed_epsilon
 from fedhw.system.atomic import replacing
+from fedhw.system.sqlite import Database, StoreError, run_script
 
 DAY = 24 * 60 * 60
 """Seconds."""
@@ -161,10 +161,9 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._opened() as db:
-            _migrate(db)
-            self.limits = self._limits(db)
-            self._paid(db)
+        with self._opened() as database:
+            self.limits = _limits(database)
+            _paid(database)
 
     @classmethod
     def create(cls, path: Path, limits: Limits) -> "Ledger":
@@ -175,12 +174,18 @@ class Ledger:
         if path.exists():
             raise InputError(f"ledger: {path} exists; go on with it")
         try:
-            with replacing(path, durable=True) as unfinished:
-                unfinished.touch(mode=0o600)
-                with closing(_connect(unfinished)) as db:
-                    _begin(db, limits)
-        except (OSError, *_FAILURES) as error:
-            raise _explained(path, error) from error
+            with (
+                replacing(path, durable=True) as unfinished,
+                closing(_database(unfinished, migrations=[])) as database,
+                database.transaction() as db,
+            ):
+                run_script(db, SCHEMA)
+                values = (limits.per_day, limits.in_all, limits.delta, limits.checksum)
+                db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", values)
+        except OSError as error:
+            raise StoreError(
+                f"ledger: {path} cannot be made ({error.strerror}); check the disk and the home"
+            ) from error
         return cls(path)
 
     @classmethod
@@ -197,8 +202,8 @@ class Ledger:
 
         What is dated later counts as of today: a clock that is set back refunds nothing.
         """
-        with self._opened() as db:
-            return self._composed(*self._paid(db), now)
+        with self._opened() as database:
+            return self._composed(*_paid(database), now)
 
     def charge(
         self,
@@ -213,9 +218,8 @@ class Ledger:
         nothing. Raises BudgetSpentError where a limit would be passed, and InputError where the
         disk refuses.
         """
-        with self._opened() as db:
-            db.execute("BEGIN IMMEDIATE")
-            charges, rounds = self._paid(db)
+        with self._opened() as database, database.transaction() as db:
+            charges, rounds = _paid(database)
             for earlier in charges:
                 if earlier.about == about:
                     return earlier.message
@@ -226,19 +230,18 @@ class Ledger:
                 "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (*charge[:6], charge.checksum),
             )
-            db.execute("COMMIT")
             return charge.message
 
     def check_report(self, mechanism: GaussianMechanism, now: float) -> None:
         """Raise BudgetSpentError where one more report would pass a limit."""
-        with self._opened() as db:
-            charges, rounds = self._paid(db)
+        with self._opened() as database:
+            charges, rounds = _paid(database)
             self._refuse_beyond_limits([*charges, _charge("", mechanism, now)], rounds, now)
 
     def check_round(self, rho: float, now: float) -> None:
         """Raise BudgetSpentError where one more round that is rho-zCDP would pass a limit."""
-        with self._opened() as db:
-            charges, rounds = self._paid(db)
+        with self._opened() as database:
+            charges, rounds = _paid(database)
             self._refuse_beyond_limits(charges, [*rounds, _round("", rho, now)], now)
 
     def charge_round(self, round: str, rho: float, now: float) -> None:
@@ -248,9 +251,8 @@ class Ledger:
         passed, and InputError where the round was paid for at another cost or the disk refuses.
         """
         paid = _round(round, rho, now)
-        with self._opened() as db:
-            db.execute("BEGIN IMMEDIATE")
-            charges, rounds = self._paid(db)
+        with self._opened() as database, database.transaction() as db:
+            charges, rounds = _paid(database)
             for earlier in rounds:
                 if earlier.name == round:
                     if earlier.rho != rho:
@@ -261,12 +263,11 @@ class Ledger:
                     return
             self._refuse_beyond_limits(charges, [*rounds, paid], now)
             db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (*paid, paid.checksum))
-            db.execute("COMMIT")
 
     def rounds(self) -> list[PaidRound]:
         """Return the rounds that were paid for, as they came."""
-        with self._opened() as db:
-            return self._paid(db)[1]
+        with self._opened() as database:
+            return _paid(database)[1]
 
     def unsent(self) -> list[Charge]:
         """Return the reports that have neither arrived nor been refused, in order."""
@@ -285,45 +286,23 @@ class Ledger:
 
     def history(self) -> list[Charge]:
         """Return every report that was paid for: of windows in order, then of candidates."""
-        with self._opened() as db:
-            return self._paid(db)[0]
+        with self._opened() as database:
+            return _paid(database)[0]
 
     def _mark(self, column: str, about: int | str, value: float | str) -> None:
-        with self._opened() as db:
+        with self._opened() as database, database.transaction() as db:
             changed = db.execute(f"UPDATE charges SET {column} = ? WHERE about = ?", (value, about))
             if changed.rowcount != 1:
                 raise InputError(f"about: {about} was never charged; charge it first")
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _opened(self) -> Iterator[Database]:
         """A connection of its own for each use: rare, and then nothing is shared or goes stale."""
-        if not self._path.exists():
+        # SQLite takes an empty file for a new database.
+        if not self._path.exists() or self._path.stat().st_size == 0:
             raise InputError(f"ledger: {self._path} is missing; {_MEND}")
-        try:
-            with closing(_connect(self._path)) as db:
-                yield db
-        except _FAILURES as error:
-            raise _explained(self._path, error) from error
-
-    def _limits(self, db: sqlite3.Connection) -> Limits:
-        found = db.execute("SELECT per_day, in_all, delta, checksum FROM limits").fetchall()
-        if len(found) == 1 and found[0][3] == _checksum(*found[0][:3]):
-            return Limits(*found[0][:3])
-        raise sqlite3.DatabaseError("limits")
-
-    def _paid(self, db: sqlite3.Connection) -> tuple[list[Charge], list[PaidRound]]:
-        _check_pages(db)
-        charges, rounds = [], []
-        columns = "about, at, epsilon, delta, sigma, message, sent_at, refused, checksum"
-        for *row, checksum in db.execute(f"SELECT {columns} FROM charges ORDER BY about"):
-            charges.append(Charge(*row))
-            if charges[-1].checksum != checksum:
-                raise sqlite3.DatabaseError("charges")
-        for *row, checksum in db.execute("SELECT * FROM rounds ORDER BY rowid"):
-            rounds.append(PaidRound(*row))
-            if rounds[-1].checksum != checksum:
-                raise sqlite3.DatabaseError("rounds")
-        return charges, rounds
+        with closing(_database(self._path, MIGRATIONS)) as database:
+            yield database
 
     def _composed(self, charges: list[Charge], rounds: list[PaidRound], now: float) -> Spent:
         of_day = [charge for charge in charges if charge.at > now - DAY]
@@ -357,21 +336,38 @@ class Ledger:
 
 _MEND = "nothing may be sent, for what was told before is unknown; enrol as a new device"
 
-_FAILURES = (sqlite3.Error, UnicodeDecodeError)
-"""The latter where a damaged file has SQLite complain in what is no text."""
 
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Commands are sent as they are: transactions begin and end where we say.
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        isolation_level=None,
-        timeout=LOCK_TIMEOUT_SECONDS,
+def _database(path: Path, migrations: Sequence[str]) -> Database:
+    return Database(
+        path,
+        migrations,
+        name="ledger",
+        mend=_MEND,
+        pragmas={"synchronous": "EXTRA", "cell_size_check": "ON"},
+        timeout_seconds=LOCK_TIMEOUT_SECONDS,
+        checked=True,  # or what cannot be read would be a refund
     )
-    db.execute("PRAGMA synchronous = EXTRA")
-    db.execute("PRAGMA cell_size_check = ON")
-    return db
+
+
+def _limits(database: Database) -> Limits:
+    found = database.read("SELECT per_day, in_all, delta, checksum FROM limits")
+    if len(found) == 1 and found[0][3] == _checksum(*found[0][:3]):
+        return Limits(*found[0][:3])
+    raise database.damaged()
+
+
+def _paid(database: Database) -> tuple[list[Charge], list[PaidRound]]:
+    charges, rounds = [], []
+    columns = "about, at, epsilon, delta, sigma, message, sent_at, refused, checksum"
+    for *row, checksum in database.read(f"SELECT {columns} FROM charges ORDER BY about"):
+        charges.append(Charge(*row))
+        if charges[-1].checksum != checksum:
+            raise database.damaged()
+    for *row, checksum in database.read("SELECT * FROM rounds ORDER BY rowid"):
+        rounds.append(PaidRound(*row))
+        if rounds[-1].checksum != checksum:
+            raise database.damaged()
+    return charges, rounds
 
 
 def _charge(about: int | str, mechanism: GaussianMechanism, now: float) -> Charge:
@@ -387,50 +383,5 @@ def _round(name: str, rho: float, now: float) -> PaidRound:
     return PaidRound(name, float(now), float(rho))
 
 
-def _begin(db: sqlite3.Connection, limits: Limits) -> None:
-    db.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-    values = (limits.per_day, limits.in_all, limits.delta, limits.checksum)
-    db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", values)
-    db.execute("COMMIT")
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    """Bring an older ledger up to date, whole or not at all; checksums come along as they are."""
-    if _version(db) == len(MIGRATIONS):
-        return
-    db.execute("BEGIN IMMEDIATE")
-    version = _version(db)
-    if version > len(MIGRATIONS):
-        raise InputError(
-            f"ledger: its schema {version} is newer than {len(MIGRATIONS)}, the newest this "
-            "program knows; update fedhw"
-        )
-    _check_pages(db)  # first, or what cannot be read would be left behind
-    for number, migration in enumerate(MIGRATIONS[version:], version + 1):
-        for statement in filter(str.strip, migration.split(";\n")):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {number}")
-    db.execute("COMMIT")
-
-
-def _version(db: sqlite3.Connection) -> int:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
-def _check_pages(db: sqlite3.Connection) -> None:
-    if db.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",):
-        raise sqlite3.DatabaseError("pages")
-
-
 def _checksum(*values: float | str) -> int:
     return zlib.crc32(repr(values).encode())
-
-
-def _explained(path: Path, error: Exception) -> InputError:
-    name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
-    if isinstance(error, OSError) or name.startswith(
-        ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
-    ):
-        return InputError(f"ledger: {path} cannot be used ({error}); check the disk and the home")
-    return InputError(f"ledger: {path} is damaged; {_MEND}")
