@@ -5,7 +5,6 @@ https://github.com/CognitiveModeling/DigiLeTs (S. Fabi, S. Otte and others, Univ
 """
 
 import string
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
-from fedhw.handwriting.strokes import Stroke, rasterise
+from fedhw.handwriting.strokes import rasterise
 
 ONE_HOT = string.digits + string.ascii_lowercase + string.ascii_uppercase
 """What the columns of a label line stand for."""
@@ -37,12 +36,14 @@ def load_digilets(folder: Path) -> WriterSet:
             f"{folder}: holds no file complete/NNN-*_preprocessed; "
             "give the folder data/preprocessed of the repository"
         )
-    images, labels, counts = [], [], []
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    counts = []
     for file in files:
-        characters = list(_characters(file))
-        images += [rasterise(strokes) for strokes, _ in characters]
-        labels += [label for _, label in characters]
-        counts.append(len(characters))
+        lines = _lines(file)
+        images += [_drawn(line, f"{file}:{n + 1}") for n, line in lines[::2]]
+        labels += [_label(line, f"{file}:{n + 1}") for n, line in lines[1::2]]
+        counts.append(len(lines) // 2)
     return WriterSet.of(
         np.stack(images),
         labels,
@@ -51,22 +52,18 @@ def load_digilets(folder: Path) -> WriterSet:
     )
 
 
-def _characters(file: Path) -> Iterator[tuple[list[Stroke], int]]:
-    """Strokes, y down, and label of each character of one writer."""
+def _lines(file: Path) -> list[tuple[int, str]]:
     try:
         lines = file.read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as text; download it again") from error
     if len(lines) % 2 or not lines:
         raise InputError(f"{file}: {len(lines)} lines are no pairs; download it again")
-    for number in range(0, len(lines), 2):
-        yield (
-            _strokes(lines[number], f"{file}:{number + 1}"),
-            _label(lines[number + 1], f"{file}:{number + 2}"),
-        )
+    return list(enumerate(lines))
 
 
-def _strokes(line: str, place: str) -> list[Stroke]:
+def _drawn(line: str, place: str) -> NDArray[np.uint8]:
+    """The glyph of a line of points."""
     numbers = _numbers(line, place)
     if len(numbers) == 0 or len(numbers) % len(POINT):
         raise InputError(
@@ -75,7 +72,10 @@ def _strokes(line: str, place: str) -> list[Stroke]:
         )
     points = numbers.reshape(-1, len(POINT))
     beginnings = np.flatnonzero(points[1:, POINT.index("pen_down")] == 1) + 1
-    return np.split(points[:, :2] * [1, -1], beginnings)
+    try:
+        return rasterise(np.split(points[:, :2] * [1, -1], beginnings))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def _label(line: str, place: str) -> int:
@@ -90,9 +90,6 @@ def _label(line: str, place: str) -> int:
 
 def _numbers(line: str, place: str) -> NDArray[np.float64]:
     try:
-        numbers = np.array(line.split(), np.float64)
+        return np.array(line.split(), np.float64)
     except ValueError:
         raise InputError(f"{place}: holds what is no number; download the file again") from None
-    if not np.isfinite(numbers).all():
-        raise InputError(f"{place}: a number is not finite; download the file again")
-    return numbers

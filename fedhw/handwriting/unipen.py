@@ -30,6 +30,7 @@ CATEGORIES = ("1a", "1b", "1c")
 _DRAWN_WITHIN = 1.5  # how close to the recorded path strokes are drawn, in a box of 1000
 _KEPT_WITHIN = 6.0  # ... and handed over
 _CLEARLY_ELSEWHERE = 50  # tablet units from both axes
+_A_DOT = 1e-6  # tablet units
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def load_unipen(folder: Path) -> WriterSet:
 def read_unipen(folder: Path) -> PenWriters:
     """Read what `load_unipen` reads, together with what the pen told beside the pictures."""
     distinct: dict[tuple[str, bytes], _Sample] = {}
-    for sample in sorted(_samples(folder), key=_Sample.time):
+    for sample in sorted(_samples(folder), key=lambda sample: (sample.writer, sample.when)):
         distinct.setdefault((sample.writer.partition("/")[0], sample.digest), sample)
     samples = list(distinct.values())
     if not samples:
@@ -83,22 +84,19 @@ def read_unipen(folder: Path) -> PenWriters:
 
 
 class _Sample(NamedTuple):
-    """A character, its strokes in a box of 1000 with y down, and where it stands in time."""
+    """A character; strokes in a box of 1000 with y down.
+
+    `when` orders a writer's characters: date, file by its numbers, component, point.
+    """
 
     writer: str
-    date: tuple[int, int, int]
-    file: list[str | int]
-    component: int
-    point: int
+    when: tuple[tuple[int, int, int], list[str | int], int, int]
     label: int
     strokes: list[canvas.Path]
     digest: bytes
     size: float
     bottom: float
     line: float
-
-    def time(self) -> tuple[object, ...]:
-        return self[:5]
 
 
 def _samples(folder: Path) -> Iterator[_Sample]:
@@ -122,7 +120,8 @@ def _samples(folder: Path) -> Iterator[_Sample]:
                 beyond.append(character.place)
                 continue
             ink = _ink(recording.components, character.spans, partly=contributor == "ibm")
-            if sample := ink and _sample(folder, writer, recording, character, ink):
+            sample = None if ink is None else _sample(folder, writer, recording, character, ink)
+            if sample is not None:
                 yield sample
     if beyond:
         _log.warning(
@@ -192,16 +191,15 @@ def _sample(
     points = np.concatenate(cleaned)
     low, high = points.min(axis=0), points.max(axis=0)
     size = float((high - low).max())
-    if size == 0:
+    if size < _A_DOT:
         return None
     scale = canvas.BOX / size
-    file = recording.ink.relative_to(folder) if recording.ink else Path()
+    file = re.split(r"(\d+)", str(recording.ink.relative_to(folder) if recording.ink else ""))
+    natural = [int(part) if part.isdecimal() else part for part in file]
+    date, first = recording.date or (0, 0, 0), character.spans[0]
     return _Sample(
         writer,
-        recording.date or (0, 0, 0),
-        [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(file))],
-        character.spans[0].first,
-        character.spans[0].start,
+        (date, natural, first.first, first.start),
         BYCLASS.index(character.text),
         [np.stack([s[:, 0] - low[0], high[1] - s[:, 1]], axis=1) * scale for s in cleaned],
         blake2b(b"|".join(s.astype(np.int64).tobytes() for s in ink), digest_size=16).digest(),

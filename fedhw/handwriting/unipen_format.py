@@ -24,7 +24,7 @@ Points = NDArray[np.float64]
 _STATEMENT = re.compile(r"^[^\S\n]*(\.[^\W\d_]\S*)", re.MULTILINE)
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 _CHARACTER = re.compile(r'CHARACTER\s+(\S+)\s+(?:\S+\s+)?"((?:[^"\\]|\\.)*)"')
-_SPAN = re.compile(r"(\d+)(?::(\d+))?(?:-(\d+)(?::(\d+))?)?")
+_SPAN = re.compile(r"(\d{1,9})(?::(\d{1,9}))?(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 _RECENT_FILES = 64  # the same ink serves digits, upper case and lower case
 
 
@@ -85,13 +85,12 @@ class UnipenReader:
     def read(self, path: Path) -> Recording:
         """Read a file; raises InputError, with file and line, for one that is not in the format.
 
-        Pen data and segments that a documentation file (.doc) quotes are not read.
+        Documentation (.doc) may quote anything: its ink and segments are not read, nor is it an
+        error if it includes what is not there. Elsewhere only lexicons may be missing.
         """
         return self._parsed(path, Recording().coordinates)
 
     def _parse(self, path: Path, coordinates: tuple[str, ...]) -> Recording:
-        if path in self._open:
-            raise InputError(f"{path}: it includes itself; unpack the archive again")
         self._open.append(path)
         recording = Recording(coordinates)
         is_documentation = path.suffix == ".doc"
@@ -117,7 +116,9 @@ class UnipenReader:
                 case ".WRITER_INFO":
                     recording.writer_info = text
                 case ".DATE" if len(words) >= 3:
-                    month, day, year = (int(w) if w.isdecimal() else 0 for w in words[:3])
+                    month, day, year = (
+                        int(word) if re.fullmatch(r"\d{1,4}", word) else 0 for word in words[:3]
+                    )
                     recording.date = (year % 100, month, day)
                 case ".H_LINE":
                     lines = [float(word) for word in words if _NUMBER.fullmatch(word)]
@@ -126,16 +127,14 @@ class UnipenReader:
         return recording
 
     def _include(self, recording: Recording, name: str, path: Path, place: str) -> None:
-        for base in (self._folder / "include", path.parent, self._folder):
-            for file in (base / name, base / name.lower()):
-                if file.is_file():
-                    recording.append(self._parsed(file, recording.coordinates))
-                    return
-        if name.endswith(".dat") and path.suffix != ".doc":
-            raise InputError(
-                f"{place}: .INCLUDE {name}: there is no such file in {self._folder / 'include'}; "
-                "unpack the whole archive"
-            )
+        bases = (self._folder / "include", path.parent, self._folder)
+        files = (base / spelling for base in bases for spelling in (name, name.lower()))
+        found = next((f for f in files if f.is_relative_to(self._folder) and f.is_file()), None)
+        if found is not None and found not in self._open:
+            recording.append(self._parsed(found, recording.coordinates))
+        elif path.suffix != ".doc" and (found is not None or name.endswith(".dat")):
+            problem = f"not in {bases[0]}" if found is None else "this file itself or includes it"
+            raise InputError(f"{place}: .INCLUDE {name}: it is {problem}; unpack the whole archive")
 
 
 def _statements(path: Path) -> Iterator[tuple[str, str, str]]:

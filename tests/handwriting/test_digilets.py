@@ -98,7 +98,10 @@ GOOD = points(ELL)
         (f"{GOOD} 1\n{one_hot('a')}\n", ":1: 16 numbers are no points of x, y, pressure, pen_down"),
         (f"\n{one_hot('a')}\n", ":1: 0 numbers are no points of"),
         (f"{GOOD} x\n{one_hot('a')}\n", ":1: holds what is no number"),
-        (f"{GOOD.replace('0.200000', 'nan', 1)}\n{one_hot('a')}\n", ":1: a number is not finite"),
+        (
+            f"{GOOD.replace('0.200000', 'nan', 1)}\n{one_hot('a')}\n",
+            ":1: strokes: a coordinate is not a number within",
+        ),
         (f"{GOOD}\n{one_hot('a')} 0\n", ":2: is no row of 62 numbers of which one is 1"),
         (f"{GOOD}\n{one_hot('?')}\n", ":2: is no row of 62 numbers of which one is 1"),
         (f"{GOOD}\n{one_hot('a').replace('0.0', '1.0', 1)}\n", ":2: is no row of 62"),

@@ -128,7 +128,8 @@ def test_coordinates_hold_on_through_includes(archive):
 
 def test_documentation_may_quote_ink_and_lack_what_it_includes(archive):
     (archive / "about.doc").write_text(
-        ".H_LINE 25\n  .PEN_DOWN printf x y\n.SEGMENT CHARACTER as in\n.INCLUDE yours.dat\n"
+        ".H_LINE 25\n  .PEN_DOWN printf x y\n.SEGMENT CHARACTER as in\n"
+        ".INCLUDE yours.dat about.doc\n"
     )
 
     recording = read(archive, ".INCLUDE about.doc other.lex\n" + INK)
@@ -148,8 +149,10 @@ def test_documentation_may_quote_ink_and_lack_what_it_includes(archive):
         ('.VERSION 1\n.SEGMENT CHARACTER 3-x OK "a"\n', "a.dat:2: .SEGMENT CHARACTER does not"),
         (".SEGMENT CHARACTER 3 OK a\n", "a.dat:1: .SEGMENT CHARACTER does not give components"),
         ('.SEGMENT CHARACTER , OK "a"\n', "a.dat:1: .SEGMENT CHARACTER does not give components"),
-        ("\r\n.INCLUDE no.dat\r\n", "a.dat:2: .INCLUDE no.dat: there is no such file in"),
-        (".INCLUDE a.dat\n", "a.dat: it includes itself"),
+        ("\r\n.INCLUDE no.dat\r\n", "a.dat:2: .INCLUDE no.dat: it is not in"),
+        (".INCLUDE /etc/hosts.dat\n", "a.dat:1: .INCLUDE /etc/hosts.dat: it is not in"),
+        (".INCLUDE a.dat\n", "a.dat:1: .INCLUDE a.dat: it is this file itself or includes it"),
+        ('.SEGMENT CHARACTER 1234567890 OK "a"\n', "a.dat:1: .SEGMENT CHARACTER does not give"),
     ],
 )
 def test_what_is_not_in_the_format_is_told_with_file_and_line(archive, text, message):
