@@ -1,7 +1,6 @@
 """Lets invited devices in, as `protos/fedhw/v1/enrolment.proto` has it."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedhw.errors import InputError
 from fedhw.invitation import proof_of_keys
+from fedhw.system.sqlite import StoreError
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
 from fedhw_server.store.fleet import Fleet
@@ -50,7 +50,7 @@ class EnrolmentService(pb_grpc.EnrolmentServicer):
             )
         except EnrolmentError as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        except sqlite3.Error as error:
+        except StoreError as error:
             log.error("not enrolled", error=type(error).__name__)
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE, "fleet: it cannot be written now; try again later"

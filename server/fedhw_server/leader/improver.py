@@ -35,6 +35,7 @@ from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.system.atomic import replacing
+from fedhw.system.sqlite import StoreError
 from fedhw_server.leader.candidate_trials import TOLD, UNSETTLED, WANTED, TryOut
 from fedhw_server.leader.plan import Plan
 from fedhw_server.leader.secure_round import AddUp, LateSumError
@@ -87,6 +88,8 @@ class Improver:
         attempt = self._attempts.current
         try:
             self._go_on(attempt, online)
+        except StoreError:  # nothing is wrong with the attempt
+            raise
         except InputError as error:
             if attempt is not None and attempt.stage in (Stage.ROUNDS, Stage.SHADOW):
                 self._end(attempt, Stage.ABANDONED, str(error))

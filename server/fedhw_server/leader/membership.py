@@ -1,12 +1,12 @@
 """Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
 
 import asyncio
-import sqlite3
 import time
 
 import httpx
 import structlog
 
+from fedhw.system.sqlite import StoreError
 from fedhw_server.leader.superlink import KnownNode, SuperLink
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
@@ -44,7 +44,7 @@ class Membership:
                     self._changed.clear()
                     await asyncio.to_thread(self._agree)
                     looked = now
-            except (httpx.HTTPError, sqlite3.Error) as error:
+            except (httpx.HTTPError, StoreError) as error:
                 log.info("the lists cannot be compared yet", error=type(error).__name__)
             try:
                 await asyncio.wait_for(self._changed.wait(), REFRESH_SECONDS)

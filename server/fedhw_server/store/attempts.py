@@ -14,8 +14,8 @@ from fedhw.errors import InputError
 from fedhw.improvement.rollout import draw, share_at
 from fedhw.release.manifest import Manifest
 from fedhw.system.clock import Clock
+from fedhw.system.sqlite import Database
 from fedhw_server.leader.plan import Plan
-from fedhw_server.store.database import Database
 from fedhw_server.store.members import Member, Members
 from fedhw_server.store.settings import FleetSettings
 

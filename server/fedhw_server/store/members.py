@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fedhw.errors import InputError
 from fedhw.invitation import DEVICE_NAME
 from fedhw.system.clock import Clock
-from fedhw_server.store.database import Database
+from fedhw.system.sqlite import Database
 
 SETTLED = ("running", "held back")
 """What a device may answer to an offer so that it need not be asked again."""

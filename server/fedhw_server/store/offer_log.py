@@ -6,7 +6,7 @@ The table is called `rounds` on disk, from before a round was a step of an impro
 from typing import NamedTuple
 
 from fedhw.system.clock import Clock
-from fedhw_server.store.database import Database
+from fedhw.system.sqlite import Database
 
 KEPT_OFFERS = 10_000
 """Offers that are remembered."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.statistics import Report
-from fedhw_server.store.database import Database
+from fedhw.system.sqlite import Database
 from fedhw_server.store.settings import LATE_SECONDS, LATE_WINDOWS, FleetSettings
 
 REMEMBERED_WINDOWS = 30

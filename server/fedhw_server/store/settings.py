@@ -6,7 +6,7 @@ from typing import Any
 
 from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GaussianMechanism
-from fedhw_server.store.database import Database
+from fedhw.system.sqlite import Database
 
 CLOCK_SKEW_SECONDS = 60.0
 """Seconds by which a device's clock may be ahead."""
