@@ -16,6 +16,7 @@ from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
+from tests.parts import need
 
 # What made the files of earlier versions imports the code of then.
 collect_ignore = ["fixtures"]
@@ -23,6 +24,13 @@ collect_ignore = ["fixtures"]
 # A busy machine is slow, not wrong.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for part in mark.args:
+            need(part)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
+from tests.parts import SHARED, need_data
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "unipen62.npz"
+REAL = SHARED / "unipen62.npz"
 
 GOOD = {
     "images": np.zeros((3, 28, 28), np.uint8),
@@ -95,8 +96,8 @@ def test_whole_numbers_of_any_width_are_taken(path):
     assert load_npz(path).labels.dtype == np.uint8
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real handwriting is not on this machine")
 def test_the_real_handwriting_is_read_whole():
+    need_data(REAL)
     writers = load_npz(REAL)
 
     assert len(writers) == 87_207

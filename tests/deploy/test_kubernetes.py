@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.parts import DEPLOY, need
+from tests.deploy.parts import DEPLOY
 
 MANIFESTS = DEPLOY / "kubernetes"
 
@@ -42,7 +42,7 @@ def test_manifests_fit_the_schemas(version: str):
         kubernetes_validate.validate(wrong, version, strict=True)
 
 
-@need("kubectl")
+@pytest.mark.needs("kubectl")
 def test_kustomize_puts_them_together():
     command = ["kubectl", "kustomize", MANIFESTS]
     built = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -18,7 +18,8 @@ from prometheus_client import start_http_server
 from fedhw_server.fronts.statistics_service import REASONS
 from tests.deploy.dashboard import DASHBOARD, Query, panels, queries
 from tests.deploy.fleet_exporter import FleetExporter
-from tests.deploy.parts import DEPLOY, free_port, need, until
+from tests.deploy.parts import DEPLOY
+from tests.waiting import free_port, until
 
 CONFIG = DEPLOY / "prometheus"
 RULES = sorted((CONFIG / "rules").glob("*.yml"))
@@ -114,7 +115,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         thread.join()
 
 
-@need("promtool")
+@pytest.mark.needs("promtool")
 def test_the_configuration_is_valid():
     command = [
         "promtool",
@@ -128,7 +129,7 @@ def test_the_configuration_is_valid():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-@need("promtool")
+@pytest.mark.needs("promtool")
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path):
     # promtool would have every annotation repeated in the tests.
     for file in RULES:
@@ -209,7 +210,7 @@ def test_every_panel_has_the_datasource_of_its_dashboard():
         assert all(target["datasource"]["uid"] == "${datasource}" for target in panel["targets"])
 
 
-@need("prometheus")
+@pytest.mark.needs("prometheus")
 @pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
 def test_every_query_of_the_dashboard_is_answered(prometheus: Prometheus, query: Query):
     if " > 0" in query.expr:  # an annotation: a change that has not come
@@ -218,13 +219,13 @@ def test_every_query_of_the_dashboard_is_answered(prometheus: Prometheus, query:
         until(lambda: prometheus.has(query.expr))
 
 
-@need("prometheus")
+@pytest.mark.needs("prometheus")
 @pytest.mark.parametrize("record", records())
 def test_every_recording_rule_has_a_value(prometheus: Prometheus, record: str):
     until(lambda: prometheus.has(record))
 
 
-@need("prometheus")
+@pytest.mark.needs("prometheus")
 def test_every_rule_is_in_good_health(prometheus: Prometheus):
     def all_evaluated() -> bool:
         groups = prometheus.get("/rules")["groups"]
@@ -235,7 +236,7 @@ def test_every_rule_is_in_good_health(prometheus: Prometheus):
     until(all_evaluated)
 
 
-@need("prometheus")
+@pytest.mark.needs("prometheus")
 def test_the_figures_are_right(prometheus: Prometheus):
     assert prometheus.values("fedhw:devices_on_newest_release:sum") == [28]
     assert prometheus.values("fedhw:release_adopted:ratio") == [pytest.approx(28 / 40)]

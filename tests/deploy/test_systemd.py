@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.parts import DEPLOY, need
+from tests.deploy.parts import DEPLOY
 
 UNITS = DEPLOY / "systemd"
 
-pytestmark = need("systemd-analyze")
+pytestmark = pytest.mark.needs("systemd-analyze")
 
 
 def analyze(*arguments: object, home: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -21,8 +21,10 @@ from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.strokes import Stroke, StrokeFile, rasterise
 from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
+from tests.parts import SHARED
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+pytestmark = pytest.mark.needs("chromium")
+
 PATIENCE = 60_000  # milliseconds that a busy machine may take
 
 Strokes = list[Stroke]
@@ -31,7 +33,6 @@ Strokes = list[Stroke]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
-    assert path, "these tests need the browser: install the package chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -2,6 +2,8 @@ import builtins
 from pathlib import Path
 from typing import Any
 
+import datasets
+import flwr_datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,9 +11,6 @@ from PIL import Image
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.femnist import load_femnist
-
-datasets = pytest.importorskip("datasets", reason="needs the extra fedhw[simulation]")
-flwr_datasets = pytest.importorskip("flwr_datasets", reason="needs the extra fedhw[simulation]")
 
 FEATURES = {
     "image": datasets.Image(),

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,12 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedhw.errors import InputError
 from fedhw.handwriting.strokes import MAX_POINTS, StrokeFile, rasterise
-
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not (SHARED / "unipen62_strokes.npz").exists(),
-    reason="the shared UNIPEN strokes are not beside this repository",
-)
+from tests.parts import SHARED, need_data
 
 SEVEN = [np.array([[10, 5], [88, 3], [40, 100]]), np.array([[25, 52], [80, 48]])]
 
@@ -98,8 +91,8 @@ def test_unusable_widths_are_refused(width):
         rasterise(SEVEN, width)
 
 
-@needs_shared
 def test_redrawn_strokes_agree_with_the_shared_images():
+    need_data(SHARED / "unipen62_strokes.npz")
     strokes = StrokeFile.read(SHARED / "unipen62_strokes.npz")
     with np.load(SHARED / "unipen62.npz") as archive:
         images = archive["images"]

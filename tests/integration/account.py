@@ -13,7 +13,8 @@ from fedhw.privacy.estimate import Sums
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.statistics import Report
 from fedhw.v1 import statistics_pb2 as pb
-from tests.integration.conftest import CoordinatorProcess, until
+from tests.integration.conftest import CoordinatorProcess
+from tests.waiting import until
 
 
 class Account(NamedTuple):

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
@@ -25,10 +24,7 @@ from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
-from tests.deploy.parts import free_port
-
-PATIENCE = 60.0
-"""Seconds that anything may take on a busy machine."""
+from tests.waiting import PATIENCE, free_port, until
 
 
 class Character(NamedTuple):
@@ -219,14 +215,6 @@ def open_channel(home: Path) -> grpc.Channel:
         ("grpc.max_send_message_length", -1),
     ]
     return grpc.insecure_channel(f"unix:{home / 'agent.sock'}", options)
-
-
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for what must come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it has not come"
-        time.sleep(0.01)
 
 
 def is_one_sentence(text: str) -> bool:

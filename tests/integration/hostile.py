@@ -16,7 +16,7 @@ from fedhw_server.leader import coordinator_process, superlink
 from fedhw_server.leader.offering import OFFER
 from fedhw_server.leader.superlink import Address, SuperLink
 from fedhw_server.store.coordinator_home import Home
-from tests.integration.conftest import until
+from tests.waiting import until
 
 SECRET = "known"
 PATIENT = 120.0

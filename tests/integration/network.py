@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
+from tests.parts import need
 
 SERVER, DEVICES = "10.213.0.1", "10.213.0.2"
 """The two ends' addresses; nothing else of the machine sees them."""
@@ -50,16 +50,11 @@ class Wire:
 
 @contextmanager
 def wired() -> Iterator[Wire]:
-    """Lay a wire, or skip the test where that is not allowed."""
+    """Lay a wire."""
+    need("network namespaces")
     wire = Wire()
     try:
         wire.lay()
-    except FileNotFoundError:
-        pytest.skip("needs `ip` (iproute2) to make networks of its own")
-    except subprocess.CalledProcessError as error:
-        wire.remove()
-        pytest.skip(f"needs root's rights to make networks of its own: {error.stderr}")
-    try:
         yield wire
     finally:
         wire.remove()

@@ -22,7 +22,8 @@ from fedhw_client.agent.agent import CAPACITY
 from fedhw_client.agent.agent_process import Settings, run
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
-from tests.integration.conftest import PATIENCE, Character, Launch, open_channel, until
+from tests.integration.conftest import Character, Launch, open_channel
+from tests.waiting import PATIENCE, until
 
 ROUNDS = 100
 LONGEST_PAUSE = 0.02

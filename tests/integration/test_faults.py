@@ -33,14 +33,9 @@ from fedhw_client import Device, connect
 from fedhw_client.agent.agent import Agent, Correction
 from fedhw_client.store.corrections import SET_ASIDE, Selection, Store
 from fedhw_client.store.salvage import PAGE
-from tests.integration.conftest import (
-    AgentProcess,
-    Character,
-    Launch,
-    Refusal,
-    is_one_sentence,
-    until,
-)
+from tests.integration.conftest import AgentProcess, Character, Launch, Refusal, is_one_sentence
+from tests.parts import lack, need
+from tests.waiting import until
 
 Mount = Callable[..., Path]
 
@@ -66,7 +61,7 @@ def _mount(*arguments: object) -> None:
     try:
         subprocess.run(["mount", *map(str, arguments)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"nothing can be mounted here: {error}")
+        lack("mount", f"run as root, who may mount here ({error})")
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +245,7 @@ def test_a_disk_that_becomes_read_only_is_told_and_recognition_goes_on(
     image = tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(2**25)
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("there is no mkfs.ext4")
+    need("mkfs.ext4")
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
     disk = mount("-o", "loop", image)
     with launch(disk / "home") as agent, agent.connect() as device:

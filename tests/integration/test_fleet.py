@@ -22,7 +22,9 @@ from fedhw.release.signing import ReleaseKey
 from fedhw_client.store.corrections import Store
 from tests.client.releases import published, shuffled
 from tests.integration.account import missing_windows, until_settled
-from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
+from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
+from tests.parts import SHARED
+from tests.waiting import until
 
 NAMES = ("anna", "berta", "carl", "dora", "emil", "frida")
 FEW, FIRST, EACH = 15, 40, 100
@@ -31,7 +33,7 @@ FEW, FIRST, EACH = 15, 40, 100
 WINDOW = 15
 """Seconds; a burst of corrections fits in it."""
 
-UNIPEN = Path(__file__).parents[3] / "shared" / "data" / "unipen62.npz"
+UNIPEN = SHARED / "unipen62.npz"
 
 
 @dataclass

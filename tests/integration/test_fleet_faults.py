@@ -47,17 +47,11 @@ from fedhw_server.leader import superlink
 from tests.client.releases import published, shuffled
 from tests.integration import steer
 from tests.integration.account import heard, missing_windows, until_settled
-from tests.integration.conftest import (
-    PATIENCE,
-    AgentProcess,
-    Character,
-    CoordinatorProcess,
-    is_one_sentence,
-    until,
-)
+from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, is_one_sentence
 from tests.integration.hostile import Hostile, hostile, said, superlink_of
 from tests.integration.network import SERVER, Wire, wired
 from tests.integration.relay import Relay
+from tests.waiting import PATIENCE, until
 
 WINDOW = 10
 CUT = 120.0

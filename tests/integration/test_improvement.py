@@ -23,8 +23,9 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw_server.leader.secure_round import Summed, secure_sum
 from fedhw_server.leader.superlink import SECRET, Address, running
-from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
+from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
 from tests.integration.contribute_and_die import DIE_AT, LIES, added
+from tests.waiting import until
 
 NAMES = ("anna", "berta", "carl", "dora", "emil", "frida", "gert", "hanna")
 EACH = 40

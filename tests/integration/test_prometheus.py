@@ -10,11 +10,11 @@ import pytest
 
 from fedhw.release.manifest import MANIFEST, Manifest
 from tests.deploy.dashboard import Query, queries
-from tests.deploy.parts import need
 from tests.deploy.test_prometheus import Prometheus, records, rules, watching
-from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, until
+from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
+from tests.waiting import until
 
-pytestmark = need("prometheus")
+pytestmark = pytest.mark.needs("prometheus")
 
 POLICY = ("--window", 5, "--epsilon", 50, "--minimum-cohort", 2)
 BUDGET = ("--epsilon-per-day", 1e6, "--epsilon-in-all", 1e6)

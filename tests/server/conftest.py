@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -53,18 +52,9 @@ from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.coordinator_home import Home
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.settings import ReportPolicy
-
-PATIENCE = 60.0
-"""Seconds that anything may take on a busy machine."""
+from tests.waiting import PATIENCE, free_port, until
 
 POLICY = ReportPolicy(window=10, epsilon=50.0, delta=1e-6, minimum_cohort=2)
-
-
-def until(is_so: Callable[[], object], patience: float = PATIENCE) -> None:
-    end = time.monotonic() + patience
-    while not is_so():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 class Loop:
@@ -323,11 +313,6 @@ def answers(superlink: SuperLink) -> bool:
     except httpx.HTTPError:
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def noise_free(steps: int) -> np.ndarray[Any, np.dtype[np.int64]]:

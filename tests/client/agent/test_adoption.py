@@ -24,7 +24,7 @@ from fedhw_client.agent.agent import Agent, Correction
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.releases import Change, published, shuffled, spoiling
-from tests.integration.conftest import until
+from tests.waiting import until
 
 SOON = 60.0
 

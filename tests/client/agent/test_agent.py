@@ -1,7 +1,6 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +21,11 @@ from fedhw_client.agent import agent as agent_module
 from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Correction
 from fedhw_client.store.corrections import Selection, Store
 from tests.client.releases import changed, shuffled, spoiling
+from tests.waiting import until
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
 BAR = np.zeros((28, 28), np.uint8)
 BAR[4:24, 13:15] = 255
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def settled(agent: Agent) -> None:

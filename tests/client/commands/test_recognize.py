@@ -13,7 +13,7 @@ from fedhw.data.writers import WriterSet
 from fedhw_client import Device
 from fedhw_client.commands.replay_writer import running_agent
 from tests.command_line import run
-from tests.integration.conftest import until
+from tests.waiting import until
 
 EXAMPLE = Path(__file__).parents[3] / "client/examples/letters.py"
 

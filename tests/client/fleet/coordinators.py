@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ from fedhw_server.leader import superlink
 from fedhw_server.leader.superlink import Address, SuperLink, app_digest
 from fedhw_server.leader.supervisor import PARENT
 from fedhw_server.store.fleet import Fleet
-from tests.integration.conftest import until
+from tests.waiting import free_port, until
 
 NOBODY = "127.0.0.1:1"
 """Where no coordinator listens."""
@@ -204,8 +203,3 @@ def public_pem(key: ec.EllipticCurvePrivateKey) -> str:
     """The public half as Flower writes it."""
     content = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return content.decode()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

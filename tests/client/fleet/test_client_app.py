@@ -26,7 +26,7 @@ from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.fleet import contributing
 from tests.client.releases import published, shuffled
-from tests.integration.conftest import until
+from tests.waiting import until
 
 Ask = Callable[[pb.Offer], pb.Answer]
 

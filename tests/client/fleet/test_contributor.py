@@ -20,7 +20,7 @@ from fedhw_client.fleet import contributor
 from fedhw_client.fleet.contributor import DeclinedError, Reason
 from fedhw_client.store.corrections import Selection
 from tests.client.fleet.contributing import Device, device, enrolled, task, written
-from tests.integration.conftest import until
+from tests.waiting import until
 
 NAMES = ("anna", "berta", "carl", "dora")
 ONE, TWO = hashlib.sha256(b"one").digest()[:16], hashlib.sha256(b"two").digest()[:16]

@@ -22,7 +22,7 @@ from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel
 from fedhw_client.fleet.reporter import Reporter, signed
 from fedhw_client.store.corrections import Store
 from tests.client.fleet.coordinators import Services
-from tests.integration.conftest import until
+from tests.waiting import until
 
 WINDOW = 1
 """Seconds."""

@@ -30,7 +30,7 @@ from fedhw_client.store.device_home import Home
 from fedhw_server.store.attempts import Stage
 from tests.client.fleet.coordinators import Services
 from tests.client.releases import Change, changed, published, shuffled, spoiling
-from tests.integration.conftest import until
+from tests.waiting import until
 
 SOON = 60.0
 EPSILON = 1000.0

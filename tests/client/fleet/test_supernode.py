@@ -17,7 +17,7 @@ from fedhw_client.fleet import supernode
 from fedhw_client.fleet.supernode import SuperNode
 from fedhw_server.leader.superlink import KnownNode, app_digest, running
 from tests.client.fleet.coordinators import SuperLinkProcess, public_pem
-from tests.integration.conftest import until
+from tests.waiting import until
 
 LARGE = bytes(range(256)) * 2400
 """About what a release of LeNet-5 has."""

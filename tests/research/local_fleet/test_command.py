@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import termios
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,9 +25,7 @@ from fedhw.research.local_fleet.fleet_view import FleetView, gain_of
 from fedhw.research.local_fleet.local_fleet import DeviceLook, Look, Share, WindowLook
 from fedhw_client.commands.replay_writer import characters_of
 from fedhw_server.store.fleet import Fleet
-
-PATIENCE = 120.0
-"""Seconds that anything may take on a busy machine."""
+from tests.waiting import PATIENCE, until
 
 WRITTEN = 48
 """Characters of each writer."""
@@ -100,14 +97,6 @@ def start(tmp_path: Path, release_directory: Path, unseen_writers: WriterSet) ->
         for command in started:
             command.kill()
             until(lambda command=command: not command.processes())
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what must come."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it has not come"
-        time.sleep(0.05)
 
 
 def test_it_writes_everything_and_says_what_is_true(start, tmp_path, release, unseen_writers):

@@ -12,7 +12,8 @@ from fedhw.privacy.statistics import LATENCIES
 from fedhw_server.console.fleet_metrics import Metrics, Pages
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.reports import Accepted
-from tests.server.conftest import PATIENCE, POLICY, START, Pen, past
+from tests.server.conftest import POLICY, START, Pen, past
+from tests.waiting import PATIENCE
 
 SCALARS = {
     *("samples", "active", "ge_accuracy", "le_accuracy", "moe_accuracy"),

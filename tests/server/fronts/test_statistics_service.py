@@ -17,16 +17,8 @@ from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.fronts.statistics_service import BURST
 from fedhw_server.store.attempts import Stage
-from tests.server.conftest import (
-    PATIENCE,
-    POLICY,
-    Coordinator,
-    Pen,
-    channel_to,
-    past,
-    refusal,
-    until,
-)
+from tests.server.conftest import POLICY, Coordinator, Pen, channel_to, past, refusal
+from tests.waiting import PATIENCE, until
 
 REPEATED = "report: there was one already, with other figures; send each once"
 

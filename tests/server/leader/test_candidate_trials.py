@@ -16,7 +16,8 @@ from fedhw_client.fleet.supernode import SuperNode
 from fedhw_server.leader import candidate_trials
 from fedhw_server.leader.candidate_trials import try_out
 from fedhw_server.leader.superlink import running
-from tests.server.conftest import Pen, open_fleet, until
+from tests.server.conftest import Pen, open_fleet
+from tests.waiting import until
 
 Reply = Callable[[pb.Offer], Any]
 

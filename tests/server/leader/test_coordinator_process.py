@@ -10,7 +10,9 @@ import pytest
 from fedhw.errors import InputError
 from fedhw_server.leader.coordinator_process import Settings, run
 from fedhw_server.store.coordinator_home import Home
-from tests.server.conftest import Coordinator, Pen, channel_to, open_fleet, until
+from tests.parts import lack
+from tests.server.conftest import Coordinator, Pen, channel_to, open_fleet
+from tests.waiting import until
 
 
 def fetched(coordinator):
@@ -156,7 +158,7 @@ def test_it_serves_ipv6(home):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("this machine has no IPv6")
+        lack("IPv6", "sysctl net.ipv6.conf.lo.disable_ipv6=0")
     running = Coordinator(home, "--host", "::1", "--metrics-host", "::1")
     assert re.search(r"^statistics: \[::1\]:\d+$", running.said, re.MULTILINE), running.logged
     with open_fleet(home) as fleet:

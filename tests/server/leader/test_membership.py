@@ -3,7 +3,8 @@ import pytest
 from fedhw_server.leader.membership import Membership
 from fedhw_server.leader.superlink import SuperLink
 from fedhw_server.store.fleet import Fleet
-from tests.server.conftest import Pen, open_fleet, until
+from tests.server.conftest import Pen, open_fleet
+from tests.waiting import until
 
 
 @pytest.fixture

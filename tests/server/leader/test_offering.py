@@ -15,7 +15,8 @@ from fedhw_server.leader.offering import offer
 from fedhw_server.leader.superlink import running
 from fedhw_server.store import attempts
 from fedhw_server.store.attempts import Stage
-from tests.server.conftest import Pen, open_fleet, open_registry, until
+from tests.server.conftest import Pen, open_fleet, open_registry
+from tests.waiting import until
 
 Reply = Callable[[pb.Offer], Any]
 

@@ -27,7 +27,8 @@ from fedhw_server.leader.superlink import running
 from fedhw_server.store.members import Member
 from tests.client.fleet import contributing
 from tests.client.fleet.contributing import task, written
-from tests.server.conftest import Link, Pen, open_fleet, until
+from tests.server.conftest import Link, Pen, open_fleet
+from tests.waiting import until
 
 NAMES = tuple("abcdefgh")
 MINIMUM = 4

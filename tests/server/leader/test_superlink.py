@@ -26,7 +26,8 @@ from fedhw_server.leader.superlink import (
     flower_app,
     running,
 )
-from tests.server.conftest import Pen, answers, until
+from tests.server.conftest import Pen, answers
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

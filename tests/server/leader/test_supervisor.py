@@ -11,7 +11,7 @@ import pytest
 
 from fedhw_server.leader import supervisor
 from fedhw_server.leader.supervisor import Part
-from tests.server.conftest import PATIENCE, until
+from tests.waiting import PATIENCE, until
 
 SLEEPER = [sys.executable, "-c", "print('here', flush=True); import time; time.sleep(600)"]
 

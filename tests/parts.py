@@ -1,0 +1,72 @@
+"""What some tests need of the machine, and how a test that lacks it says so.
+
+A test is marked `pytest.mark.needs("chromium")`. Where the part is missing the test is skipped with
+one line that says how to get it. In CI everything is installed, so there it fails; only the data
+beside the repository may be missing.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+"""Real handwriting, which is too large for the repository and lies beside it."""
+
+
+class Part(NamedTuple):
+    """Whether the machine has a part, and what to do where it has not."""
+
+    is_here: Callable[[], bool]
+    mend: str
+
+
+def _program(name: str, package: str) -> Part:
+    return Part(lambda: shutil.which(name) is not None, f"apt-get install {package}")
+
+
+def _may_make_networks() -> bool:
+    try:
+        for action in ("add", "delete"):
+            name = f"fedhw-{os.getpid()}-may"
+            subprocess.run(["ip", "netns", action, name], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+PARTS = {
+    "chromium": _program("chromium", "chromium"),
+    "kubectl": _program("kubectl", "kubernetes-client"),
+    "mkfs.ext4": _program("mkfs.ext4", "e2fsprogs"),
+    "network namespaces": Part(_may_make_networks, "apt-get install iproute2, and run as root"),
+    "nginx": _program("nginx", "nginx-light"),
+    "prometheus": _program("prometheus", "prometheus"),
+    "promtool": _program("promtool", "prometheus"),
+    "systemd-analyze": _program("systemd-analyze", "systemd"),
+}
+
+
+def need(name: str) -> None:
+    """Skip the test where a part is missing; fail it in CI."""
+    part = PARTS[name]
+    if not part.is_here():
+        lack(name, part.mend)
+
+
+def need_data(path: Path) -> None:
+    """Skip the test where data beside the repository is missing, in CI, too."""
+    if not path.exists():
+        pytest.skip(f"{path.name} is missing: put it into {SHARED}")
+
+
+def lack(name: str, mend: str) -> None:
+    """Skip the test for something that turned out to be missing; fail it in CI."""
+    line = f"{name} is missing: {mend}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{line}; in CI it must be there", pytrace=False)
+    pytest.skip(line)
