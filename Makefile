@@ -7,6 +7,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 # The main job on synthetic writers: train a global expert, personalise, compare, report.
 demo: .venv/demo
 	$(BIN)/fedhw simulate --out out/demo --writers 30
+	@echo "To write with your own hand:"
+	@echo "  $(BIN)/pip install --constraint constraints.txt --editable '.[client]'"
+	@echo "  $(BIN)/fedhw client --release out/demo-release-synthetic-0 --pad"
 
 # Two files at a time: much of a test is waiting for what is real.
 test: .venv/test

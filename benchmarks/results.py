@@ -119,7 +119,7 @@ SECTIONS = (
         "seeds",
         runs=each_seed(
             "fedhw simulate --release {release-SEED} --data {data} --seed SEED "
-            "--out {work}/report-SEED --json {work}/figures-SEED.json"
+            "--methods all --out {work}/report-SEED --json {work}/figures-SEED.json"
         ),
         tables=(
             "python benchmarks/seeds.py {work}/figures-0.json {work}/figures-1.json "

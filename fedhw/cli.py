@@ -1,7 +1,7 @@
 """`fedhw ...`: puts together the commands of the packages that are installed.
 
-A command is an entry point of the group `fedhw.commands`: its name, and a Typer app or a function.
-Ours join in the same way as a stranger's.
+A command is an entry point of the group `fedhw.commands`: its name, and a Typer app, a click
+command or a function. Ours join in the same way as a stranger's.
 """
 
 import sys
@@ -55,6 +55,8 @@ def _load(name: str) -> click.Command:
 
 
 def _as_click(name: str, command: Any) -> click.Command:
+    if isinstance(command, click.Command):
+        return command
     holder = typer.Typer(pretty_exceptions_enable=False)
     if isinstance(command, typer.Typer):
         holder.add_typer(command, name=name)

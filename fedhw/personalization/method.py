@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -52,7 +52,13 @@ class PersonalModel(ABC):
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """A way of personalising the global expert to each writer of a cohort."""
+    """A way of personalising the global expert to each writer of a cohort.
+
+    One that `is_heavy` takes many times as long as the others: a comparison leaves it out unless it
+    is asked for.
+    """
+
+    is_heavy: ClassVar[bool] = False
 
     @abstractmethod
     def learn(

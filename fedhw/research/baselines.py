@@ -7,12 +7,13 @@ over their dimensions.
 import copy
 import math
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert, as_ink
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.personalization.learner import Learner
@@ -121,6 +122,8 @@ class FullTuning(Method):
 
     Gradient descent with momentum on the mean cross entropy of all of them.
     """
+
+    is_heavy: ClassVar[bool] = True
 
     steps: int = 30
     rate: float = 0.005
@@ -360,6 +363,28 @@ METHODS: dict[str, Method] = {
     "distance-gate": DistanceGate(),
 }
 """Every method by the name it has on the command line and in tables."""
+
+
+def choose_methods(names: str | None) -> dict[str, Method]:
+    """Return the methods of these names, which have commas between them.
+
+    `all` is every method, None all but the heavy ones. The global expert is always among them, for
+    every gain is measured against it. Raises InputError for a name that is not known.
+
+    >>> ",".join(choose_methods("moe, prior"))
+    'ge,moe,prior'
+    >>> METHODS.keys() - choose_methods(None).keys()
+    {'full'}
+    """
+    if names == "all":
+        return METHODS
+    if names is None:
+        return {name: method for name, method in METHODS.items() if not method.is_heavy}
+    asked = [name.strip() for name in names.split(",")]
+    for name in asked:
+        if name not in METHODS:
+            raise InputError(f"methods: {name!r} is not known; use some of {','.join(METHODS)}")
+    return {name: METHODS[name] for name in METHODS if name in asked or name == "ge"}
 
 
 def _one_hot(cohort: Cohort, classes: int) -> Tensor:

@@ -1,7 +1,9 @@
-"""The figures that the README repeats are those of the results."""
+"""What the README says first is true: its figures, and what the demo leaves behind."""
 
 import re
 from pathlib import Path
+
+from fedhw.research.commands.simulation_inputs import quick_place
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
@@ -28,3 +30,11 @@ def test_the_table_is_that_of_the_three_seeds() -> None:
         measured = cells(ROOT / "docs" / "results.md", theirs)
         assert own == measured[1].split()[0]
         assert everybody == measured[4].split()[0]
+
+
+def test_the_demo_ends_with_a_command_for_the_release_that_it_makes() -> None:
+    demo = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert demo is not None
+    (report,) = re.findall(r"fedhw simulate --out (\S+) ", demo[1])
+    (release,) = re.findall(r"fedhw client --release (\S+) --pad", demo[1].splitlines()[-1])
+    assert ROOT / release == quick_place(ROOT / report, "synthetic", 0)

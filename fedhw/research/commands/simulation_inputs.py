@@ -1,5 +1,6 @@
 """How commands come by a release and by writers whom it has never seen."""
 
+import re
 from pathlib import Path
 
 from fedhw.data.sources import load_source
@@ -20,6 +21,16 @@ from fedhw.system.console import progress
 
 QUICK = 12
 """Epochs of a release that is trained in passing."""
+
+
+def quick_place(report: Path, data: str, seed: int) -> Path:
+    """Return where the release lies that is trained in passing for a report.
+
+    >>> quick_place(Path("/out/report"), "femnist:some/folder", 3)
+    PosixPath('/out/report-release-femnist-some-folder-3')
+    """
+    origin = "-".join(re.findall(r"[A-Za-z0-9]+", data))
+    return report.resolve().with_name(f"{report.resolve().name}-release-{origin}-{seed}")
 
 
 def release_or_quick(release: Path | None, data: str, seed: int, quick: Path) -> Release:

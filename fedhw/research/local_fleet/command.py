@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhw.errors import InputError
-from fedhw.system.console import DATA_HELP, MAX_SEED, err, needs, out, say, write_json
+from fedhw.research.commands.simulation_options import (
+    DataOption,
+    JsonOption,
+    ReleaseOption,
+    SeedOption,
+    check_figures,
+)
+from fedhw.system.console import err, needs, out, say, write_json
 
 if TYPE_CHECKING:
     from fedhw.data.writers import WriterSet
@@ -26,12 +33,9 @@ REFRESH_SECONDS = 1.0
 
 def fleet(
     devices: Annotated[int, typer.Option(min=2, help="How many; each has a writer.")] = 3,
-    data: Annotated[str, typer.Option(help=DATA_HELP)] = "synthetic",
-    release: Annotated[
-        Path | None,
-        typer.Option(help="Release directory; by default one is trained now, on the same source."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED)] = 0,
+    data: DataOption = "synthetic",
+    release: ReleaseOption = None,
+    seed: SeedOption = 0,
     rate: Annotated[
         float, typer.Option(min=0, help="Characters a second of each writer; 0: as many as go.")
     ] = 3.0,
@@ -44,9 +48,7 @@ def fleet(
     home: Annotated[
         Path | None, typer.Option(help="New directory to keep; by default nothing is left behind.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to this file, too.")
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Run a whole fleet on this machine and watch it: a coordinator, and a writer on each device.
 
@@ -63,8 +65,8 @@ def fleet(
         from fedhw.research.local_fleet.local_fleet import DELTA, Plan, check_memory
     check_memory(devices)
     GaussianMechanism(epsilon, DELTA)  # which may be refused
-    if json_file is not None and json_file.is_dir():
-        raise InputError(f"json: {json_file} is a directory; give a file")
+    if json_file is not None:
+        check_figures(json_file)
     with _directory(home) as place:
         with _on_signals(signal.default_int_handler):
             known, writers = _writers(release, data, seed, devices, place / "release")

@@ -29,6 +29,16 @@ UNSEEN = 1_000_000
 """Synthetic writers meet a release from this number on: none of them is ever trained on."""
 
 Shots = int | Literal["half"]
+"""How many samples a writer learns from, or half of them."""
+
+
+def as_shots(text: str) -> Shots:
+    """Read shots as a user gives them; raises InputError for anything else."""
+    if text == "half":
+        return "half"
+    if not text.isdecimal() or int(text) == 0:
+        raise InputError(f"shots: {text!r} is no count; give a whole number from 1 up, or half")
+    return int(text)
 
 
 class Population(ABC):

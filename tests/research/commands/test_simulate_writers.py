@@ -17,6 +17,7 @@ from fedhw.data.npz import save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
+from fedhw.research.baselines import METHODS
 from tests.command_line import run
 
 WRITERS = synthetic_writers(range(2000, 2004), 62)
@@ -39,6 +40,20 @@ def test_simulate_writes_a_report_and_figures(
     found = json.loads(figures.read_text())
     assert (found["writers"], found["shots"], found["seed"]) == (4, 20, 0)
     assert list(found["methods"]) == ["ge", "moe", "prior"]
+
+
+@pytest.mark.parametrize(("asked", "left_out"), [((), {"full"}), (("--methods", "all"), set())])
+def test_heavy_methods_are_left_out_unless_they_are_asked_for(
+    asked: tuple[str, ...],
+    left_out: set[str],
+    release_directory: Path,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    given = ["--release", release_directory, "--data", data, "--shots", 4]
+    assert run("simulate", *given, *asked, "--out", tmp_path / "report") == 0
+    found = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert METHODS.keys() - found["methods"].keys() == left_out
 
 
 def cut_off(command: list[object], is_time: Callable[[], object]) -> str:
@@ -110,21 +125,6 @@ def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         assert run("simulate", *asked) == 0
     assert Release.load(release.directory).manifest.created == made
-
-
-def test_simulate_lives_through_the_days_of_a_fleet(
-    release_directory: Path, tmp_path: Path
-) -> None:
-    report, figures = tmp_path / "report", tmp_path / "figures.json"
-    save_npz(tmp_path / "all.npz", synthetic_writers(34, 150))
-    asked = ("--days", 3, "--epsilon", 2, "--seed", 5, "--json", figures, "--out", report)
-    given = ("--release", release_directory, "--data", tmp_path / "all.npz", "--fleet")
-    assert run("simulate", *given, *asked) == 0
-    assert (report / "index.html").stat().st_size > 10_000
-    found = json.loads(figures.read_text())
-    assert found == json.loads((report / "summary.json").read_text())
-    assert (found["writers"], len(found["days"]), found["seed"]) == (10, 3, 5)
-    assert len(found["decisions"]) == 3
 
 
 def npz(path: Path, **changes: object) -> Path:

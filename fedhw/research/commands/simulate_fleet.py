@@ -1,0 +1,61 @@
+"""`fedhw simulate --fleet`: the days of a fleet in virtual time, improvements and all."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhw.research.commands.simulation_options import (
+    DataOption,
+    JsonOption,
+    OutOption,
+    ReleaseOption,
+    SeedOption,
+    WritersOption,
+    check_places,
+    finish,
+)
+from fedhw.system.console import out, progress
+
+DEVICES = 300
+"""Synthetic writers of a simulated fleet, unless the user wants more or fewer."""
+
+
+def simulate_fleet(
+    out_dir: OutOption = Path("out/simulation"),
+    release: ReleaseOption = None,
+    data: DataOption = "synthetic",
+    writers: WritersOption = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Days of a fleet.")] = 30,
+    epsilon: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="What a report of a fleet costs.")
+    ] = 50.0,
+    noise: Annotated[
+        float, typer.Option(min=0, max=999, help="Noise of a fleet's improvement rounds.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Live through the days of a fleet, and write a report of what its coordinator decided."""
+    from fedhw.data.sources import load_source
+    from fedhw.improvement.public import Public
+    from fedhw.research.commands.simulation_inputs import quick_place, release_and_writers
+    from fedhw.research.reports.fleet_report import summary, table, write_report
+    from fedhw.research.simulation.simulated_coordinator import Policy
+    from fedhw.research.simulation.simulated_fleet import Plan, draw_people
+    from fedhw.research.simulation.simulated_fleet import simulate_fleet as live_through
+
+    check_places(out_dir, json_file)
+    quick = quick_place(out_dir, data, seed)
+    known, unseen = release_and_writers(release, data, seed, writers or DEVICES, quick)
+    people = draw_people(known, unseen, writers, seed)
+    plan = Plan(days, epsilon, seed, Policy.quick(len(people), noise))
+    public = Public.of(load_source(data, seed), known)
+    with progress() as shown:
+        bar = shown.add_task("days", total=plan.days)
+        chronicle = live_through(
+            known, public, unseen, people, plan, lambda day: shown.advance(bar)
+        )
+    out.print(table(chronicle))
+    write_report(chronicle, out_dir)
+    finish(out_dir, json_file, summary(chronicle))

@@ -1,0 +1,117 @@
+"""`fedhw simulate`: personalises for one writer after the other, and compares methods."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedhw.errors import InputError
+from fedhw.research.commands.simulation_options import (
+    DataOption,
+    JsonOption,
+    OutOption,
+    ReleaseOption,
+    SeedOption,
+    WritersOption,
+    check_places,
+    finish,
+)
+from fedhw.system.console import err, needs, out, progress
+
+if TYPE_CHECKING:
+    from fedhw.research.simulation.engines.engine import Engine
+    from fedhw.research.simulation.experiment import Experiment
+    from fedhw.research.simulation.trial import Trial
+
+
+class EngineName(StrEnum):
+    """What works on the cohorts of a simulation."""
+
+    LOCAL = "local"
+    RAY = "ray"
+    FLOWER = "flower"
+
+
+def simulate_writers(
+    out_dir: OutOption = Path("out/simulation"),
+    release: ReleaseOption = None,
+    data: DataOption = "synthetic",
+    writers: WritersOption = None,
+    shots: Annotated[
+        str, typer.Option(help="Samples of each writer to learn from, or half of them.")
+    ] = "half",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas between them, or all; by default all but the heavy ones."
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where cohorts of writers are worked on.")
+    ] = EngineName.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster that runs already; by default one starts here."),
+    ] = None,
+    seed: SeedOption = 0,
+    json_file: JsonOption = None,
+) -> None:
+    """Personalise for many writers, compare methods, and write a report with pictures."""
+    from fedhw.research.baselines import choose_methods
+    from fedhw.research.commands.simulation_inputs import (
+        population_of,
+        quick_place,
+        release_or_quick,
+    )
+    from fedhw.research.reports.writers_report import summary, table, write_report
+    from fedhw.research.simulation.experiment import forget
+    from fedhw.research.simulation.population import as_shots
+    from fedhw.research.simulation.trial import Trial
+
+    wanted, chosen = as_shots(shots), choose_methods(methods)
+    check_places(out_dir, json_file)
+    quick = quick_place(out_dir, data, seed)
+    known = release_or_quick(release, data, seed, quick)
+    population = population_of(data, known, writers, wanted, seed)
+    trial = Trial(known, population, chosen, wanted, seed)
+    kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
+    experiment = _run(trial, _engine(engine, address), kept)
+    out.print(table(experiment))
+    write_report(experiment, out_dir)
+    forget(trial, kept)
+    finish(out_dir, json_file, summary(experiment))
+
+
+def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":
+    """Run a trial with a bar that shows how far it is; what is done is kept when it is cut off."""
+    from fedhw.research.simulation.experiment import run_experiment
+
+    try:
+        with progress() as shown:
+            bar = shown.add_task("writers", total=len(trial.population))
+            return run_experiment(trial, engine, kept, lambda writers: shown.advance(bar, writers))
+    except KeyboardInterrupt:
+        said = f"\nfedhw: cut off; the same command goes on from what is done, kept in {kept}"
+        err.print(said, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+def _engine(name: EngineName, address: str | None) -> "Engine":
+    if address is not None and name != EngineName.RAY:
+        raise InputError(f"address: {address} is for Ray; give --engine ray, too")
+    match name:
+        case EngineName.LOCAL:
+            from fedhw.research.simulation.engines.local import LocalEngine, processors
+
+            return LocalEngine(processors())
+        case EngineName.RAY:
+            with needs("simulation"):
+                from fedhw.research.simulation.engines.ray import RayEngine
+
+            return RayEngine(address)
+        case EngineName.FLOWER:
+            with needs("client,server,simulation"):
+                from fedhw.research.simulation.engines.flower import FlowerEngine
+
+            return FlowerEngine()
