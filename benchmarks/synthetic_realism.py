@@ -18,7 +18,8 @@ from fedhw.data.npz import load_npz
 from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import as_ink, build
 from fedhw.handwriting.alphabet import BYCLASS
-from fedhw.handwriting.strokes import StrokeFile, rasterise
+from fedhw.handwriting.stroke_file import StrokeFile
+from fedhw.handwriting.strokes import rasterise
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
 from fedhw.research.training import Training, train_expert

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
-from fedhw.handwriting.strokes import StrokeFile
+from fedhw.handwriting.stroke_file import StrokeFile
 
 
 @dataclass(frozen=True, eq=False)

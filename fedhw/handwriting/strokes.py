@@ -1,13 +1,9 @@
 """Pen strokes to glyphs: the one way in which pen devices and synthetic writers draw."""
 
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile
+from statistics import NormalDist
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedhw.data.writers import SIDE
@@ -33,6 +29,7 @@ _SEEN_BEYOND_EDGE = 0.027
 _BLUR = 0.45  # pixels, standard deviation: the blur and the pixel's own extent
 
 _CENTRES = np.arange(SIDE, dtype=np.float32) + 0.5
+_INK_FROM = np.array([NormalDist().inv_cdf((ink - 0.5) / 255) for ink in range(1, 256)], np.float32)
 
 
 def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[np.uint8]:
@@ -51,15 +48,17 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
     """
     if not 0 < width <= 1:
         raise InputError(f"width: {width} is not a fraction of the box; use 0.05..0.3")
-    return inked(depths(_checked_points(strokes), np.cumsum([len(s) for s in strokes]), width))
+    ends = np.cumsum([len(stroke) for stroke in strokes])
+    return coverage(signed_distances(_checked_points(strokes), ends, width))
 
 
-def depths(
+def signed_distances(
     points: NDArray[np.float64], ends: NDArray[np.int64], width: float
 ) -> NDArray[np.float32]:
-    """Return how deep within the line's edge each pixel of a glyph is, [28, 28], to be `inked`.
+    """How far inside the line's edge each pixel of a glyph is, [28, 28], below 0 for outside.
 
     Points [P, 2] of strokes that end before `ends`, and the line's width, as `rasterise` has them.
+    The unit is the standard deviation of the edge's blur.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max()) or 1.0
@@ -71,10 +70,9 @@ def depths(
     return (edge - distance) / np.float32(_BLUR)
 
 
-def inked(depths: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return glyphs of the same shape: an edge blurred by a Gaussian."""
-    ink: NDArray[np.float32] = torch.special.ndtr(torch.from_numpy(depths)).numpy()
-    return (255 * ink + 0.5).astype(np.uint8)
+def coverage(distances: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Ink 0..255 of pixels at these signed distances: the edge is blurred by a Gaussian."""
+    return np.searchsorted(_INK_FROM, distances, side="right").astype(np.uint8)
 
 
 def _segments(
@@ -122,58 +120,3 @@ def _checked_points(strokes: Sequence[Stroke]) -> NDArray[np.float64]:
             f"strokes: a coordinate is not a number within {MAX_COORDINATE:g}; leave that point out"
         )
     return points
-
-
-@dataclass(frozen=True)
-class StrokeFile:
-    """Strokes of many characters, flat as in an npz archive; index it to get one's strokes.
-
-    Shapes: points [P, 2], y down; pen_up [P], 1 on the last point of each stroke; offsets [N + 1],
-    where each character's points begin.
-
-    Raises InputError when an array is not so.
-
-    >>> file = StrokeFile(np.zeros((5, 2)), np.array([0, 1, 1, 0, 1]), np.array([0, 3, 5]))
-    >>> len(file), [len(stroke) for stroke in file[0]]
-    (2, [2, 1])
-    """
-
-    points: Stroke
-    pen_up: NDArray[np.integer]
-    offsets: NDArray[np.integer]
-
-    def __post_init__(self) -> None:
-        total = len(self.points)
-        if self.points.ndim != 2 or self.points.shape[1] != 2:
-            raise InputError(f"points: shape {self.points.shape} is not [P, 2]; give (x, y) a row")
-        if self.pen_up.shape != (total,):
-            raise InputError(
-                f"pen_up: shape {self.pen_up.shape} does not fit {total} points; give one a point"
-            )
-        offsets = self.offsets.astype(np.int64)
-        ascending = offsets.ndim == 1 and len(offsets) >= 2 and bool(np.all(np.diff(offsets) > 0))
-        if not ascending or offsets[0] != 0 or offsets[-1] != total:
-            raise InputError(
-                f"offsets: they do not ascend from 0 to the {total} points; recompute them"
-            )
-
-    @classmethod
-    def read(cls, path: Path) -> "StrokeFile":
-        """Read an npz archive; raises InputError for one that lacks an array or holds objects."""
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return cls(archive["points"], archive["pen_up"], archive["offsets"])
-        except InputError:
-            raise
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
-            raise InputError(
-                f"{path}: no npz archive of points, pen_up and offsets ({error}); write it anew"
-            ) from error
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, character: int) -> list[Stroke]:
-        begin, end = int(self.offsets[character]), int(self.offsets[character + 1])
-        breaks = np.flatnonzero(self.pen_up[begin : end - 1]) + 1
-        return np.split(self.points[begin:end], breaks)

@@ -19,7 +19,7 @@ from fedhw.data.writers import SIDE, WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.allographs import Allograph, allographs
 from fedhw.handwriting.alphabet import BYCLASS
-from fedhw.handwriting.strokes import LINE_WIDTH, depths, inked
+from fedhw.handwriting.strokes import LINE_WIDTH, coverage, signed_distances
 
 Floats = NDArray[np.float64]
 
@@ -185,7 +185,7 @@ def _write(
             (1 - share) * early.rounding + share * late.rounding,
             (1 - share) * early.width + share * late.width,
         )
-    return inked(drawn), labels.astype(np.uint8)
+    return coverage(drawn), labels.astype(np.uint8)
 
 
 @cache
@@ -207,7 +207,7 @@ def _drawn(
     skeleton: _Skeleton, coefficients: Floats, rounding: float, width: float
 ) -> NDArray[np.float32]:
     points = skeleton.points + rounding * skeleton.rounding + skeleton.basis @ coefficients
-    return depths(points, skeleton.stroke_ends, width)
+    return signed_distances(points, skeleton.stroke_ends, width)
 
 
 def _choice(rng: np.random.Generator, label: int) -> int:

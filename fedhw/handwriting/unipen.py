@@ -21,7 +21,7 @@ from fedhw.errors import InputError
 from fedhw.handwriting import canvas
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.pen import PenNumbers, PenWriters
-from fedhw.handwriting.strokes import StrokeFile
+from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.unipen_format import Character, Points, Recording, Span, UnipenReader
 
 CATEGORIES = ("1a", "1b", "1c")

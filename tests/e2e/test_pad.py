@@ -18,7 +18,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from fedhw.handwriting.allographs import allographs
 from fedhw.handwriting.alphabet import BYCLASS
-from fedhw.handwriting.strokes import Stroke, StrokeFile, rasterise
+from fedhw.handwriting.stroke_file import StrokeFile
+from fedhw.handwriting.strokes import Stroke, rasterise
 from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
 from tests.parts import SHARED

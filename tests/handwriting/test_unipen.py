@@ -7,13 +7,9 @@ import pytest
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.handwriting.strokes import StrokeFile
+from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.unipen import load_unipen, read_unipen
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-needs_shared = pytest.mark.skipif(
-    not SHARED.exists(), reason="the shared handwriting is not on this machine"
-)
+from tests.parts import SHARED, need_data
 
 STEM = [(100, 90), (100, 60), (100, 10)]
 FOOT = [(100, 10), (120, 11), (150, 10)]
@@ -264,8 +260,8 @@ def test_what_the_page_on_data_tells_to_run_makes_the_file_of_the_results(tmp_pa
     assert writers.names == read.names
 
 
-@needs_shared
 def test_the_public_files_give_the_shared_rows_of_their_writers():
+    need_data(SHARED / "unipen_sample")
     whole = load_npz(SHARED / "unipen62.npz")
     pen = np.load(SHARED / "unipen62_pen.npz")
     strokes = StrokeFile.read(SHARED / "unipen62_strokes.npz")
