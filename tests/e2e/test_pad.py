@@ -24,10 +24,10 @@ from fedhw.handwriting.strokes import Stroke, rasterise
 from fedhw.personalization.stream import FIRST_LEARNING_SAMPLES, Personalizer
 from fedhw.release.release import Release
 from tests.parts import SHARED
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.needs("chromium")
 
-PATIENCE = 60_000  # milliseconds that a busy machine may take
 READ_AFTER = 400  # milliseconds that the pen rests before the pad reads
 
 Strokes = list[Stroke]
@@ -50,7 +50,7 @@ def url(release_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     command = [fedhw, "client", "--home", home, "--release", release_directory, "--pad"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
         try:
-            impatience = threading.Timer(PATIENCE / 1000, agent.kill)
+            impatience = threading.Timer(PATIENCE, agent.kill)
             impatience.start()
             said = (line.partition("pad: ") for line in agent.stdout)
             address = next((address.strip() for _, found, address in said if found), None)
@@ -82,7 +82,7 @@ def open_pad(browser: Browser, url: str) -> Iterator[Open]:
 
     def open_pad(**settings) -> Page:
         context = browser.new_context(**settings)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.clock.install()
@@ -94,7 +94,7 @@ def open_pad(browser: Browser, url: str) -> Iterator[Open]:
         page.clock.pause_at(datetime.now() + timedelta(hours=1))
         return page
 
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=1000 * PATIENCE)
     yield open_pad
     for context in contexts:
         context.close()
