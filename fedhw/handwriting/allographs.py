@@ -1,8 +1,8 @@
-"""Ways in which hands write each character: pen paths drawn for this project, and one plain face.
+"""Allographs, the different ways to write a character: drawn for this project, and one typeface.
 
-A line of the table is `character weight path`. The weight is how many writers out of some prefer
-this way. A path is points `x,y` through which a smooth curve runs, x to the right and y down, in
-a box of about 0..100; `!` after a point makes it a corner, `/` lifts the pen.
+A line of the table is `character weight path`. The weight says how common an allograph is among
+those of its character. A path is a list of points `x,y`, x to the right and y down, in a box of
+about 0..100; a smooth curve runs through them, `!` makes a point a corner, `/` lifts the pen.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Allograph(NamedTuple):
 
 
 def allographs() -> Iterator[Allograph]:
-    """All allographs of all 62 characters, the table's and then the face's.
+    """All allographs of all 62 characters, those of the table first, then the typeface.
 
     >>> sum(allograph.character == "7" for allograph in allographs()) > 3
     True

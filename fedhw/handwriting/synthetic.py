@@ -1,8 +1,8 @@
-"""Synthetic writers: the data set that comes with the product, without end and by seed.
+"""Synthetic writers: an unlimited data set that comes with fedhw, reproducible by seed.
 
-A writer is a choice of allographs, one for each character, and a style: smooth displacements of
-their strokes, some common to all characters, some to one. Each sample adds a smaller displacement
-of its own. All are sums of the same few basis functions, so a style is an array of coefficients.
+A writer has one allograph for each character, and a style: smooth displacements of the strokes,
+some common to all characters, some to one character. Each sample adds a smaller displacement of
+its own. All are sums of the same few basis functions, so a style is an array of coefficients.
 """
 
 from bisect import bisect_left
@@ -50,11 +50,11 @@ _SPREAD = np.array(_GLYPH_SPREAD + _STROKE_SPREAD * _MOST_STROKES)
 _MEAN = np.zeros_like(_SPREAD)
 _MEAN[:2, 0] = [-0.07, -0.1]  # most hands are narrow and lean to the right
 
-# How much of the spread is common to a writer's characters, to the samples of one, to one sample.
+# The share of the spread that differs by writer, by a writer's character, and by sample.
 _OF_WRITER, _OF_CHARACTER, _OF_SAMPLE = 0.6, 0.9, 0.55
 
-# Of a hundred characters of English text: small letters a to z (Lewand 2000, Cryptological
-# Mathematics), and six of all capitals and digits together.
+# Percentages in English text: of a to z (Lewand 2000, Cryptological Mathematics), and of all
+# capitals and digits together.
 _LETTERS = [
     *(8.17, 1.49, 2.78, 4.25, 12.70, 2.23, 2.02, 6.09, 6.97, 0.15, 0.77, 4.03, 2.41),
     *(6.75, 7.51, 1.93, 0.10, 5.99, 6.33, 9.06, 2.76, 0.98, 2.36, 0.15, 1.97, 0.07),
@@ -62,7 +62,7 @@ _LETTERS = [
 _OTHERS = 6.0
 
 _WIDTH_SPREAD = 0.12  # of the logarithm of the line's width
-_INCONSTANCY = 0.08  # how often a writer falls into somebody else's allograph
+_SWITCHING = 0.08  # how often a writer uses another allograph than their own
 
 
 def synthetic_writers(
@@ -72,12 +72,12 @@ def synthetic_writers(
     drift: float = 0.0,
     text: bool = False,
 ) -> WriterSet:
-    """Let writers, that many or of these indices, write `characters` characters each.
+    """Generate `characters` characters by each of so many writers, or by those of given indices.
 
-    A writer depends on `seed` and its own index only. Every 62 characters in a row are the whole
-    alphabet, shuffled, or with `text` they are as frequent as in English text. With `drift` above 0
-    the style moves while the writer writes, by that fraction of the way to the style of somebody
-    else.
+    A writer depends only on `seed` and its own index. Every 62 characters in a row are the whole
+    alphabet, shuffled; with `text`, characters are as frequent as in English text. With `drift`
+    above 0, the style moves from the first character to the last by that fraction of the way to
+    another writer's style.
 
     Raises InputError for no writers or characters, a negative index or seed, or drift outside 0..1.
 
@@ -175,7 +175,7 @@ def _write(
     drawn = np.empty((characters, SIDE, SIDE), np.float32)
     for row, (label, share) in enumerate(zip(labels, moved, strict=True)):
         number = (late if rng.random() < share else early).allograph[label]
-        if rng.random() < _INCONSTANCY:
+        if rng.random() < _SWITCHING:
             number = _choice(rng, label)
         drawn[row] = _drawn(
             _skeletons()[BYCLASS[label]][number],
@@ -199,7 +199,7 @@ def _frequencies() -> Floats:
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> Floats:
-    """Random numbers of mean 0 and variance 1 without tails, in which no letter can be read."""
+    """Uniform random numbers of mean 0 and variance 1: with tails, letters would be illegible."""
     return rng.uniform(-(3**0.5), 3**0.5, size=shape)
 
 
