@@ -14,18 +14,17 @@ from PIL import Image, ImageDraw
 from fedhw.handwriting.pictures import fit_ink
 from fedhw.handwriting.strokes import LINE_WIDTH
 
-Path = NDArray[np.float64]
+Polyline = NDArray[np.float64]
 """A stroke [P, 2] in the box, x to the right, y down."""
 
 BOX = 1000.0
 """The longer side of a character's strokes."""
 
-_SIDE = 128  # pixels of the canvas after averaging
-_OVERSAMPLING = 2
-_MARGIN = int(0.12 * _SIDE * _OVERSAMPLING)
-_PIXELS_PER_UNIT = (_SIDE * _OVERSAMPLING - 2 * _MARGIN) / BOX
+_CANVAS_PIXELS = 256  # a side; every 2 x 2 are averaged before the blur
+_MARGIN_PIXELS = 30
+_PIXELS_PER_UNIT = (_CANVAS_PIXELS - 2 * _MARGIN_PIXELS) / BOX
 _LINE_PIXELS = LINE_WIDTH * BOX * _PIXELS_PER_UNIT
-_BLUR_PIXELS = 1.8
+_BLUR_PIXELS = 1.8  # standard deviation, of averaged pixels
 _INK_FROM = 20  # of 255
 
 _SPACING = 15.0  # between the points of a smoothed stroke
@@ -44,18 +43,18 @@ _BLUR = _gaussian(_BLUR_PIXELS)
 _SMOOTHING = _gaussian(_SMOOTHING_POINTS)
 
 
-def draw(strokes: Sequence[Path]) -> NDArray[np.uint8]:
+def draw(strokes: Sequence[Polyline]) -> NDArray[np.uint8]:
     """Draw strokes in the box as a glyph [28, 28], ink 255 on paper 0, centred.
 
     Round lines of `LINE_WIDTH` on a canvas, a Gaussian blur, cropped to the ink, and from there as
     EMNIST goes on (Cohen et al. 2017, arXiv 1702.05373): a square, a border, bicubic scaling.
     """
     centring = (BOX - np.concatenate(strokes).max(axis=0)) / 2
-    image = Image.new("L", (_SIDE * _OVERSAMPLING, _SIDE * _OVERSAMPLING), 0)
+    image = Image.new("L", (_CANVAS_PIXELS, _CANVAS_PIXELS), 0)
     pen = ImageDraw.Draw(image)
     radius = _LINE_PIXELS / 2
     for stroke in strokes:
-        points = ((stroke + centring) * _PIXELS_PER_UNIT + _MARGIN).tolist()
+        points = ((stroke + centring) * _PIXELS_PER_UNIT + _MARGIN_PIXELS).tolist()
         if len(points) > 1:
             pen.line([tuple(p) for p in points], fill=255, width=round(_LINE_PIXELS), joint="curve")
         for x, y in (points[0], points[-1]):
@@ -64,7 +63,7 @@ def draw(strokes: Sequence[Path]) -> NDArray[np.uint8]:
     return fit_ink(np.clip(ink, 0, 255).astype(np.uint8), seen=ink > _INK_FROM)
 
 
-def smooth(stroke: Path) -> Path:
+def smooth(stroke: Polyline) -> Polyline:
     """Space a stroke's points evenly and smooth it a little, which hides the tablet's grid."""
     if len(stroke) < 3:
         return stroke
@@ -82,7 +81,7 @@ def smooth(stroke: Path) -> Path:
     return smoothed
 
 
-def simplify(strokes: Sequence[Path], tolerance: float) -> list[Path]:
+def simplify(strokes: Sequence[Polyline], tolerance: float) -> list[Polyline]:
     """Drop points that are no further than `tolerance` from the path that remains.
 
     The algorithm of Douglas and Peucker (1973), for all strokes at once.
@@ -104,7 +103,7 @@ def simplify(strokes: Sequence[Path], tolerance: float) -> list[Path]:
 
 
 def _furthest(
-    points: Path, first: NDArray[np.int64], last: NDArray[np.int64]
+    points: Polyline, first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The point between each pair that is furthest from their line, and how far it is.
 

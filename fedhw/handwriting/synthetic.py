@@ -62,7 +62,7 @@ _LETTERS = [
 _OTHERS = 6.0
 
 _WIDTH_SPREAD = 0.12  # of the logarithm of the line's width
-_SWITCHING = 0.08  # how often a writer uses another allograph than their own
+_SWITCH_PROBABILITY = 0.08  # that a writer uses another allograph than their own
 
 
 def synthetic_writers(
@@ -175,7 +175,7 @@ def _write(
     drawn = np.empty((characters, SIDE, SIDE), np.float32)
     for row, (label, share) in enumerate(zip(labels, moved, strict=True)):
         number = (late if rng.random() < share else early).allograph[label]
-        if rng.random() < _SWITCHING:
+        if rng.random() < _SWITCH_PROBABILITY:
             number = _choice(rng, label)
         drawn[row] = _drawn(
             _skeletons()[BYCLASS[label]][number],

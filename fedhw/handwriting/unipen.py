@@ -27,10 +27,10 @@ from fedhw.handwriting.unipen_format import Character, Points, Recording, Span, 
 CATEGORIES = ("1a", "1b", "1c")
 """Isolated digits, upper case and lower case."""
 
-_DRAWN_WITHIN = 1.5  # how close to the recorded path strokes are drawn, in a box of 1000
-_KEPT_WITHIN = 6.0  # ... and handed over
-_CLEARLY_ELSEWHERE = 50  # tablet units from both axes
-_A_DOT = 1e-6  # tablet units
+_DRAWN_TOLERANCE = 1.5  # of strokes as they are drawn, in a box of 1000
+_STORED_TOLERANCE = 6.0  # of strokes as they are handed over
+_FAR_FROM_AXES = 50  # tablet units: a jump from there to 0 0 is an error of the tablet
+_SMALLEST_SIZE = 1e-6  # tablet units
 
 _log = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ def read_unipen(folder: Path) -> PenWriters:
             "give the folder of train_r01_v07 that holds data and include"
         )
     images: list[NDArray[np.uint8]] = []
-    strokes: list[canvas.Path] = []
+    strokes: list[canvas.Polyline] = []
     counts = []
     for _, group in groupby(samples, key=lambda sample: sample.writer):
         written = [sample.strokes for sample in group]
-        drawn = _simplified([map(canvas.smooth, one) for one in written], _DRAWN_WITHIN)
+        drawn = _simplified([map(canvas.smooth, one) for one in written], _DRAWN_TOLERANCE)
         images += map(canvas.draw, drawn)
-        strokes += chain.from_iterable(_simplified(drawn, _KEPT_WITHIN))
+        strokes += chain.from_iterable(_simplified(drawn, _STORED_TOLERANCE))
         counts.append(len(written))
     writers = WriterSet.of(
         np.stack(images),
@@ -92,7 +92,7 @@ class _Sample(NamedTuple):
     writer: str
     when: tuple[tuple[int, int, int], list[str | int], int, int]
     label: int
-    strokes: list[canvas.Path]
+    strokes: list[canvas.Polyline]
     digest: bytes
     size: float
     bottom: float
@@ -191,7 +191,7 @@ def _sample(
     points = np.concatenate(cleaned)
     low, high = points.min(axis=0), points.max(axis=0)
     size = float((high - low).max())
-    if size < _A_DOT:
+    if size < _SMALLEST_SIZE:
         return None
     scale = canvas.BOX / size
     file = re.split(r"(\d+)", str(recording.ink.relative_to(folder) if recording.ink else ""))
@@ -214,21 +214,21 @@ def _cleaned(stroke: Points) -> Points:
     kept = np.ones(len(stroke), bool)
     kept[1:] = (stroke[1:] != stroke[:-1]).any(axis=1)
     at_origin = ~stroke.any(axis=1)
-    if np.abs(stroke[~at_origin]).min() > _CLEARLY_ELSEWHERE:
+    if np.abs(stroke[~at_origin]).min() > _FAR_FROM_AXES:
         kept &= ~at_origin
     return stroke[kept] if kept.any() else stroke[:1]
 
 
 def _simplified(
-    characters: Sequence[Iterable[canvas.Path]], tolerance: float
-) -> list[list[canvas.Path]]:
+    characters: Sequence[Iterable[canvas.Polyline]], tolerance: float
+) -> list[list[canvas.Polyline]]:
     """The strokes of every character with fewer points, all characters at once."""
     strokes = [list(character) for character in characters]
     simple = iter(canvas.simplify(list(chain.from_iterable(strokes)), tolerance))
     return [list(islice(simple, len(character))) for character in strokes]
 
 
-def _stroke_file(strokes: Sequence[canvas.Path], counts: Sequence[int]) -> StrokeFile:
+def _stroke_file(strokes: Sequence[canvas.Polyline], counts: Sequence[int]) -> StrokeFile:
     """Strokes of characters of so many strokes each, in whole units of the box."""
     lengths = np.array([len(stroke) for stroke in strokes], np.int64)
     pen_up = np.zeros(lengths.sum(), np.uint8)
