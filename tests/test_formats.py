@@ -20,7 +20,8 @@ from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.improvement.improvement import State as ImprovementState
 from fedhw.improvement.public import Public
 from fedhw.invitation import Invitation
-from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.budget import BudgetSpentError
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.release.manifest import MANIFEST, WEIGHTS, Manifest
 from fedhw.release.offer import State

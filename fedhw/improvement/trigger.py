@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fedhw.errors import InputError
 from fedhw.privacy.estimate import Estimate
-from fedhw.privacy.ledger import DAY
+from fedhw.system.clock import DAY_SECONDS
 
 CLEARLY = 2.0
 """Standard errors by which a figure must be above a bound."""
@@ -48,7 +48,7 @@ class Trigger:
     error: float = 0.2
     rise: float = 0.1
     cohort: int = 100
-    pause: float = 7 * DAY
+    pause: float = 7 * DAY_SECONDS
     epsilon: float = 8.0
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Trigger:
             ("error", self.error, 0 <= self.error <= 1),
             ("rise", self.rise, 0 <= self.rise <= 1),
             ("online", self.cohort, self.cohort >= 2),
-            ("pause-days", self.pause / DAY, 0 <= self.pause < math.inf),
+            ("pause-days", self.pause / DAY_SECONDS, 0 <= self.pause < math.inf),
             ("epsilon-in-all", self.epsilon, self.epsilon > 0),
         ):
             if not is_good:
@@ -80,8 +80,8 @@ class Trigger:
         if since_last < self.pause:
             return Decision(
                 False,
-                f"the last improvement was {since_last / DAY:.1f} days ago, less than the "
-                f"{self.pause / DAY:.1f} between two",
+                f"the last improvement was {since_last / DAY_SECONDS:.1f} days ago, less than the "
+                f"{self.pause / DAY_SECONDS:.1f} between two",
             )
         if online < self.cohort:
             return Decision(False, f"{online} devices are online and {self.cohort} are wanted")

@@ -7,31 +7,21 @@ be a refund. With a rollback journal and synchronous=EXTRA every commit is in th
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
-import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
 from fedhw.errors import InputError
-from fedhw.privacy.mechanism import DELTAS, GaussianMechanism, composed_epsilon
+from fedhw.privacy.budget import Budget, Limits, ReportCost, RoundCost, Spent
+from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.system.atomic import replacing
 from fedhw.system.sqlite import Database, StoreError, run_script
 
-DAY = 24 * 60 * 60
-"""Seconds."""
-
-ROUNDS_A_DAY = 200
-"""Improvement rounds in 24 hours, however little each tells: they cost the device energy, and a
-coordinator whose rounds tell more than was believed is stopped all the same."""
-
 LOCK_TIMEOUT_SECONDS = 30.0
 """Seconds for which somebody else may be at the ledger: an accountant is slow to import."""
-
-TOLERANCE = 1e-6
-"""How far rounding may carry an epsilon over a limit that it just meets."""
 
 SCHEMA = """
 CREATE TABLE limits (
@@ -80,44 +70,6 @@ MIGRATIONS = [
     """,
 ]
 """What makes each schema version of the one before; never edit one."""
-
-
-class BudgetSpentError(InputError):
-    """One more report or round would cost more than the device may tell."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that all may cost together: epsilon `per_day` and `in_all`, both at `delta`."""
-
-    per_day: float
-    in_all: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        for name in ("per_day", "in_all"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: {getattr(self, name):g} is no budget; give it above 0")
-        if not DELTAS[0] <= self.delta <= DELTAS[1]:
-            raise InputError(
-                f"delta: {self.delta:g} is out of range; give {DELTAS[0]:g} to {DELTAS[1]:g}"
-            )
-
-    @property
-    def checksum(self) -> int:
-        """CRC-32 of all of it."""
-        return _checksum(float(self.per_day), float(self.in_all), float(self.delta))
-
-
-class Spent(NamedTuple):
-    """What reports and rounds have cost together: epsilon at the limits' delta.
-
-    `day` is of the last 24 hours, in which there were that many `rounds`.
-    """
-
-    day: float
-    in_all: float
-    rounds: int
 
 
 class Charge(NamedTuple):
@@ -180,8 +132,8 @@ class Ledger:
                 database.transaction() as db,
             ):
                 run_script(db, SCHEMA)
-                values = (limits.per_day, limits.in_all, limits.delta, limits.checksum)
-                db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", values)
+                values = tuple(map(float, astuple(limits)))
+                db.execute("INSERT INTO limits VALUES (?, ?, ?, ?)", (*values, _checksum(*values)))
         except OSError as error:
             raise StoreError(
                 f"ledger: {path} cannot be made ({error.strerror}); check the disk and the home"
@@ -198,12 +150,9 @@ class Ledger:
         return cls(path)
 
     def spent(self, now: float) -> Spent:
-        """Return what reports and rounds have cost by `now`, in Unix seconds.
-
-        What is dated later counts as of today: a clock that is set back refunds nothing.
-        """
+        """Return what reports and rounds have cost by `now`, in Unix seconds."""
         with self._opened() as database:
-            return self._composed(*_paid(database), now)
+            return self._budget(*_paid(database)).spent(now)
 
     def charge(
         self,
@@ -223,9 +172,15 @@ class Ledger:
             for earlier in charges:
                 if earlier.about == about:
                     return earlier.message
-            charge = _charge(about, mechanism, now)
-            self._refuse_beyond_limits([*charges, charge], rounds, now)
-            charge = charge._replace(message=make())
+            self._budget(charges, rounds).with_report(mechanism.sigma, now)
+            charge = Charge(
+                about,
+                float(now),
+                float(mechanism.epsilon),
+                float(mechanism.delta),
+                mechanism.sigma,
+                make(),
+            )
             db.execute(
                 "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (*charge[:6], charge.checksum),
@@ -235,14 +190,12 @@ class Ledger:
     def check_report(self, mechanism: GaussianMechanism, now: float) -> None:
         """Raise BudgetSpentError where one more report would pass a limit."""
         with self._opened() as database:
-            charges, rounds = _paid(database)
-            self._refuse_beyond_limits([*charges, _charge("", mechanism, now)], rounds, now)
+            self._budget(*_paid(database)).with_report(mechanism.sigma, now)
 
     def check_round(self, rho: float, now: float) -> None:
         """Raise BudgetSpentError where one more round that is rho-zCDP would pass a limit."""
         with self._opened() as database:
-            charges, rounds = _paid(database)
-            self._refuse_beyond_limits(charges, [*rounds, _round("", rho, now)], now)
+            self._budget(*_paid(database)).with_round(rho, now)
 
     def charge_round(self, round: str, rho: float, now: float) -> None:
         """Pay for taking part in an improvement round that is rho-zCDP; durable on return.
@@ -250,7 +203,6 @@ class Ledger:
         A round that is paid for costs nothing again. Raises BudgetSpentError where a limit would be
         passed, and InputError where the round was paid for at another cost or the disk refuses.
         """
-        paid = _round(round, rho, now)
         with self._opened() as database, database.transaction() as db:
             charges, rounds = _paid(database)
             for earlier in rounds:
@@ -261,7 +213,8 @@ class Ledger:
                             "another cost; begin another round"
                         )
                     return
-            self._refuse_beyond_limits(charges, [*rounds, paid], now)
+            self._budget(charges, rounds).with_round(rho, now)
+            paid = PaidRound(round, float(now), float(rho))
             db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (*paid, paid.checksum))
 
     def rounds(self) -> list[PaidRound]:
@@ -304,34 +257,12 @@ class Ledger:
         with closing(_database(self._path, MIGRATIONS)) as database:
             yield database
 
-    def _composed(self, charges: list[Charge], rounds: list[PaidRound], now: float) -> Spent:
-        of_day = [charge for charge in charges if charge.at > now - DAY]
-        rounds_of_day = [paid for paid in rounds if paid.at > now - DAY]
-        return Spent(
-            self._epsilon(of_day, rounds_of_day),
-            self._epsilon(charges, rounds),
-            len(rounds_of_day),
+    def _budget(self, charges: Sequence[Charge], rounds: Sequence[PaidRound]) -> Budget:
+        return Budget(
+            self.limits,
+            tuple(ReportCost(charge.at, charge.sigma) for charge in charges),
+            tuple(RoundCost(paid.at, paid.rho) for paid in rounds),
         )
-
-    def _epsilon(self, charges: list[Charge], rounds: list[PaidRound]) -> float:
-        rho = math.fsum(paid.rho for paid in rounds)
-        return composed_epsilon([charge.sigma for charge in charges], self.limits.delta, rho)
-
-    def _refuse_beyond_limits(
-        self, charges: list[Charge], rounds: list[PaidRound], now: float
-    ) -> None:
-        after = self._composed(charges, rounds, now)
-        for what, spent, limit in (
-            ("epsilon {:.3g} of the last 24 hours", after.day, self.limits.per_day),
-            ("epsilon {:.3g} of all that was told", after.in_all, self.limits.in_all),
-            ("{} rounds in the last 24 hours", after.rounds, ROUNDS_A_DAY),
-        ):
-            # Written so that NaN fails.
-            if not spent <= limit + TOLERANCE:
-                raise BudgetSpentError(
-                    f"budget: one more would make {what.format(spent)}, and the limit is "
-                    f"{limit:g}; nothing is sent"
-                )
 
 
 _MEND = "nothing may be sent, for what was told before is unknown; enrol as a new device"
@@ -350,9 +281,9 @@ def _database(path: Path, migrations: Sequence[str]) -> Database:
 
 
 def _limits(database: Database) -> Limits:
-    found = database.read("SELECT per_day, in_all, delta, checksum FROM limits")
-    if len(found) == 1 and found[0][3] == _checksum(*found[0][:3]):
-        return Limits(*found[0][:3])
+    for *values, checksum in database.read("SELECT per_day, in_all, delta, checksum FROM limits"):
+        if checksum == _checksum(*values):
+            return Limits(*values)
     raise database.damaged()
 
 
@@ -368,19 +299,6 @@ def _paid(database: Database) -> tuple[list[Charge], list[PaidRound]]:
         if rounds[-1].checksum != checksum:
             raise database.damaged()
     return charges, rounds
-
-
-def _charge(about: int | str, mechanism: GaussianMechanism, now: float) -> Charge:
-    """A charge for what is still to be made, its numbers as SQLite gives them back."""
-    epsilon, delta = float(mechanism.epsilon), float(mechanism.delta)
-    return Charge(about, float(now), epsilon, delta, mechanism.sigma, b"")
-
-
-def _round(name: str, rho: float, now: float) -> PaidRound:
-    # Written so that NaN fails.
-    if not rho >= 0:
-        raise InputError(f"rho: {rho:g} is no cost; give it from 0 on")
-    return PaidRound(name, float(now), float(rho))
 
 
 def _checksum(*values: float | str) -> int:

@@ -122,7 +122,11 @@ def composed_epsilon(sigmas: Iterable[float], delta: float, rho: float = 0.0) ->
     something else that is rho-zCDP, each Gaussian is 1/(2 z^2)-zCDP and all of it adds up (Bun and
     Steinke 2016, arXiv 1605.02065).
     """
-    squares = math.fsum((SENSITIVITY / sigma) ** 2 for sigma in sigmas)
+    return _epsilon(math.fsum((SENSITIVITY / sigma) ** 2 for sigma in sigmas), delta, rho)
+
+
+@lru_cache(maxsize=10_000)
+def _epsilon(squares: float, delta: float, rho: float) -> float:
     if rho != 0:
         return epsilon_of(squares / 2 + rho, delta)
     if squares == 0:

@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Protocol
 
+DAY_SECONDS = 86_400.0
+
 
 class Clock(Protocol):
     """Tells the time and waits; the methods may be called from any thread."""

@@ -5,7 +5,7 @@ import pytest
 from fedhw.errors import InputError
 from fedhw.improvement.trigger import Look, Trigger
 from fedhw.privacy.estimate import Estimate
-from fedhw.privacy.ledger import DAY
+from fedhw.system.clock import DAY_SECONDS
 
 
 def seen(ge_accuracy: float, gate_open: float = 0.3, error: float = 0.01) -> Look:
@@ -52,7 +52,7 @@ def test_gates_that_open_more_than_after_the_last_improvement_are_a_reason() -> 
     ("changes", "reason"),
     [
         ({"online": 99}, "99 devices are online"),
-        ({"since_last": 6.5 * DAY}, "6.5 days ago"),
+        ({"since_last": 6.5 * DAY_SECONDS}, "6.5 days ago"),
         ({"epsilon": 8.1}, "epsilon 8.10"),
     ],
 )
@@ -72,7 +72,7 @@ def test_without_a_window_nothing_is_known() -> None:
         ("error", 1.1, "error: 1.1 is"),
         ("rise", -0.1, "rise: -0.1 is"),
         ("cohort", 1, "online: 1 is"),
-        ("pause", -DAY, "pause-days: -1 is"),
+        ("pause", -DAY_SECONDS, "pause-days: -1 is"),
         ("pause", math.inf, "pause-days: inf is"),
         ("epsilon", math.nan, "epsilon-in-all: nan is"),
     ],

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fedhw.privacy.budget import ROUNDS_A_DAY
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.estimate import noise_error
-from fedhw.privacy.ledger import ROUNDS_A_DAY
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
 from fedhw.privacy.statistics import TABLES, Statistic, Table
 

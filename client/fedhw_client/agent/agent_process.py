@@ -18,7 +18,8 @@ import uvicorn
 
 from fedhw.errors import InputError
 from fedhw.invitation import Invitation
-from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
 from fedhw.system.atomic import replacing
 from fedhw.system.logs import log_as_json

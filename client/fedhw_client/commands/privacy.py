@@ -46,7 +46,7 @@ def privacy(
 
 
 def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
-    from fedhw.privacy.ledger import ROUNDS_A_DAY
+    from fedhw.privacy.budget import ROUNDS_A_DAY
 
     invitation, limits = enrolment.invitation, ledger.limits
     spent, history = ledger.spent(time.time()), ledger.history()

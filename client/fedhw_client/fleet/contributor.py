@@ -28,7 +28,8 @@ from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import FEWEST, LocalTraining, unflatten
-from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.budget import BudgetSpentError
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.secret_sharing import Share
 from fedhw.privacy.secure_sum import (
     Advertised,

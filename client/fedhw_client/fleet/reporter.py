@@ -14,7 +14,8 @@ import grpc
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.budget import BudgetSpentError
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import SIGNED, Report, make_report
 from fedhw.v1 import statistics_pb2 as pb

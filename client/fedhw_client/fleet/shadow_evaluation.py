@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from fedhw.errors import InputError
-from fedhw.privacy.ledger import BudgetSpentError, Ledger
+from fedhw.privacy.budget import BudgetSpentError
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.release.manifest import Manifest

@@ -21,10 +21,10 @@ from fedhw.improvement.rollout import STAGES, Step, draw, share_at
 from fedhw.improvement.server_optimiser import FedMuon
 from fedhw.improvement.trigger import Look, Trigger
 from fedhw.privacy.estimate import Estimate, Sums, estimate
-from fedhw.privacy.ledger import DAY
 from fedhw.privacy.statistics import SHADOW
 from fedhw.release.release import Release
 from fedhw.research.simulation.simulated_devices import Version
+from fedhw.system.clock import DAY_SECONDS
 
 
 class Decision(NamedTuple):
@@ -146,7 +146,7 @@ class Coordinator:
         found = self._estimated(reduce(add, reports.values())) if reports else None
         newest = None
         if found is not None:
-            newest = Look((day + 1) * DAY, found[0].cohort, found)
+            newest = Look((day + 1) * DAY_SECONDS, found[0].cohort, found)
         if self._roll_out is not None:
             self._look(day, self._roll_out, reports)
         elif self._trial is not None:
@@ -154,7 +154,7 @@ class Coordinator:
         else:
             if self._after_last is None and self._last is not None:
                 self._after_last = newest
-            since_last = float("inf") if self._last is None else (day - self._last) * DAY
+            since_last = float("inf") if self._last is None else (day - self._last) * DAY_SECONDS
             trigger = self._policy.trigger
             decision = trigger.decide(newest, self._after_last, online, since_last, epsilon)
             outcome = "improve" if decision.improve else "wait"

@@ -9,16 +9,15 @@
         the coordinator decides; in an improvement its rounds are taken at once
 
 The parts are those of a real fleet; left out are the network and the masks, which cancel in a sum.
-The ledgers are in memory, for a file for each of thousands of devices would take most of the time,
-and everything random, noise too, comes from the seed. A day is one step: what is learned on it is
-in use on the next.
+Budgets are in memory, for a ledger of each of thousands of devices would take most of the time, and
+everything random, noise too, comes from the seed. A day is one step: what is learned on it is in
+use on the next.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -31,10 +30,10 @@ from fedhw.errors import InputError
 from fedhw.improvement.improvement import Improvement, State
 from fedhw.improvement.local_update import FEWEST
 from fedhw.improvement.public import Public
+from fedhw.privacy.budget import Budget, BudgetSpentError, Limits
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.estimate import Estimate, Sums
-from fedhw.privacy.ledger import TOLERANCE, Limits
-from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
+from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.secure_sum import DROPPED
 from fedhw.privacy.statistics import LATENCIES, STATISTICS, Evaluation, Report, Tally, make_report
 from fedhw.release.release import Release
@@ -50,6 +49,7 @@ from fedhw.research.simulation.simulated_devices import (
     relearn,
 )
 from fedhw.research.simulation.simulated_rounds import summed
+from fedhw.system.clock import DAY_SECONDS
 
 DELTA = 1e-6
 
@@ -99,45 +99,6 @@ class Plan:
         return Limits(2 * self.epsilon, 20 * self.epsilon, DELTA)
 
 
-@dataclass
-class Account:
-    """A device's ledger in memory, for reports with noise of `sigma`."""
-
-    limits: Limits
-    sigma: float
-    reports: list[int] = field(default_factory=list)
-    rounds: list[tuple[int, float]] = field(default_factory=list)
-
-    def pays(self, day: int, reports: int = 0, rho: float = 0.0) -> bool:
-        """Pay for reports and for a round on a day, unless a limit would be passed."""
-        after = replace(
-            self,
-            reports=self.reports + [day] * reports,
-            rounds=self.rounds + [(day, rho)] * (rho > 0),
-        )
-        if (
-            after.epsilon(day) > self.limits.per_day + TOLERANCE
-            or after.epsilon() > self.limits.in_all + TOLERANCE
-        ):
-            return False
-        self.reports, self.rounds = after.reports, after.rounds
-        return True
-
-    def epsilon(self, since: int = 0) -> float:
-        """Return what has been told from a day on."""
-        count = sum(day >= since for day in self.reports)
-        return _composed(self.sigma, count, self.limits.delta, self.rho(since))
-
-    def rho(self, since: int = 0) -> float:
-        """Return what the rounds have told from a day on."""
-        return math.fsum(rho for day, rho in self.rounds if day >= since)
-
-
-@lru_cache(maxsize=10_000)
-def _composed(sigma: float, reports: int, delta: float, rho: float) -> float:
-    return composed_epsilon([sigma] * reports, delta, rho)
-
-
 class Figure(NamedTuple):
     """The mean of a figure over the devices that reported: in truth, and as it was estimated.
 
@@ -183,11 +144,26 @@ class Chronicle:
 
 @dataclass(eq=False)
 class _Person:
-    """A writer who is there: their device, its account, and their rows of the data, day by day."""
+    """A writer who is there: their device, its budget, and their rows of the data, day by day."""
 
     device: Device
-    account: Account
+    budget: Budget
     rows: dict[int, NDArray[np.int64]]
+
+    def pays_for_report(self, sigma: float, day: int) -> bool:
+        """Pay for a report of a day, unless a limit would be passed."""
+        return self._pays(lambda: self.budget.with_report(sigma, day * DAY_SECONDS))
+
+    def pays_for_round(self, rho: float, day: int) -> bool:
+        """Pay for a round on a day, unless a limit would be passed."""
+        return self._pays(lambda: self.budget.with_round(rho, day * DAY_SECONDS))
+
+    def _pays(self, charged: Callable[[], Budget]) -> bool:
+        try:
+            self.budget = charged()
+        except BudgetSpentError:
+            return False
+        return True
 
 
 def draw_people(release: Release, data: WriterSet, writers: int | None, seed: int) -> list[int]:
@@ -257,7 +233,7 @@ class _Fleet:
         tallies = self._correct(written)
         for cohort in cohorts(p.device for p in self._people if p.device.is_due):
             relearn(cohort, self._plan.seed)
-        telling = [p for p in online if p.account.pays(day, reports=1)]
+        telling = [p for p in online if p.pays_for_report(self._mechanism.sigma, day)]
         reports = self._report(day, telling, tallies)
         self._judge(day, online)
         before = self._rounds
@@ -285,9 +261,8 @@ class _Fleet:
             name = self._data.names[writer]
             version = self._coordinator.offered(name)
             device = Device.new(name, version, self._plan.seed)
-            account = Account(self._plan.limits, self._mechanism.sigma)
             by_day = dict(zip(days.tolist(), parts, strict=True))
-            self._people.append(_Person(device, account, by_day))
+            self._people.append(_Person(device, Budget(self._plan.limits), by_day))
         del self._absent[:coming]
 
     def _offer(self, online: Sequence[_Person]) -> None:
@@ -353,7 +328,7 @@ class _Fleet:
             person.device: candidate
             for person in online
             if (candidate := self._coordinator.asked(person.device.name)) is not None
-            and person.account.pays(day, reports=1)
+            and person.pays_for_report(self._mechanism.sigma, day)
         }
         for cohort in cohorts(asked):
             candidate = asked[cohort[0]]
@@ -380,8 +355,10 @@ class _Fleet:
         if len(some) < self._plan.policy.minimum_cohort:
             return None
         task = improvement.task(state, len(some), math.ceil((1 - DROPPED) * len(some)))
-        rho = task.rho if task.noise > 0 else 0.0
-        taking = [able[i].device for i in some if able[i].account.pays(day, rho=rho)]
+        asked = [able[i] for i in some]
+        if task.noise > 0:
+            asked = [person for person in asked if person.pays_for_round(task.rho, day)]
+        taking = [person.device for person in asked]
         if len(taking) < task.survivors:
             return None
         own = (_learned_from(device) for device in taking)
@@ -392,7 +369,7 @@ class _Fleet:
     def _epsilon_after_one_more(self) -> float:
         """What the improvements have cost who paid most, with one more in which they are asked."""
         recipe = self._plan.policy.recipe
-        most = max((person.account.rho() for person in self._people), default=0.0)
+        most = max((person.budget.rho for person in self._people), default=0.0)
         one_more = recipe.rounds / (2 * recipe.noise**2) if recipe.noise > 0 else 0.0
         return epsilon_of(most + one_more, DELTA)
 
@@ -410,7 +387,7 @@ class _Fleet:
             np.concatenate([getattr(tested, name) for tested in written.values()] or [[]])
             for name in ("ge_right", "right")
         )
-        spent = [person.account.epsilon() for person in self._people] or [0.0]
+        spent = [p.budget.spent(day * DAY_SECONDS).in_all for p in self._people] or [0.0]
         by_name = {each.name: each for each in estimates if each.entry is None}
         return Day(
             day=day,

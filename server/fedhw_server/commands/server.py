@@ -374,10 +374,10 @@ def improvement(
     """Show the plan for attempts to improve, changed to what is given."""
     with _fleet(home) as (place, fleet):
         from fedhw.privacy.discrete_gaussian import epsilon_of
-        from fedhw.privacy.ledger import DAY
+        from fedhw.system.clock import DAY_SECONDS
 
         newest, attempts, delta = _newest(place), fleet.attempts, fleet.policy.delta
-        pause = None if pause_days is None else pause_days * DAY
+        pause = None if pause_days is None else pause_days * DAY_SECONDS
         when = _given(error=error, rise=rise, cohort=online, pause=pause, epsilon=epsilon_in_all)
         given = _given(
             automatic=automatic,
@@ -410,8 +410,8 @@ def improvement(
         "epsilon spent": f"{costs['spent']:.2f} by the device that was in most",
         "begins where": f"the global expert is wrong on {trigger.error:.0%}, or gates open on "
         f"{trigger.rise:.0%} more",
-        "and": f"{trigger.cohort} devices are online, {trigger.pause / DAY:g} days after the last, "
-        f"below epsilon {trigger.epsilon:g} in all",
+        "and": f"{trigger.cohort} devices are online, {trigger.pause / DAY_SECONDS:g} days after "
+        f"the last, below epsilon {trigger.epsilon:g} in all",
     }.items():
         shown.add_row(name, value)
     out.print(shown)

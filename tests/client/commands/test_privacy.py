@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, Tally, make_report
 from fedhw_client.fleet.enrolment import enrol

@@ -13,7 +13,8 @@ from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import flat
 from fedhw.invitation import Invitation
-from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
 from fedhw_client.agent.agent import Agent, Correction
 from fedhw_client.fleet.contributor import Contributor

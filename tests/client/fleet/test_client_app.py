@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 
 from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
-from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Ledger
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey

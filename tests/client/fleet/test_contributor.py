@@ -12,7 +12,7 @@ import pytest
 from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import FEWEST, LocalTraining
-from fedhw.privacy.ledger import BudgetSpentError, Limits
+from fedhw.privacy.budget import BudgetSpentError, Limits
 from fedhw.privacy.secure_sum import unmask
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey

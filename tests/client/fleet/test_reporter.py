@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from fedhw.data.writers import WriterSet
-from fedhw.privacy.ledger import Charge, Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Charge, Ledger
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
 from fedhw.privacy.statistics import STATISTICS, Tally, layout, make_report
 from fedhw.release.release import Release

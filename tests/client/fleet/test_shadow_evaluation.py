@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fedhw.data.writers import WriterSet
-from fedhw.privacy.ledger import Ledger, Limits
+from fedhw.privacy.budget import Limits
+from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
 from fedhw.privacy.statistics import SHADOW, layout
 from fedhw.release.manifest import SKETCH, WEIGHTS, Manifest

@@ -1,5 +1,4 @@
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -13,13 +12,11 @@ from fedhw.improvement.local_update import LocalTraining
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
-from fedhw.privacy.ledger import Limits
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
 from fedhw.release.release import Release
 from fedhw.research.simulation.simulated_coordinator import Policy
 from fedhw.research.simulation.simulated_fleet import (
     DELTA,
-    Account,
     Chronicle,
     People,
     Plan,
@@ -124,29 +121,6 @@ def test_reports_cost_what_the_composition_says(quiet: Chronicle) -> None:
     for day in quiet.days:
         assert day.worst in costs[: day.day + 2]
     assert quiet.days[-1].worst > quiet.days[0].worst == costs[1]
-
-
-def test_an_account_composes_reports_and_rounds() -> None:
-    sigma, rho = GaussianMechanism(2.0, DELTA).sigma, 0.05
-    account = Account(Limits(per_day=4.0, in_all=9.0, delta=DELTA), sigma)
-    assert account.pays(0, reports=1)
-    assert account.pays(1, reports=1, rho=rho)
-    assert account.epsilon() == composed_epsilon([sigma] * 2, DELTA, rho)
-    assert account.epsilon(since=1) == composed_epsilon([sigma], DELTA, rho)
-    assert account.rho() == rho
-
-
-def test_an_account_never_passes_a_limit() -> None:
-    sigma = GaussianMechanism(2.0, DELTA).sigma
-    account = Account(Limits(per_day=3.0, in_all=5.0, delta=DELTA), sigma)
-    paid = [account.pays(day, reports=1) for day in range(9)]
-    assert paid == sorted(paid, reverse=True)
-    assert 1 < sum(paid) < 9
-    assert account.epsilon() <= 5.0
-    spent = account.epsilon()
-    assert not account.pays(9, rho=1.0)
-    assert not account.pays(9, rho=math.inf)
-    assert account.epsilon() == spent
 
 
 def test_an_improvement_is_triggered_promoted_and_helps(improved: Chronicle) -> None:
