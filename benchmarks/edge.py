@@ -72,7 +72,7 @@ class World(NamedTuple):
     @torch.no_grad()
     def reached(self, scores: Callable[[Activations], torch.Tensor]) -> Reached:
         """Judge what gives scores [W, N, C] of glyphs [W or 1, N]."""
-        right = (scores(self.test.seen).argmax(-1) == self.test.labels) & self.test.mask
+        right = (scores(self.test.activations).argmax(-1) == self.test.labels) & self.test.mask
         own = right.sum(1) / self.test.mask.sum(1)
         generic = (scores(self.generic).argmax(-1) == self.generic_labels).double().mean(1)
         return Reached(*(part.double().numpy() for part in (own, generic)))
@@ -114,9 +114,9 @@ def show_ranks(world: World, seed: int) -> Mixture:
         say(f"rank {rank}")
         learner = Learner(rank=rank)
         trained[rank] = learner.learn(release.expert, learn, release.sketch, seed)
-    whole = ordered(trained[most].mixture, learn.seen.features)
+    whole = ordered(trained[most].mixture, learn.activations.features)
     parameters = cost_of_global(release.expert).parameters
-    nobody = world.reached(lambda seen: seen.scores.expand(len(learn.labels), -1, -1))
+    nobody = world.reached(lambda activations: activations.scores.expand(len(learn.labels), -1, -1))
     rows = [["none", "0.00", *nobody.cells, "", "", ""]]
     for rank, personal in trained.items():
         at_once, lost = world.reached(personal.scores), ["", "", ""]
@@ -189,8 +189,8 @@ def numpy_scores(release: Release, mixture: Mixture) -> Callable[[Activations], 
     look = compile_for_one_sample(release.expert)
     people = [OneMixture.of(writer_of(mixture, w)) for w in range(len(mixture.gate.w))]
 
-    def scores(seen: Activations) -> torch.Tensor:
-        views = [[look(glyph) for glyph in images] for images in seen.images]
+    def scores(activations: Activations) -> torch.Tensor:
+        views = [[look(glyph) for glyph in images] for images in activations.images]
         return torch.from_numpy(
             np.stack(
                 [
@@ -206,14 +206,14 @@ def numpy_scores(release: Release, mixture: Mixture) -> Callable[[Activations], 
 def onnx_scores(model: onnx.ModelProto, mixture: Mixture) -> Callable[[Activations], torch.Tensor]:
     """Scores by ONNX Runtime, the private tensors of one writer after the other in the graph."""
 
-    def scores(seen: Activations) -> torch.Tensor:
+    def scores(activations: Activations) -> torch.Tensor:
         writers = range(len(mixture.gate.w))
-        shown = each_or_one(len(seen.images), len(writers))
+        shown = each_or_one(len(activations.images), len(writers))
         return torch.from_numpy(
             np.stack(
                 [
                     session(personal(model, writer_of(mixture, w))).run(
-                        ["scores"], {"glyphs": seen.images[i]}
+                        ["scores"], {"glyphs": activations.images[i]}
                     )[0]
                     for i, w in zip(shown, writers, strict=True)
                 ]
@@ -229,8 +229,8 @@ def each_or_one(glyphs: int, writers: int) -> Iterator[int]:
 
 
 def writer_of(mixture: Mixture, writer: int) -> Mixture:
-    local, gate = ((part[writer, None] for part in parts) for parts in mixture[:2])
-    return Mixture(LocalExpert(*local), Gate(*gate), mixture.routing)
+    local, gate = ((part[writer, None] for part in parts) for parts in mixture)
+    return Mixture(LocalExpert(*local), Gate(*gate))
 
 
 def personal(model: onnx.ModelProto, mixture: Mixture) -> onnx.ModelProto:

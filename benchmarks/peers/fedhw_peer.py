@@ -76,7 +76,7 @@ def personalising(task: Personalising) -> list[Row]:
     writer, rest = [], []
     for cohort, own in zip(cohorts, found, strict=True):
         asked = gathered(test, [test.names.index(learn.data.names[w]) for w in cohort])
-        right = (own.scores(asked.seen).argmax(-1) == asked.labels) & asked.mask
+        right = (own.scores(asked.activations).argmax(-1) == asked.labels) & asked.mask
         writer += (right.sum(1) / asked.mask.sum(1)).tolist()
         rest += (own.scores(generic).argmax(-1) == task.generic[1]).float().mean(1).tolist()
     return [task.row("local expert and gate", found[0].parameter_count(), seconds, writer, rest)]

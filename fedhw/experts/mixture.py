@@ -1,6 +1,6 @@
 """Who decides: the global expert corrected by the local one as far as the gate opens."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,19 +9,16 @@ from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
 
-Routing = Literal["soft", "hard"]
-
 
 class Mixture(NamedTuple):
     """`scores = GE + g * LE residual` with the gate's opening g.
 
-    Soft routing weighs the residual by g; hard routing, as in the paper, takes all of it where
-    g > 0.5 and none elsewhere (Zhang, Davoodi, Hu 2018, arXiv 1811.00056).
+    The paper takes all of the residual where g > 0.5 and none elsewhere (Zhang, Davoodi, Hu 2018,
+    arXiv 1811.00056).
     """
 
     local: LocalExpert
     gate: Gate
-    routing: Routing = "soft"
 
     @classmethod
     def silent(cls, expert: GlobalExpert, rank: int) -> "Mixture":
@@ -33,9 +30,8 @@ class Mixture(NamedTuple):
         return cls(local, Gate(torch.zeros(1, depth + CONFIDENCE, 1), torch.zeros(1, 1, 1)))
 
     def opening(self, features: Tensor, scores: Tensor) -> Tensor:
-        """Return the gate's opening [W, N, 1] as it is used: in (0, 1), or 0 and 1 when hard."""
-        g = self.gate.opening(gate_view(features, scores))
-        return (g > 0.5).to(g.dtype) if self.routing == "hard" else g
+        """Return the gate's opening [W, N, 1] in (0, 1)."""
+        return self.gate.opening(gate_view(features, scores))
 
     def scores(self, features: Tensor, scores: Tensor) -> Tensor:
         """Return the mixture's scores [W, N, C].

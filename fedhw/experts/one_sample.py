@@ -59,23 +59,22 @@ class OneMixture(NamedTuple):
     b: Floats
     w: Floats
     c: np.float32
-    hard: bool
 
     @classmethod
     def of(cls, mixture: Mixture) -> "OneMixture":
         """Take the mixture of the first writer."""
         u, v, b = (part[0].numpy() for part in mixture.local)
         w, c = (part[0, ..., 0].numpy() for part in mixture.gate)
-        return cls(u, v, b[0], w, c[0], mixture.routing == "hard")
+        return cls(u, v, b[0], w, c[0])
 
     def opening(self, features: Floats, scores: Floats) -> float:
-        """Return the gate's opening as it is used."""
+        """Return the gate's opening in [0, 1]."""
         probabilities = softmax(scores)
         second, top = np.partition(probabilities, -2)[-2:]
         depth = len(features)
         confidence = np.array([top, second, top - second], np.float32)
         logit = float(features @ self.w[:depth] + confidence @ self.w[depth:] + self.c)
-        return float(logit > 0) if self.hard else 0.5 + 0.5 * math.tanh(logit / 2)
+        return 0.5 + 0.5 * math.tanh(logit / 2)
 
     def residual(self, features: Floats) -> Floats:
         """Return the local expert's correction [C] of the scores."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fedhw.experts.gate import CONFIDENCE, Gate, gate_view
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
-from fedhw.experts.mixture import Mixture, Routing
+from fedhw.experts.mixture import Mixture
 from fedhw.personalization.method import Activations, Cohort, Method, PersonalModel
 from fedhw.release.sketch import Sketch
 
@@ -40,9 +40,9 @@ class PersonalMixture(PersonalModel):
 
     mixture: Mixture
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the mixtures' scores [W, N, C]."""
-        return self.mixture.scores(seen.features, seen.scores)
+        return self.mixture.scores(activations.features, activations.scores)
 
     def parameter_count(self) -> int:
         """Count U, V, b, w and c of one writer."""
@@ -66,7 +66,6 @@ class Learner(Method):
     rate: float = 0.12
     gate_rate: float = 0.1
     momentum: float = 0.8
-    routing: Routing = "soft"
     gated: bool = True
     pause: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
 
@@ -76,7 +75,7 @@ class Learner(Method):
     ) -> PersonalMixture:
         """Learn U, V, b, w, c of every writer; see the module for the objective."""
         random = torch.Generator().manual_seed(seed)
-        features, scores, mask = cohort.seen.features, cohort.seen.scores, cohort.mask
+        features, scores, mask = cohort.activations.features, cohort.activations.scores, cohort.mask
         writers, (depth, classes) = len(mask), expert.head.weight.T.shape
         generic = sketch.features()
         centre, spread = generic.mean(0), generic.std(0)
@@ -134,7 +133,7 @@ class Learner(Method):
                 p.sub_(orthogonal(ahead), alpha=rate * cooling)
             self.pause()
 
-        return PersonalMixture(_unstandardised(u.mT, v, w.mT, centre, spread, self.routing))
+        return PersonalMixture(_unstandardised(u.mT, v, w.mT, centre, spread))
 
 
 def _with_ones(view: Tensor) -> Tensor:
@@ -185,13 +184,11 @@ def orthogonal(m: Tensor) -> Tensor:
     return near.mT if tall else near
 
 
-def _unstandardised(
-    u: Tensor, v: Tensor, w: Tensor, centre: Tensor, spread: Tensor, routing: Routing
-) -> Mixture:
+def _unstandardised(u: Tensor, v: Tensor, w: Tensor, centre: Tensor, spread: Tensor) -> Mixture:
     """Fold the standardisation of the features into the weights, so that a device needs none."""
     u = (u / spread[:, None]).contiguous()  # as it will be when it has been stored
     b = v[:, -1:] - (centre @ u)[:, None] @ v[:, :-1]
     depth = len(centre)
     w = torch.cat([w[:, :depth] / spread[:, None], w[:, depth:]], 1)
     c = w[:, -1:] - (centre @ w[:, :depth])[:, None]
-    return Mixture(LocalExpert(u, v[:, :-1], b), Gate(w[:, :-1].contiguous(), c), routing)
+    return Mixture(LocalExpert(u, v[:, :-1], b), Gate(w[:, :-1].contiguous(), c))

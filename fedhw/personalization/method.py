@@ -33,7 +33,7 @@ class Activations(NamedTuple):
 class Cohort(NamedTuple):
     """Labelled glyphs of W writers, padded to the longest: labels and mask are [W, N]."""
 
-    seen: Activations
+    activations: Activations
     labels: Tensor
     mask: Tensor
 
@@ -42,7 +42,7 @@ class PersonalModel(ABC):
     """The private models of W writers, ready to recognise."""
 
     @abstractmethod
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return class scores [W, N, C] for glyphs [W or 1, N]; changes nothing."""
 
     @abstractmethod
@@ -104,5 +104,5 @@ def pad_cohort(
     scores = torch.zeros(*shape, real.scores.shape[-1])
     where = torch.from_numpy(mask)
     features[where], scores[where] = real.features[0], real.scores[0]
-    seen = Activations(padded_images, features, scores)
-    return Cohort(seen, torch.from_numpy(padded_labels), where)
+    activations = Activations(padded_images, features, scores)
+    return Cohort(activations, torch.from_numpy(padded_labels), where)

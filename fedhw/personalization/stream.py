@@ -296,8 +296,8 @@ class Personalizer:
         new_right, old_right = (
             (scores.argmax(-1) == cohort.labels).numpy()
             for scores in (
-                new.scores(cohort.seen),
-                cohort.seen.scores if old is None else old.scores(cohort.seen),
+                new.scores(cohort.activations),
+                cohort.activations.scores if old is None else old.scores(cohort.activations),
             )
         )
         return looks_worse(new_right, old_right)

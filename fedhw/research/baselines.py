@@ -31,9 +31,9 @@ from fedhw.release.sketch import Sketch
 class Impersonal(PersonalModel):
     """The global expert and nothing else."""
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the global expert's scores [W or 1, N, C]."""
-        return seen.scores
+        return activations.scores
 
     def parameter_count(self) -> int:
         """Count none."""
@@ -56,9 +56,9 @@ class PersonalHead(PersonalModel):
     weight: Tensor
     bias: Tensor
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the heads' scores [W, N, C]."""
-        features = seen.features.expand(len(self.weight), -1, -1)
+        features = activations.features.expand(len(self.weight), -1, -1)
         return torch.baddbmm(self.bias, features, self.weight)
 
     def parameter_count(self) -> int:
@@ -83,7 +83,7 @@ class HeadTuning(Method):
         self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
     ) -> PersonalHead:
         """Tune every writer's head, all at once."""
-        x = F.pad(cohort.seen.features, (0, 1), value=1.0)
+        x = F.pad(cohort.activations.features, (0, 1), value=1.0)
         target = _one_hot(cohort, expert.head.out_features)
         share = cohort.mask / cohort.mask.sum(1, keepdim=True).clamp_min(1)
         head = torch.cat([expert.head.weight.T, expert.head.bias[None]]).repeat(len(x), 1, 1)
@@ -101,12 +101,12 @@ class PersonalNetworks(PersonalModel):
 
     experts: tuple[GlobalExpert, ...]
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the networks' scores [W, N, C]."""
-        shown = len(seen.images)
+        shown = len(activations.images)
         return torch.cat(
             [
-                extract_features(own, seen.images[[i % shown]]).scores
+                extract_features(own, activations.images[[i % shown]]).scores
                 for i, own in enumerate(self.experts)
             ]
         )
@@ -137,7 +137,9 @@ class FullTuning(Method):
         return PersonalNetworks(
             tuple(
                 self._tuned(expert, as_ink(images[own]), labels[own])
-                for images, labels, own in zip(cohort.seen.images, cohort.labels, mask, strict=True)
+                for images, labels, own in zip(
+                    cohort.activations.images, cohort.labels, mask, strict=True
+                )
             )
         )
 
@@ -162,15 +164,19 @@ class PersonalMemory(PersonalModel):
     neighbours: int
     trust: float
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the interpolated log-probabilities [W, N, C]."""
-        far = _distances(seen.features, self.features).masked_fill(~self.mask[:, None], math.inf)
+        far = _distances(activations.features, self.features).masked_fill(
+            ~self.mask[:, None], math.inf
+        )
         near, which = far.topk(min(self.neighbours, far.shape[-1]), largest=False)
         # Without any neighbour, no class gets a vote and the global expert decides alone.
         votes = (-near).softmax(-1).nan_to_num(0.0)
         labels = self.labels[:, None].expand_as(far).gather(2, which)
-        own = votes.new_zeros(*far.shape[:2], seen.scores.shape[-1]).scatter_add_(2, labels, votes)
-        return torch.lerp(seen.scores.softmax(-1).expand_as(own), own, self.trust).log()
+        own = votes.new_zeros(*far.shape[:2], activations.scores.shape[-1]).scatter_add_(
+            2, labels, votes
+        )
+        return torch.lerp(activations.scores.softmax(-1).expand_as(own), own, self.trust).log()
 
     def parameter_count(self) -> int:
         """Count the features and label of each glyph, the mean over the writers."""
@@ -192,7 +198,7 @@ class NearestNeighbours(Method):
         self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
     ) -> PersonalMemory:
         """Remember every glyph."""
-        features = cohort.seen.features
+        features = cohort.activations.features
         return PersonalMemory(features, cohort.labels, cohort.mask, self.neighbours, self.trust)
 
 
@@ -207,7 +213,7 @@ class ClassMeans(NamedTuple):
         """Average each writer's features by class."""
         member = _one_hot(cohort, classes)
         counts = member.sum(1)
-        return cls(member.mT @ cohort.seen.features / counts.clamp_min(1)[..., None], counts)
+        return cls(member.mT @ cohort.activations.features / counts.clamp_min(1)[..., None], counts)
 
     @property
     def known(self) -> Tensor:
@@ -223,7 +229,10 @@ class ClassMeans(NamedTuple):
         """Return distances [W, N, C] of the very glyphs averaged, each left out of its own mean."""
         # Without x, a mean m of n is (n m - x) / (n - 1), which is n / (n - 1) times as far from x.
         stretch = (self.counts / (self.counts - 1)).square()[:, None]
-        far, own = self.distances(cohort.seen.features), _one_hot(cohort, self.counts.shape[-1])
+        far, own = (
+            self.distances(cohort.activations.features),
+            _one_hot(cohort, self.counts.shape[-1]),
+        )
         alone = (self.counts == 1)[:, None] & own.bool()
         return torch.where(own.bool(), far * stretch, far).masked_fill(alone, math.inf)
 
@@ -253,9 +262,9 @@ class PersonalPrior(PersonalModel):
 
     bias: Tensor
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the corrected scores [W, N, C]."""
-        return seen.scores + self.bias
+        return activations.scores + self.bias
 
     def parameter_count(self) -> int:
         """Count one number a class."""
@@ -289,9 +298,9 @@ class PersonalResidual(PersonalModel):
 
     local: LocalExpert
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the corrected scores [W, N, C]."""
-        return seen.scores + self.local.residual(seen.features)
+        return activations.scores + self.local.residual(activations.features)
 
     def parameter_count(self) -> int:
         """Count U, V and b of one writer."""
@@ -320,10 +329,10 @@ class DistanceGated(PersonalModel):
     means: ClassMeans
     reach: Tensor
 
-    def scores(self, seen: Activations) -> Tensor:
+    def scores(self, activations: Activations) -> Tensor:
         """Return the scores [W, N, C]: the local expert's where near, else the global one's."""
-        near = self.means.distances(seen.features).amin(-1) <= self.reach
-        return torch.where(near[..., None], self.residual.scores(seen), seen.scores)
+        near = self.means.distances(activations.features).amin(-1) <= self.reach
+        return torch.where(near[..., None], self.residual.scores(activations), activations.scores)
 
     def parameter_count(self) -> int:
         """Count one writer's local expert, class means and reach."""

@@ -30,12 +30,6 @@ def test_an_open_gate_adds_the_residual_and_a_closed_one_nothing() -> None:
     )
 
 
-def test_hard_routing_takes_all_or_nothing() -> None:
-    for bias, opening in ((0.1, 1.0), (-0.1, 0.0)):
-        hard = a_mixture(bias)._replace(routing="hard")
-        assert hard.opening(FEATURES, SCORES).unique().tolist() == [opening]
-
-
 def test_a_silent_mixture_says_what_the_global_expert_says() -> None:
     silent = Mixture.silent(build("lenet5", CLASSES), RANK)
     assert torch.equal(silent.scores(FEATURES, SCORES), SCORES)

@@ -90,8 +90,8 @@ def test_a_shipped_architecture_is_not_asked_through_torch():
         assert np.array_equal(look(np.full((28, 28), 9, np.uint8))[1], before)
 
 
-@given(st.integers(0, 50), st.sampled_from(["soft", "hard"]), st.floats(0.1, 100))
-def test_the_mixture_of_one_glyph_is_the_mixture(seed, routing, scale):
+@given(st.integers(0, 50), st.floats(0.1, 100))
+def test_the_mixture_of_one_glyph_is_the_mixture(seed, scale):
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -99,7 +99,7 @@ def test_the_mixture_of_one_glyph_is_the_mixture(seed, routing, scale):
 
     local = LocalExpert(draw(1, 9, 2), draw(1, 2, 5), draw(1, 1, 5))
     gate = Gate(draw(1, 9 + CONFIDENCE, 1), draw(1, 1, 1))
-    mixture = Mixture(local, gate, routing)
+    mixture = Mixture(local, gate)
     features, scores = draw(1, 1, 9).relu(), draw(1, 1, 5)
     one = OneMixture.of(mixture)
     f, s = features[0, 0].numpy(), scores[0, 0].numpy()
@@ -113,9 +113,7 @@ def test_the_mixture_of_one_glyph_is_the_mixture(seed, routing, scale):
 
 
 def test_scores_beyond_every_exponential_are_no_warning(recwarn):
-    one = OneMixture(
-        *(np.zeros(s, np.float32) for s in [(4, 2), (2, 3), 3]), np.full(7, -1e4), 0, False
-    )
+    one = OneMixture(*(np.zeros(s, np.float32) for s in [(4, 2), (2, 3), 3]), np.full(7, -1e4), 0)
     opening = one.opening(np.ones(4, np.float32), np.array([1e4, 0, 0], np.float32))
     assert opening == 0
     assert not recwarn.list

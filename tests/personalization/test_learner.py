@@ -57,7 +57,7 @@ def descend(learner, expert, cohort, writer, sketch, shown):
         p.requires_grad_()
     for step in range(learner.steps):
         drawn = torch.randint(len(generic), (learner.rehearsal,), generator=random)
-        _, own_scores, own_gate = mixture(cohort.seen.features[writer][mask])
+        _, own_scores, own_gate = mixture(cohort.activations.features[writer][mask])
         base, scores, gate = mixture(generic[drawn])
         loss = (
             F.cross_entropy(own_scores, cohort.labels[writer][mask])
@@ -109,7 +109,7 @@ def test_more_protection_moves_generic_scores_less(world, cohort):
 
 
 def test_the_gate_opens_more_for_its_writer(world, cohort, learned):
-    own = openings(learned, cohort.seen)
+    own = openings(learned, cohort.activations)
     generic = openings(learned, world.generic)
     for writer, mask in enumerate(cohort.mask):
         assert own[writer][mask].mean() > generic[writer].mean() + 0.1
@@ -129,22 +129,9 @@ def test_learning_makes_better(world):
     personal = learn(Learner(), world, learn_from)
     before, after = (
         (scores.argmax(-1) == held_back.labels).float().mean()
-        for scores in (held_back.seen.scores, personal.scores(held_back.seen))
+        for scores in (held_back.activations.scores, personal.scores(held_back.activations))
     )
     assert after > before + 0.1
-
-
-def test_hard_routing_is_all_or_nothing(world, cohort, learned):
-    seen = Activations(*(part[[0, 0, 0]] for part in world.generic))
-    hard = learn(Learner(routing="hard"), world, cohort)
-    opened = openings(hard, seen)
-    assert set(opened.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(opened == 1, openings(learned, seen) > 0.5)
-    scores = hard.scores(seen)
-    assert torch.equal(scores[opened == 0], seen.scores[opened == 0])
-    heard = seen.scores + hard.mixture.local.residual(seen.features)
-    torch.testing.assert_close(scores[opened == 1], heard[opened == 1])
-    assert not torch.equal(scores, learned.scores(seen))
 
 
 def test_a_gate_held_open_stays_open(world, cohort):

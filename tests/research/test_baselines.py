@@ -44,17 +44,19 @@ def accuracy(scores, cohort):
 
 def own_features(cohort, writer):
     mask = cohort.mask[writer]
-    return cohort.seen.features[writer][mask], cohort.labels[writer][mask]
+    return cohort.activations.features[writer][mask], cohort.labels[writer][mask]
 
 
 @pytest.mark.parametrize("name", ["moe", "head", "full", "knn", "ncm", "le", "distance-gate"])
 def test_what_was_learned_is_known(world, cohort, name):
-    scores = learn(METHODS[name], world, cohort).scores(cohort.seen)
-    assert accuracy(scores, cohort) > accuracy(cohort.seen.scores, cohort) + 0.1
+    scores = learn(METHODS[name], world, cohort).scores(cohort.activations)
+    assert accuracy(scores, cohort) > accuracy(cohort.activations.scores, cohort) + 0.1
 
 
 def test_the_global_expert_speaks_for_itself(world, cohort):
-    assert torch.equal(learn(GlobalOnly(), world, cohort).scores(cohort.seen), cohort.seen.scores)
+    assert torch.equal(
+        learn(GlobalOnly(), world, cohort).scores(cohort.activations), cohort.activations.scores
+    )
 
 
 def test_a_step_of_head_tuning_is_down_the_gradient(world, cohort):
@@ -104,12 +106,12 @@ def test_neighbours_vote_by_their_distance(world, cohort):
 
 def test_a_trusted_nearest_neighbour_is_a_memory(world, cohort):
     memory = learn(NearestNeighbours(neighbours=1, trust=1.0), world, cohort)
-    assert accuracy(memory.scores(cohort.seen), cohort) == 1
+    assert accuracy(memory.scores(cohort.activations), cohort) == 1
 
 
 def test_without_trust_neighbours_are_not_heard(world, cohort):
-    scores = learn(NearestNeighbours(trust=0.0), world, cohort).scores(cohort.seen)
-    torch.testing.assert_close(scores.softmax(-1), cohort.seen.scores.softmax(-1))
+    scores = learn(NearestNeighbours(trust=0.0), world, cohort).scores(cohort.activations)
+    torch.testing.assert_close(scores.softmax(-1), cohort.activations.scores.softmax(-1))
 
 
 def test_the_nearest_class_mean_wins(world, cohort):
@@ -166,7 +168,7 @@ def test_the_distance_gate_opens_more_for_its_writer(world):
 def test_a_glyph_is_no_evidence_for_itself(world):
     images, labels = world.images[0][:6], np.array([3, 3, 3, 5, 5, 9], np.uint8)
     cohort = pad_cohort(world.expert, [images], [labels])
-    features = cohort.seen.features[0]
+    features = cohort.activations.features[0]
     far = ClassMeans.of(cohort, 62).distances_without_self(cohort)[0]
     for i, label in enumerate(labels):
         for c in (3, 5, 9):

@@ -60,7 +60,7 @@ def test_learning_and_recognising_change_nothing(world, name):
 @per_method
 def test_without_samples_a_writer_has_the_global_expert(world, name):
     beside = world.cohort({0: 20, 1: 0})
-    alone = Cohort(take(beside.seen, [1]), beside.labels[1:], beside.mask[1:])
+    alone = Cohort(take(beside.activations, [1]), beside.labels[1:], beside.mask[1:])
     for cohort in (beside, alone):
         personal = TESTED[name].learn(world.expert, cohort, world.sketch, seed=0)
         guess = personal.scores(world.generic).argmax(-1)[-1]

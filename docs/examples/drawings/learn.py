@@ -54,8 +54,8 @@ def personalise(release: Release, people: WriterSet) -> Outcome:
     everybody = release.generic  # drawings that nobody was trained on
     generic = extract_features(release.expert, everybody.images[None])
     return Outcome(
-        before=right(test.seen.scores, test.labels.numpy()).mean(1),
-        after=right(mixtures.scores(test.seen), test.labels.numpy()).mean(1),
+        before=right(test.activations.scores, test.labels.numpy()).mean(1),
+        after=right(mixtures.scores(test.activations), test.labels.numpy()).mean(1),
         generic_before=right(generic.scores, everybody.labels).mean(),
         generic_after=right(mixtures.scores(generic), everybody.labels).mean(),
     )

@@ -61,7 +61,7 @@ class _Device(nn.Module):
     def __init__(self, expert: GlobalExpert, mixture: Mixture | None) -> None:
         super().__init__()
         self.expert = expert
-        self.routing = None if mixture is None else mixture.routing
+        self.is_personal = mixture is not None
         if mixture is not None:
             for name, tensor in (mixture.local._asdict() | mixture.gate._asdict()).items():
                 self.register_buffer(name, tensor[:1])
@@ -69,10 +69,10 @@ class _Device(nn.Module):
     def forward(self, glyphs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = self.expert.features(glyphs.float() / 255)
         alone = self.expert.head(features)
-        if self.routing is None:
+        if not self.is_personal:
             return alone.clone(), torch.zeros_like(alone[:, :1]), alone
         local = LocalExpert(self.u, self.v, self.b)
-        mixture = Mixture(local, Gate(self.w, self.c), self.routing)
+        mixture = Mixture(local, Gate(self.w, self.c))
         seen = features[None], alone[None]
         return mixture.scores(*seen)[0], mixture.opening(*seen)[0], alone
 

@@ -222,13 +222,12 @@ def _learned(version: Version, replays: Sequence[Replay], seed: int) -> list[Mix
     """Learn a mixture for each."""
     expert, sketch = version.release.expert, version.release.sketch
     cohort = _cohort(version, [replay.rehearsed(MAX_REHEARSED_SAMPLES) for replay in replays])
-    local, gate, routing = LEARNER.learn(expert, cohort, sketch, seed).mixture
+    local, gate = LEARNER.learn(expert, cohort, sketch, seed).mixture
     return [
         # Copies, or one device's mixture would keep the whole cohort's in memory.
         Mixture(
             LocalExpert(*(part[row : row + 1].clone() for part in local)),
             Gate(*(part[row : row + 1].clone() for part in gate)),
-            routing,
         )
         for row in range(len(replays))
     ]

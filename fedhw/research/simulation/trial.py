@@ -178,7 +178,7 @@ class Trial:
             began = time.perf_counter()
             personal = method.learn(self.release.expert, learn, self.release.sketch, self.seed)
             seconds = time.perf_counter() - began
-            scores = personal.scores(test.seen)
+            scores = personal.scores(test.activations)
             guesses[name] = scores.argmax(-1)
             methods[name] = self._measured(personal, _accuracy(scores, test), test, seconds)
             if name == MIXTURE and isinstance(personal, PersonalMixture):
@@ -226,7 +226,7 @@ class Trial:
         for i in range(0, len(labels), AT_ONCE):
             guess = personal.scores(self._generic.between(i, i + AT_ONCE)).argmax(-1)
             right += (guess == labels[i : i + AT_ONCE]).sum(-1)
-        glyph = test.seen.between(0, 1)
+        glyph = test.activations.between(0, 1)
         macs = macs_of(lambda: personal.scores(glyph)) / len(custom)
         return Measurement(
             custom=custom,
@@ -242,7 +242,7 @@ class Trial:
         def counted(openings: Tensor) -> NDArray[np.int64]:
             return np.histogram(openings.numpy(), OPENINGS, (0, 1))[0]
 
-        own = personal.mixture.opening(test.seen.features, test.seen.scores)[..., 0]
+        own = personal.mixture.opening(test.activations.features, test.activations.scores)[..., 0]
         everybody = personal.mixture.opening(self._generic.features, self._generic.scores)
         return np.stack([counted(own[test.mask]), counted(everybody)])
 
@@ -260,8 +260,8 @@ class Trial:
                 personal = self.methods[MIXTURE].learn(
                     self.release.expert, learn, self.release.sketch, self.seed
                 )
-                after = _accuracy(personal.scores(test.seen), test)
-                gain[able] = after - _accuracy(test.seen.scores, test)
+                after = _accuracy(personal.scores(test.activations), test)
+                gain[able] = after - _accuracy(test.activations.scores, test)
         return gains
 
 

@@ -74,18 +74,18 @@ def test_rows_that_pad_a_cohort_change_nothing(world):
     alone = Mixture(
         LocalExpert(*(part[1:] for part in mixture.local)), Gate(*(p[1:] for p in mixture.gate))
     )
-    together = first(ordered(mixture, cohort.seen.features), 3)
-    single = first(ordered(alone, cohort.seen.features[1:, :12]), 3)
-    features, scores = cohort.seen.features[1:, :12], cohort.seen.scores[1:, :12]
+    together = first(ordered(mixture, cohort.activations.features), 3)
+    single = first(ordered(alone, cohort.activations.features[1:, :12]), 3)
+    features, scores = cohort.activations.features[1:, :12], cohort.activations.scores[1:, :12]
     expected = single.scores(features, scores)
-    found = together.scores(cohort.seen.features, cohort.seen.scores)[1:, :12]
+    found = together.scores(cohort.activations.features, cohort.activations.scores)[1:, :12]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_was_learned_is_worth_more_in_order_than_as_it_came(world):
     cohort = world.cohort(dict.fromkeys(range(8), 62))
     mixture = Learner().learn(world.expert, cohort, world.sketch, seed=0).mixture
-    features = cohort.seen.features
+    features = cohort.activations.features
     for rank in (1, 2, 4, 8):
         in_order = lost(mixture, first(ordered(mixture, features), rank), features)
         assert (in_order < 0.8 * lost(mixture, first(mixture, rank), features)).all()

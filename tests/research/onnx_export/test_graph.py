@@ -70,13 +70,6 @@ def test_of_every_architecture_it_says_what_torch_says(unseen_writers, architect
         check_same(run(glyphs), in_torch(expert, mixture, glyphs))
 
 
-def test_hard_routing_is_kept(release, unseen_writers, mixture):
-    hard = mixture._replace(routing="hard")
-    found = Runtime(graph(release.expert, hard))(unseen_writers.images[:100])
-    check_same(found, in_torch(release.expert, hard, unseen_writers.images[:100]))
-    assert set(found.gate.ravel()) == {0.0, 1.0}
-
-
 @pytest.fixture(scope="module")
 def run(model: onnx.ModelProto) -> Runtime:
     return Runtime(model)
