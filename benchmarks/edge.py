@@ -27,9 +27,7 @@ from tables import show, spread
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import stratified_split
 from fedhw.experts.cost import cost_of_global
-from fedhw.experts.gate import Gate
 from fedhw.experts.global_expert import as_ink
-from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
 from fedhw.experts.one_sample import OneMixture, compile_for_one_sample
 from fedhw.personalization.learner import Learner, PersonalMixture
@@ -139,7 +137,7 @@ def show_ranks(world: World, seed: int) -> Mixture:
 
 def show_models(world: World, mixture: Mixture) -> None:
     """Print the table of models."""
-    release, one = world.release, writer_of(mixture, 0)
+    release, one = world.release, mixture.split()[0]
     private = 4 * PersonalMixture(mixture).parameter_count()
     bare = (release.directory / "weights.safetensors").stat().st_size + private
     expert, look, mine = release.expert, compile_for_one_sample(release.expert), OneMixture.of(one)
@@ -187,7 +185,7 @@ def show_models(world: World, mixture: Mixture) -> None:
 def numpy_scores(release: Release, mixture: Mixture) -> Callable[[Activations], torch.Tensor]:
     """Scores by `fedhw.experts.one_sample`, a glyph at a time."""
     look = compile_for_one_sample(release.expert)
-    people = [OneMixture.of(writer_of(mixture, w)) for w in range(len(mixture.gate.w))]
+    people = [OneMixture.of(writer) for writer in mixture.split()]
 
     def scores(activations: Activations) -> torch.Tensor:
         views = [[look(glyph) for glyph in images] for images in activations.images]
@@ -207,15 +205,15 @@ def onnx_scores(model: onnx.ModelProto, mixture: Mixture) -> Callable[[Activatio
     """Scores by ONNX Runtime, the private tensors of one writer after the other in the graph."""
 
     def scores(activations: Activations) -> torch.Tensor:
-        writers = range(len(mixture.gate.w))
+        writers = mixture.split()
         shown = each_or_one(len(activations.images), len(writers))
         return torch.from_numpy(
             np.stack(
                 [
-                    session(personal(model, writer_of(mixture, w))).run(
+                    session(personal(model, writer)).run(
                         ["scores"], {"glyphs": activations.images[i]}
                     )[0]
-                    for i, w in zip(shown, writers, strict=True)
+                    for i, writer in zip(shown, writers, strict=True)
                 ]
             )
         )
@@ -226,11 +224,6 @@ def onnx_scores(model: onnx.ModelProto, mixture: Mixture) -> Callable[[Activatio
 def each_or_one(glyphs: int, writers: int) -> Iterator[int]:
     """The place of each writer's glyphs; they may be everybody's."""
     return (w if glyphs > 1 else 0 for w in range(writers))
-
-
-def writer_of(mixture: Mixture, writer: int) -> Mixture:
-    local, gate = ((part[writer, None] for part in parts) for parts in mixture)
-    return Mixture(LocalExpert(*local), Gate(*gate))
 
 
 def personal(model: onnx.ModelProto, mixture: Mixture) -> onnx.ModelProto:

@@ -37,7 +37,8 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
     import torch
 
     from fedhw.release.release import Release
-    from fedhw_client.agent.agent import Agent, Correction
+    from fedhw_client.agent.agent import Agent
+    from fedhw_client.agent.correction import Correction
     from fedhw_client.agent.device_service import device_server
     from fedhw_client.store.corrections import Store
 
@@ -56,7 +57,7 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
 
         def learn_without_end() -> None:
             while not pauses:
-                agent._due.set()
+                agent._learner.wake()
                 time.sleep(0.01)
 
         threading.Thread(target=learn_without_end, daemon=True).start()

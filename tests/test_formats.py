@@ -29,7 +29,8 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw_client.agent.adoption import Adoption
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home as DeviceHome

@@ -1,5 +1,6 @@
 """Who decides: the global expert corrected by the local one as far as the gate opens."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,23 @@ class Mixture(NamedTuple):
             torch.zeros(1, depth, rank), torch.zeros(1, rank, classes), torch.zeros(1, 1, classes)
         )
         return cls(local, Gate(torch.zeros(1, depth + CONFIDENCE, 1), torch.zeros(1, 1, 1)))
+
+    @classmethod
+    def join(cls, mixtures: Sequence["Mixture"]) -> "Mixture":
+        """Return the mixtures of all their writers as one."""
+        local = zip(*(mixture.local for mixture in mixtures), strict=True)
+        gate = zip(*(mixture.gate for mixture in mixtures), strict=True)
+        return cls(LocalExpert(*map(torch.cat, local)), Gate(*map(torch.cat, gate)))
+
+    def split(self) -> "list[Mixture]":
+        """Return a mixture of each writer, which shares no memory with the others'."""
+        return [
+            Mixture(
+                LocalExpert(*(part[w : w + 1].clone() for part in self.local)),
+                Gate(*(part[w : w + 1].clone() for part in self.gate)),
+            )
+            for w in range(len(self.gate.w))
+        ]
 
     def opening(self, features: Tensor, scores: Tensor) -> Tensor:
         """Return the gate's opening [W, N, 1] in (0, 1)."""

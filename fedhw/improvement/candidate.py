@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fedhw.experts.evaluation import recognised
+from fedhw.experts.evaluation import looks_worse, recognised
 from fedhw.experts.global_expert import GlobalExpert, as_ink
 from fedhw.improvement.public import Public
-from fedhw.personalization.stream import looks_worse
 from fedhw.privacy.estimate import Estimate
 from fedhw.release.release import Release, publish
 from fedhw.release.sketch import SKETCH_SIZE, Sketch

@@ -26,7 +26,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.experts.evaluation import recognised
+from fedhw.experts.evaluation import looks_worse, recognised
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.improvement.clipping import adapted
 from fedhw.improvement.contribution import Task
@@ -34,7 +34,6 @@ from fedhw.improvement.local_update import LocalTraining, flat, unflatten
 from fedhw.improvement.public import Public
 from fedhw.improvement.robust import clipped
 from fedhw.improvement.server_optimiser import FedMuon, Moments, ServerOptimiser, Vector
-from fedhw.personalization.stream import looks_worse
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Of the way from the running expert to the mean."""

@@ -7,8 +7,8 @@ replacement in proportion to the weights (Kool, van Hoof, Welling 2019, arXiv 19
 learning's choice differs from the last one's only as far as the samples have aged.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -91,58 +91,64 @@ class Sample(NamedTuple):
         return self.position % HELD_BACK == HELD_BACK - 1
 
 
+@dataclass(frozen=True, eq=False)
 class Replay:
-    """At most `capacity` samples of a stream, the newest always among them.
+    """At most `capacity` samples of a stream, the oldest first, the newest always among them.
 
-    It may be read in one thread while another one adds to it.
+    A value: what changes it returns another one. The luck of a sample follows from `seed` and its
+    place in the stream. Raises InputError for a capacity without room for one that is held back.
 
     >>> replay = Replay(recent, capacity=16)
     >>> for label in range(40):
-    ...     evicted = replay.add(np.zeros((28, 28), np.uint8), np.zeros(84, np.float32), label)
-    >>> len(replay), replay.seen
+    ...     replay = replay.add(np.zeros((28, 28), np.uint8), np.zeros(84, np.float32), label)
+    >>> len(replay), replay.next_position
     (16, 40)
-    >>> evicted.label
-    23
     >>> [sample.label for sample in replay.rehearsed(5)]
     [34, 35, 36, 37, 38]
     >>> [sample.label for sample in replay.held_back(5)]
     [31, 39]
     """
 
-    def __init__(self, policy: Policy, capacity: int = 2000, seed: int = 0) -> None:
-        if capacity < HELD_BACK:
-            raise InputError(f"capacity: {capacity} is too few; give at least {HELD_BACK}")
-        self.policy = policy
-        self.capacity = capacity
-        self.seed = seed
-        self.seen = 0
-        self._kept: list[Sample] = []
+    policy: Policy = field(default_factory=PowerLaw)
+    capacity: int = 2000
+    seed: int = 0
+    samples: tuple[Sample, ...] = ()
+    next_position: int = 0
+
+    def __post_init__(self) -> None:
+        if self.capacity < HELD_BACK:
+            raise InputError(f"capacity: {self.capacity} is too few; give at least {HELD_BACK}")
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.samples)
 
-    def add(
-        self, glyph: NDArray[np.uint8], features: NDArray[np.float32], label: int
-    ) -> Sample | None:
+    def add(self, glyph: NDArray[np.uint8], features: NDArray[np.float32], label: int) -> "Replay":
         """Keep a copy of the glyph [28, 28] with its features [D] and its class.
 
-        Returns the sample of the lowest rank when it had to make room.
+        Where there is no room the older sample of the lowest rank goes.
         """
-        luck = np.random.default_rng([self.seed, self.seen]).gumbel()
-        self._kept.append(Sample(glyph.copy(), features, label, self.seen, luck))
-        self.seen += 1
-        if len(self._kept) <= self.capacity:
-            return None
-        older = self._kept[:-1]
-        return self._kept.pop(int(np.argmin(self._ranks(older, self._kept[-1].position))))
+        position = self.next_position
+        luck = np.random.default_rng([self.seed, position]).gumbel()
+        older = self.samples
+        if len(older) == self.capacity:
+            evicted = int(np.argmin(self._ranks(older, position)))
+            older = older[:evicted] + older[evicted + 1 :]
+        newest = Sample(glyph.copy(), features, label, position, luck)
+        return replace(self, samples=(*older, newest), next_position=position + 1)
 
-    def remove(self, positions: Collection[int]) -> None:
+    def remove(self, positions: Collection[int]) -> "Replay":
         """Forget the samples at these places in the stream."""
-        self._kept = [sample for sample in self._kept if sample.position not in positions]
+        kept = tuple(sample for sample in self.samples if sample.position not in positions)
+        return replace(self, samples=kept)
 
-    def samples(self) -> list[Sample]:
-        """Return everything that is kept, the oldest first."""
-        return self._kept.copy()  # at once, because another thread may be adding
+    def skip_to(self, position: int) -> "Replay":
+        """Leave out places in the stream: the next sample comes at this one, or later."""
+        return replace(self, next_position=max(self.next_position, position))
+
+    @property
+    def learnable(self) -> list[Sample]:
+        """All but the samples that are held back."""
+        return [sample for sample in self.samples if not sample.is_held_back]
 
     def rehearsed(self, n: int) -> list[Sample]:
         """Return at most n samples to learn from now, the oldest first."""
@@ -153,7 +159,7 @@ class Replay:
         return self._highest(n, held_back=True)
 
     def _highest(self, n: int, held_back: bool) -> list[Sample]:
-        kept = self.samples()
+        kept = self.samples
         if not kept:
             return []
         ranks = self._ranks(kept, kept[-1].position)
@@ -164,7 +170,7 @@ class Replay:
         ]
         return [kept[row] for row in sorted(eligible[:n])]
 
-    def _ranks(self, samples: list[Sample], now: int) -> Floats:
+    def _ranks(self, samples: Sequence[Sample], now: int) -> Floats:
         position = np.array([sample.position for sample in samples])
         luck = np.array([sample.luck for sample in samples])
         return self.policy((now - position).astype(np.float64), luck)

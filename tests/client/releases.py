@@ -44,7 +44,12 @@ def changed(release: Release, change: Change, version: int = 1) -> Release:
     expert = copy.deepcopy(release.expert)
     with torch.no_grad():
         sketch = change(expert, release.sketch)
-    manifest = replace(release.manifest, version=release.manifest.version + version)
+    weights = sha256(safetensors.torch.save(expert.state_dict()))
+    manifest = replace(
+        release.manifest,
+        version=release.manifest.version + version,
+        files=release.manifest.files | {WEIGHTS: weights},
+    )
     return replace(release, manifest=manifest, expert=expert, sketch=sketch)
 
 

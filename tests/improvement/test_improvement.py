@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from fedhw.errors import InputError
-from fedhw.experts.evaluation import accuracy, recognised
+from fedhw.experts.evaluation import accuracy, looks_worse, recognised
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe, State
 from fedhw.improvement.local_update import LocalTraining, flat
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAdam, FedAvgM
-from fedhw.personalization.stream import looks_worse
 from fedhw.release.release import Release
 
 RECIPE = Recipe(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -27,10 +26,12 @@ from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
+from fedhw.system.clock import SettableClock
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import SET_ASIDE, Selection, Store
 from fedhw_client.store.salvage import PAGE
 from tests.integration.conftest import AgentProcess, Character, Launch, Refusal, is_one_sentence
@@ -263,17 +264,16 @@ def test_a_disk_that_becomes_read_only_is_told_and_recognition_goes_on(
 
 
 def test_a_clock_set_back_loses_nothing(
-    release: Release, tmp_path: Path, written: list[Character], monkeypatch: pytest.MonkeyPatch
+    release: Release, tmp_path: Path, written: list[Character]
 ) -> None:
-    clock = SimpleNamespace(**vars(__import__("time")))
-    monkeypatch.setattr("fedhw_client.agent.agent.time", clock)
+    clock = SettableClock()
     noon = datetime(2026, 6, 1, 12, tzinfo=UTC).timestamp()
     times = [noon, noon + 1, noon - 86_400, noon - 86_399]
-    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent = Agent(release, Store(tmp_path / "device.db"), clock=clock)
     try:
         names = []
         for at, character in zip(times, written, strict=False):
-            clock.time = lambda at=at: at
+            clock.set_wall(at)
             names += agent.learn([Correction(*character)])
     finally:
         agent.close()

@@ -22,7 +22,7 @@ POLICIES = [PowerLaw(), PowerLaw(0.3), uniform, recent, NoRehearsal()]
 def filled(policy: Policy, characters: int, capacity: int = 2000, seed: int = 0) -> Replay:
     replay = Replay(policy, capacity, seed)
     for position in range(characters):
-        replay.add(GLYPH, FEATURES, position % 62)
+        replay = replay.add(GLYPH, FEATURES, position % 62)
     return replay
 
 
@@ -42,11 +42,11 @@ def test_never_more_than_the_capacity_and_the_newest_always_kept(
 ):
     replay = Replay(policy, capacity, seed)
     for position in range(characters):
-        replay.add(GLYPH, FEATURES, 0)
+        replay = replay.add(GLYPH, FEATURES, 0)
         kept = kept_positions(replay)
         assert len(kept) == len(replay) == min(capacity, position + 1)
         assert kept[-1] == position
-    assert replay.seen == characters
+    assert replay.next_position == characters
 
 
 @given(st.sampled_from(POLICIES), st.integers(1, 80), st.integers(1, 80), st.integers(0, 9))
@@ -122,8 +122,8 @@ def test_the_choice_follows_from_the_seed():
 
 
 def test_the_stored_glyph_is_a_copy():
-    replay, glyph = Replay(recent), np.full((28, 28), 7, np.uint8)
-    replay.add(glyph, FEATURES, 0)
+    glyph = np.full((28, 28), 7, np.uint8)
+    replay = Replay(recent).add(glyph, FEATURES, 0)
     glyph[:] = 0
     assert (replay.rehearsed(1)[0].glyph == 7).all()
 
@@ -133,13 +133,42 @@ def test_a_capacity_without_room_for_one_held_back_is_refused():
         Replay(uniform, capacity=3)
 
 
-def test_what_makes_room_is_returned_and_what_is_removed_is_gone():
-    replay = filled(recent, 16, capacity=16)
-    evicted = replay.add(GLYPH, FEATURES, 7)
-    assert evicted is not None
-    assert evicted.position == 0
-    replay.remove({3, 16})
+def test_what_makes_room_and_what_is_removed_is_gone():
+    replay = filled(recent, 16, capacity=16).add(GLYPH, FEATURES, 7)
+    assert kept_positions(replay) == list(range(1, 17))
+    replay = replay.remove({3, 16})
     assert kept_positions(replay) == [1, 2, *range(4, 16)]
-    assert replay.seen == 17
-    assert replay.add(GLYPH, FEATURES, 7) is None
-    assert kept_positions(replay)[-1] == 17
+    assert replay.next_position == 17
+    replay = replay.add(GLYPH, FEATURES, 7)
+    assert kept_positions(replay) == [1, 2, *range(4, 16), 17]
+
+
+@given(st.sampled_from(POLICIES), st.integers(0, 30), st.integers(0, 9))
+def test_a_replay_never_changes(policy, characters, position):
+    replay = filled(policy, characters, capacity=16)
+    before, samples = dict(vars(replay)), [*replay.samples]
+    replay.add(GLYPH, FEATURES, 1)
+    replay.remove({position})
+    replay.skip_to(position)
+    assert vars(replay) == before
+    assert all(kept is sample for kept, sample in zip(replay.samples, samples, strict=True))
+
+
+@given(st.sets(st.integers(0, 60), min_size=1), st.integers(0, 9))
+def test_luck_follows_from_the_place_whatever_is_left_out(positions, seed):
+    """As it must, where a store knows again only what is still kept."""
+    whole, some = Replay(seed=seed), Replay(seed=seed)
+    for position in range(max(positions) + 1):
+        whole = whole.add(GLYPH, FEATURES, 0)
+        if position in positions:
+            some = some.skip_to(position).add(GLYPH, FEATURES, 0)
+    lucks = {sample.position: sample.luck for sample in whole.samples}
+    assert {sample.position: sample.luck for sample in some.samples} == {
+        position: lucks[position] for position in positions
+    }
+    assert some.skip_to(0).next_position == whole.next_position
+
+
+def test_what_is_held_back_is_not_learnable():
+    replay = filled(PowerLaw(), 20)
+    assert [s.position for s in replay.learnable] == [*range(7), *range(8, 15), *range(16, 20)]

@@ -5,9 +5,9 @@
 Whatever is wrong with an offer changes nothing on the disk.
 """
 
+import os
 import shutil
 import threading
-import time
 from collections.abc import Mapping
 
 import structlog
@@ -24,10 +24,12 @@ from fedhw.release.offer import (
 from fedhw.release.registry import SIGNATURE
 from fedhw.release.release import Release
 from fedhw.system.atomic import replacing
-from fedhw_client.agent.agent import Agent, step_back
+from fedhw.system.clock import Clock, SystemClock
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.throttle import step_back
 from fedhw_client.store.device_home import Home
 
-RETRY = 60.0
+RETRY_SECONDS = 60.0
 """Seconds after which a release that could not be put to use is tried again."""
 
 log = structlog.get_logger()
@@ -46,10 +48,16 @@ class Adoption:
     """
 
     def __init__(
-        self, agent: Agent | None, home: Home, release_key: str, period: float = 0.0
+        self,
+        agent: Agent | None,
+        home: Home,
+        release_key: str,
+        period: float = 0.0,
+        clock: Clock = SystemClock(),
     ) -> None:
         self.installed = threading.Event()
         self._period = period
+        self._clock = clock
         self._failed = ("", 0.0)
         self._agent = agent
         self._home = home
@@ -89,7 +97,7 @@ class Adoption:
         if self._has_decided(offered):
             return State.DEFERRED
         failed, at = self._failed
-        if failed == offered.digest and time.monotonic() - at < RETRY:
+        if failed == offered.digest and self._clock.monotonic() - at < RETRY_SECONDS:
             raise RefusedError(Refusal.STORE, "home: the release could not be put to use")
         if not files or self.installed.is_set():
             return State.WANTED
@@ -118,7 +126,7 @@ class Adoption:
         """Whether the last decision was too short a time ago for another one."""
         if offered.restores is not None or not self._home.decided.exists():
             return False
-        age = time.time() - self._home.decided.stat().st_mtime
+        age = self._clock.wall() - self._home.decided.stat().st_mtime
         return abs(age) < self._period  # a clock that was set back waits no longer than that
 
     def _write(self, whole: Mapping[str, bytes]) -> None:
@@ -133,6 +141,7 @@ class Adoption:
         try:
             if offered.restores is None:
                 self._home.decided.touch(mode=0o600)
+                os.utime(self._home.decided, (self._clock.wall(),) * 2)
             if agent.adopt(Release.load(incoming), lambda: self._home.install(incoming)):
                 shutil.rmtree(held_back, ignore_errors=True)  # all of them are older now
             else:
@@ -140,7 +149,7 @@ class Adoption:
                     unfinished.touch()
         except Exception as error:  # whatever it is, it would be the same a second later
             log.warning("release not adopted", release=offered.name, error=type(error).__name__)
-            self._failed = (offered.digest, time.monotonic())
+            self._failed = (offered.digest, self._clock.monotonic())
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
             self._is_learning = False

@@ -22,6 +22,7 @@ from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
 from fedhw.system.atomic import replacing
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.logs import log_as_json
 from fedhw.system.service_manager import notify, watchdog_period
 from fedhw_client.agent.adoption import Adoption
@@ -83,23 +84,23 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     # whoever waits for the interpreter gets it soon.
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
-    home = settings.home
+    home, clock = settings.home, SystemClock()
     with home.occupied():
         enrolment = _enrolment(settings, say)
         if enrolment is not None and not home.release.is_dir():
             say(f"waiting for the first release from {enrolment.invitation.flower}")
-            _await_release(enrolment, home)
+            _await_release(enrolment, home, clock)
         release = _release(home, settings.release)
         store = Store(home.database)
         for notice in store.notices:
             say(notice)
-        agent = Agent(release, store, settings.keep_days)
+        agent = Agent(release, store, settings.keep_days, clock=clock)
         with ExitStack() as ending:
             ending.callback(log.info, "stopped")
-            observe = _take_part(enrolment, agent, settings, ending)
+            observe = _take_part(enrolment, agent, settings, ending, clock)
             if settings.release is not None:
                 home.install(settings.release)
-            asyncio.run(_serve(agent, settings, enrolment, observe, say))
+            asyncio.run(_serve(agent, settings, enrolment, observe, say, clock))
 
 
 def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | None:
@@ -150,9 +151,9 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
     return Ledger.create(home.ledger, wanted).limits
 
 
-def _await_release(enrolment: Enrolment, home: Home) -> None:
+def _await_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
     """Stay with the coordinator of a device that has no release until it has got its first."""
-    adoption = Adoption(None, home, enrolment.invitation.release_key)
+    adoption = Adoption(None, home, enrolment.invitation.release_key, clock=clock)
     node = SuperNode(enrolment, client_app(adoption))
     try:
         adoption.installed.wait()
@@ -161,7 +162,11 @@ def _await_release(enrolment: Enrolment, home: Home) -> None:
 
 
 def _take_part(
-    enrolment: Enrolment | None, agent: Agent, settings: Settings, ending: ExitStack
+    enrolment: Enrolment | None,
+    agent: Agent,
+    settings: Settings,
+    ending: ExitStack,
+    clock: Clock,
 ) -> Callable[[float], object]:
     """Join the fleet, if there is one, until `ending`, which ends the agent, too.
 
@@ -171,11 +176,11 @@ def _take_part(
         ending.callback(agent.close)
         return lambda seconds: None
     home, invitation = settings.home, enrolment.invitation
-    adoption = Adoption(agent, home, invitation.release_key, invitation.window)
+    adoption = Adoption(agent, home, invitation.release_key, invitation.window, clock)
     after_agent = ending.enter_context(ExitStack())
     after_agent.callback(adoption.close)
     ending.callback(agent.close)
-    usage = LatencyCounts(invitation.window)
+    usage = LatencyCounts(invitation.window, clock)
     contributor = shadow = None
     try:
         ledger = Ledger.open(home.ledger)
@@ -207,6 +212,7 @@ async def _serve(
     enrolment: Enrolment | None,
     observe: Callable[[float], object],
     say: Callable[[str], object],
+    clock: Clock,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -221,7 +227,7 @@ async def _serve(
         metrics.observe(seconds)
         observe(seconds)
 
-    server = await device_server(agent, observe_all, token)
+    server = await device_server(agent, observe_all, token, clock)
     say(f"device: {_listen(server, settings)}")
     pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port, enrolment)
     if pad is not None:

@@ -3,7 +3,6 @@
 import asyncio
 import math
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
@@ -19,12 +18,15 @@ from numpy.typing import NDArray
 from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.handwriting.strokes import MAX_POINTS
-from fedhw.personalization.stream import Prequential, Recognition
+from fedhw.personalization.prequential import Prequential
+from fedhw.personalization.recogniser import Recognition
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.sqlite import StoreError, StoreFullError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
-from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Correction, Status
+from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Status
 from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
 from fedhw_client.store.profile import MOST
@@ -52,7 +54,10 @@ class TooMuchError(InputError):
 
 
 async def device_server(
-    agent: Agent, observe: Callable[[float], object], token: str | None = None
+    agent: Agent,
+    observe: Callable[[float], object],
+    token: str | None = None,
+    clock: Clock = SystemClock(),
 ) -> grpc.aio.Server:
     """Return a server of the agent with health and reflection, without an address yet.
 
@@ -67,7 +72,7 @@ async def device_server(
         ],
         maximum_concurrent_rpcs=MOST_CALLS,
     )
-    service = DeviceService(agent, observe)
+    service = DeviceService(agent, observe, clock)
     pb_grpc.add_DeviceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()
     await healthy.set(NAME, health_pb2.HealthCheckResponse.SERVING)
@@ -80,8 +85,9 @@ async def device_server(
 class DeviceService(pb_grpc.DeviceServicer):
     """Turns messages into calls of the agent, and its errors into one sentence each."""
 
-    def __init__(self, agent: Agent, observe: Callable[[float], object]) -> None:
+    def __init__(self, agent: Agent, observe: Callable[[float], object], clock: Clock) -> None:
         self._agent = agent
+        self._clock = clock
         self._observe = observe
         # Opening one takes 100 MB for a moment, so one at a time.
         self._profile = asyncio.Lock()
@@ -92,11 +98,11 @@ class DeviceService(pb_grpc.DeviceServicer):
         """Recognise glyph by glyph."""
         async with _Explained(context):
             async for request in requests:
-                began = time.perf_counter()
+                began = self._clock.monotonic()
                 # A glyph needs no other thread: handing it over takes longer than recognising it.
                 recognition = self._agent.recognize(await _glyph(request.glyph))
                 response = _response(recognition, self._agent, request.top_k or CANDIDATES)
-                self._observe(time.perf_counter() - began)
+                self._observe(self._clock.monotonic() - began)
                 yield response
 
     async def Learn(  # noqa: N802

@@ -1,13 +1,12 @@
 """How many recognitions there were in each window, and how long they took."""
 
 import threading
-import time
 from bisect import bisect_left
-from collections.abc import Callable
 
 from fedhw.privacy.statistics import LATENCIES
+from fedhw.system.clock import Clock, SystemClock
 
-KEPT = 3
+KEPT_WINDOWS = 3
 """Windows that are remembered: the one that lasts, the one to report, and one to spare."""
 
 
@@ -16,13 +15,14 @@ class LatencyCounts:
 
     They are not stored: what a killed agent had counted is left out of that window's report.
 
-    >>> usage = LatencyCounts(60, clock=lambda: 120.0)
+    >>> from fedhw.system.clock import SettableClock
+    >>> usage = LatencyCounts(60, clock=SettableClock(wall=120.0))
     >>> usage.observe(0.0007)
     >>> usage.latencies(2)
     (0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
     """
 
-    def __init__(self, length: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, length: float, clock: Clock = SystemClock()) -> None:
         self._length = length
         self._clock = clock
         self._turn = threading.Lock()
@@ -30,12 +30,12 @@ class LatencyCounts:
 
     def observe(self, seconds: float) -> None:
         """Count a recognition that took so long."""
-        window = int(self._clock() // self._length)
+        window = int(self._clock.wall() // self._length)
         with self._turn:
             if window not in self._windows:
                 self._windows[window] = [0] * (len(LATENCIES) + 1)
                 # In the order of coming: where the clock was set back, this one is not the newest.
-                for old in list(self._windows)[:-KEPT]:
+                for old in list(self._windows)[:-KEPT_WINDOWS]:
                     del self._windows[old]
             self._windows[window][bisect_left(LATENCIES, seconds)] += 1
 

@@ -80,7 +80,8 @@ def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
     for row in rows:
         person.keep(np.frombuffer(row.glyph, np.uint8).reshape(SIDE, SIDE), row.label)
     person.relearn(forced=True)
-    if person.personal is None:
+    mixture, replay = person.person.mixture, person.person.replay
+    if mixture is None:
         raise InputError(f"profile: {file} holds no corrections; correct some characters first")
-    features = np.stack([sample.features for sample in person.replay.samples()])
-    return ordered(person.personal.mixture, torch.from_numpy(features)[None])
+    features = np.stack([sample.features for sample in replay.samples])
+    return ordered(mixture, torch.from_numpy(features)[None])

@@ -41,7 +41,8 @@ from fedhw.privacy.secure_sum import (
     reveal,
     share,
 )
-from fedhw_client.agent.agent import PROCESSOR_SHARE, Agent, step_back
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.throttle import PROCESSOR_SHARE, step_back
 from fedhw_client.fleet.enrolment import Enrolment
 
 LONGEST = 600.0

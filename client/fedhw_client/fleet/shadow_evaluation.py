@@ -26,7 +26,8 @@ from fedhw.release.manifest import Manifest
 from fedhw.release.offer import verify_files
 from fedhw.release.release import Release, open_files
 from fedhw.release.signing import verify_candidate
-from fedhw_client.agent.agent import Agent, step_back
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.throttle import step_back
 from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_client.fleet.reporter import signed
 

@@ -23,9 +23,10 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedhw.errors import InputError
-from fedhw.personalization.stream import Recognition
-from fedhw_client.agent.agent import Agent, Correction, Status
+from fedhw.personalization.recogniser import Recognition
+from fedhw_client.agent.agent import Agent, Status
 from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
 

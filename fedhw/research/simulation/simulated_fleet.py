@@ -231,8 +231,8 @@ class _Fleet:
         self._offer(online)
         written = self._write(day)
         tallies = self._correct(written)
-        for cohort in cohorts(p.device for p in self._people if p.device.is_due):
-            relearn(cohort, self._plan.seed)
+        for cohort in cohorts(p.device for p in self._people if p.device.person.is_due):
+            relearn(cohort)
         telling = [p for p in online if p.pays_for_report(self._mechanism.sigma, day)]
         reports = self._report(day, telling, tallies)
         self._judge(day, online)
@@ -273,7 +273,7 @@ class _Fleet:
                 offers.setdefault(version.number, (version, []))[1].append(device)
         for version, devices in offers.values():
             for cohort in cohorts(devices):
-                adopt(cohort, version, self._plan.seed)
+                adopt(cohort, version)
 
     def _write(self, day: int) -> dict[Device, Written]:
         """Have everybody's characters of a day recognised."""
@@ -296,10 +296,11 @@ class _Fleet:
     def _corrected(self, device: Device, tested: Written) -> Tally:
         is_confirmed = self._random.random(len(tested.labels)) < self._plan.people.confirmed
         chosen = ~tested.right | is_confirmed
-        for glyph, features, label in zip(
-            tested.glyphs[chosen], tested.features[chosen], tested.labels[chosen], strict=True
-        ):
-            device.replay.add(glyph, features, int(label))
+        for row in np.flatnonzero(chosen):
+            counted = device.person.count(bool(tested.ge_right[row]), bool(tested.right[row]))
+            device.person = counted.keep(
+                tested.glyphs[row], tested.features[row], int(tested.labels[row])
+            )
         errors = np.bincount(tested.labels[~tested.right], minlength=len(self._data.alphabet))
         return Tally(
             corrections=int(chosen.sum()),
@@ -332,9 +333,7 @@ class _Fleet:
         }
         for cohort in cohorts(asked):
             candidate = asked[cohort[0]]
-            for device, found in zip(
-                cohort, evaluate(cohort, candidate, self._plan.seed), strict=True
-            ):
+            for device, found in zip(cohort, evaluate(cohort, candidate), strict=True):
                 report = self._reported(day, device, found, candidate)
                 self._coordinator.note(device.name, Sums.of(report))
 
@@ -350,7 +349,7 @@ class _Fleet:
 
         Without noise a round protects nothing, so nothing is charged for it.
         """
-        able = [person for person in online if len(person.device.replay) >= FEWEST]
+        able = [person for person in online if len(person.device.person.replay) >= FEWEST]
         some = self._random.permutation(len(able))[: self._plan.participants]
         if len(some) < self._plan.policy.minimum_cohort:
             return None
@@ -406,7 +405,7 @@ class _Fleet:
 
 def _learned_from(device: Device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Glyphs and classes that a device may learn from."""
-    kept = [each for each in device.replay.samples() if not each.is_held_back]
+    kept = device.person.replay.learnable
     return np.stack([each.glyph for each in kept]), np.array([each.label for each in kept])
 
 

@@ -1,10 +1,8 @@
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -19,8 +17,10 @@ from fedhw.release.offer import Answer, Refusal, State
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
-from fedhw_client.agent.adoption import Adoption
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw.system.clock import SettableClock
+from fedhw_client.agent.adoption import RETRY_SECONDS, Adoption
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.releases import Change, published, shuffled, spoiling
@@ -30,11 +30,12 @@ SOON = 60.0
 
 
 class Device(NamedTuple):
-    """An agent in its home, and what answers for it."""
+    """An agent in its home, what answers for it, and their clock."""
 
     agent: Agent
     home: Home
     adoption: Adoption
+    clock: SettableClock
 
     def answer(self, parcel: Parcel) -> Answer:
         """Ask, and send the files if they are wanted."""
@@ -74,8 +75,9 @@ def home(release_directory: Path, tmp_path: Path) -> Home:
 
 
 def started(home: Home, key: ReleaseKey) -> Device:
-    agent = Agent(Release.load(home.release), Store(home.database))
-    return Device(agent, home, Adoption(agent, home, key.public))
+    clock = SettableClock()
+    agent = Agent(Release.load(home.release), Store(home.database), clock=clock)
+    return Device(agent, home, Adoption(agent, home, key.public, clock=clock), clock)
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def write(device: Device, writers: WriterSet, n: int = 120) -> None:
     for glyph, label in zip(own.images, own.labels, strict=True):
         device.agent.learn([Correction(glyph, own.alphabet[label])])
     until(lambda: device.agent.status().personal_version > 0, SOON)
-    until(lambda: not device.agent._due.is_set() and not device.agent.status().learning, SOON)
+    until(lambda: not device.agent.status().learning, SOON)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -123,8 +125,10 @@ def test_a_release_is_wanted_learned_and_run(device, publish, unseen_writers):
         SKETCH,
     }
     assert not device.home.incoming.exists()
-    assert device.agent._store.personal.release == manifest.digest
     assert device.home.directory.stat().st_mode & 0o777 == 0o700
+    device.agent.close()
+    with closing(Store(device.home.database)) as store:
+        assert store.personal.release == manifest.digest
 
 
 def test_it_is_learned_in_the_background(device, publish, unseen_writers, monkeypatch):
@@ -194,13 +198,14 @@ def test_a_rollback_is_followed_even_to_what_is_worse_for_this_person(
 def test_it_decides_about_one_release_in_a_period(device, publish, key, unseen_writers):
     write(device, unseen_writers)
     device.adoption.close()
-    slow = device._replace(adoption=Adoption(device.agent, device.home, key.public, 3600))
+    parts = device.agent, device.home, key.public, 3600.0, device.clock
+    slow = device._replace(adoption=Adoption(*parts))
     assert slow.settled(publish(spoiling)).state is State.HELD_BACK
     second = publish(shuffled(1))
     # However often it is asked, with files or without, and after a restart, too.
     assert slow.answer(second).state is State.DEFERRED
     assert slow.adoption.consider(*second).state is State.DEFERRED
-    again = slow._replace(adoption=Adoption(device.agent, device.home, key.public, 3600))
+    again = slow._replace(adoption=Adoption(*parts))
     assert again.answer(second).state is State.DEFERRED
     # A rollback says nothing of the person, so it does not wait.
     registry = publish.registry
@@ -208,8 +213,7 @@ def test_it_decides_about_one_release_in_a_period(device, publish, key, unseen_w
     assert again.settled(back).state is State.RUNNING
     third = publish(shuffled(2))
     assert again.answer(third).state is State.DEFERRED
-    an_hour_ago = time.time() - 3600
-    os.utime(device.home.decided, (an_hour_ago, an_hour_ago))
+    device.clock.advance(3600)
     assert again.settled(third).state is State.RUNNING
 
 
@@ -226,7 +230,7 @@ def test_what_could_not_be_put_to_use_is_not_sent_again_at_once(
         patched.setattr(device.agent, "adopt", fails)
         assert device.settled(parcel).refusal is Refusal.STORE
     assert device.answer(parcel).refusal is Refusal.STORE
-    monkeypatch.setattr("fedhw_client.agent.adoption.RETRY", 0.0)
+    device.clock.advance(RETRY_SECONDS)
     assert device.settled(parcel).state is State.RUNNING
 
 
@@ -293,7 +297,7 @@ def test_a_full_disk_is_said_and_survived(device, publish, monkeypatch):
         device.adoption.close()
     assert content(device.home.directory) == before
     assert device.answer(parcel).refusal is Refusal.STORE
-    monkeypatch.setattr("fedhw_client.agent.adoption.RETRY", 0.0)
+    device.clock.advance(RETRY_SECONDS)
     assert device.answer(parcel).state is State.LEARNING
     assert device.settled(parcel).state is State.RUNNING
 
@@ -382,6 +386,6 @@ def test_killed_at_any_moment_it_starts_with_one_whole_release(
             has_its_mixture = store.personal.release == release.manifest.digest
         assert has_its_mixture == left.endswith("and its mixture")
         again = started(home, key)
-        until(lambda: again.agent._personalizer.personal is not None, SOON)
+        until(lambda: again.agent.person.mixture is not None, SOON)
         assert again.settled(parcel) == (State.RUNNING, new.name, None)
         again.agent.close()

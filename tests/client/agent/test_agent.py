@@ -1,6 +1,6 @@
-import sqlite3
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.experts.one_sample import compile_for_one_sample
+from fedhw.personalization.learner import Learner
+from fedhw.personalization.person import Person, relearn
 from fedhw.personalization.stream import Personalizer
 from fedhw.privacy.statistics import Tally
 from fedhw.release.release import Release
-from fedhw_client.agent import agent as agent_module
-from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Correction
+from fedhw.system.clock import SettableClock
+from fedhw_client.agent.agent import CAPACITY, MOST_AT_ONCE, Agent
+from fedhw_client.agent.correction import Correction
+from fedhw_client.agent.durable_person import base_of
 from fedhw_client.store.corrections import Selection, Store
 from tests.client.releases import changed, shuffled, spoiling
 from tests.waiting import until
@@ -30,17 +35,22 @@ BAR[4:24, 13:15] = 255
 
 def settled(agent: Agent) -> None:
     """Wait until nothing is left to be learned."""
-    until(lambda: not agent._due.is_set() and not agent.status().learning)
+    until(lambda: not agent.status().learning)
 
 
 def corrections(label: str, n: int, glyph: np.ndarray = CROSS) -> list[Correction]:
     return [Correction(glyph, label) for _ in range(n)]
 
 
-def weights(agent: Agent) -> list[torch.Tensor]:
-    personal = agent._personalizer.personal
-    assert personal is not None
-    return [*personal.mixture.local, *personal.mixture.gate]
+def weights(person: Person) -> list[torch.Tensor]:
+    assert person.mixture is not None
+    return [*person.mixture.local, *person.mixture.gate]
+
+
+def relearned(agent: Agent) -> list[torch.Tensor]:
+    """The weights that are learned from all that is kept now, whatever is in use."""
+    [person] = relearn([agent.person], base_of(agent.release), Learner(), forced=True)
+    return weights(person)
 
 
 def test_corrected_a_few_times_it_has_learned_in_the_background(agent):
@@ -81,8 +91,9 @@ def test_without_its_mixture_it_learns_again_at_the_start(release, tmp_path):
     settled(agent)
     version = agent.status().personal_version
     agent.close()
-    with closing(sqlite3.connect(tmp_path / "device.db", isolation_level=None)) as db:
-        db.execute("UPDATE personal SET release = 'another'")
+    with closing(Store(tmp_path / "device.db")) as store:
+        assert store.personal is not None
+        store.set_personal(store.personal._replace(release="another"), version)
     again = Agent(release, Store(tmp_path / "device.db"))
     until(lambda: again.status().personal_version > version)
     assert again.recognize(CROSS).label == "Q"
@@ -130,8 +141,7 @@ def test_undo_takes_back_the_newest_and_what_it_taught(release, tmp_path):
         settled(agent)
     undone.learn(corrections("Q", 2))
     assert [kept.label for kept in (undone.undo(), undone.undo()) if kept] == ["Q", "Q"]
-    never._personalizer.relearn(forced=True)
-    torch.testing.assert_close(weights(undone), weights(never))
+    torch.testing.assert_close(weights(undone.person), relearned(never))
     assert undone.status().accuracy == never.status().accuracy
     assert undone.progress(99) == never.progress(99)
     for _ in range(4):
@@ -149,9 +159,7 @@ def test_what_is_forgotten_is_unlearned_before_the_answer(agent):
     assert agent.forget(Selection(label="Q")) == 12
     assert {kept.label for kept in agent.recent(99)} == {"7"}
     # Nothing of a Q is in the mixture: it is the one of the sevens alone.
-    mixture = weights(agent)
-    agent._personalizer.relearn(forced=True)
-    torch.testing.assert_close(weights(agent), mixture)
+    torch.testing.assert_close(weights(agent.person), relearned(agent))
     assert agent.forget(Selection()) == 6
     assert agent.recognize(CROSS).decided_by == "global"
     assert agent.recognize(CROSS).le_label is None
@@ -165,9 +173,9 @@ def test_forgetting_while_learning_leaves_nothing_of_it(agent):
         agent.learn(corrections("Q", 20))
         time.sleep(0.02)  # somewhere in the middle of a learning
         agent.forget(Selection(label="Q"))
-        mixture = weights(agent)
+        mixture = weights(agent.person)
         settled(agent)
-        torch.testing.assert_close(weights(agent), mixture)
+        torch.testing.assert_close(weights(agent.person), mixture)
 
 
 def test_forgetting_nobody_leaves_the_mixture_alone(agent):
@@ -177,25 +185,6 @@ def test_forgetting_nobody_leaves_the_mixture_alone(agent):
     version = agent.status().personal_version
     assert agent.forget(Selection(id="nobody")) == 0
     assert agent.status().personal_version == version
-
-
-def test_what_made_room_before_it_was_forgotten_is_unlearned_too(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(agent_module, "CAPACITY", 16)
-    agent = Agent(release, Store(tmp_path / "device.db"))
-    agent.learn(corrections("Q", 12))
-    until(lambda: agent.recognize(CROSS).label == "Q")
-    settled(agent)
-    monkeypatch.setattr(agent._personalizer, "relearn", lambda forced=False: False)
-    for _ in range(40):
-        agent.learn(corrections("7", 12, BAR))
-    settled(agent)
-    assert "Q" not in {kept.label for kept in agent.recent(99)}
-    monkeypatch.undo()
-    assert agent.forget(Selection(label="Q")) == 0
-    mixture = weights(agent)
-    agent._personalizer.relearn(forced=True)
-    torch.testing.assert_close(weights(agent), mixture)
-    agent.close()
 
 
 def test_a_profile_moves_a_person(agent, release, tmp_path):
@@ -217,35 +206,34 @@ def test_a_profile_moves_a_person(agent, release, tmp_path):
     new.close()
 
 
-def test_no_more_is_kept_than_there_is_room_for(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(agent_module, "CAPACITY", 40)
-    agent = Agent(release, Store(tmp_path / "device.db"))
+def test_no_more_is_kept_than_there_is_room_for(release, tmp_path):
+    agent = Agent(release, Store(tmp_path / "device.db"), capacity=40)
     for _ in range(10):
         agent.learn(corrections("Q", 7))
-    kept = {sample.position for sample in agent._personalizer.replay._kept}
-    assert len(kept) == agent.status().kept == 40
+    assert len(in_memory(agent)) == agent.status().kept == 40
     assert agent.status().corrections == 70
     agent.learn(corrections("Q", 1))
-    stored = {row.position for row in agent._store.rows()}
-    assert stored - set(agent._evicted) == {s.position for s in agent._personalizer.replay._kept}
+    # What made room for the last one goes with the next one.
+    assert len(on_disk(agent)) == 41
+    assert [row for row in on_disk(agent) if row in in_memory(agent)] == in_memory(agent)
     agent.close()
-    again = Agent(release, Store(tmp_path / "device.db"))
+    again = Agent(release, Store(tmp_path / "device.db"), capacity=40)
     assert again.status().kept == 40
     assert sum(window.guesses for window in again.progress(99)) == 71
     again.close()
 
 
-def test_what_is_older_than_may_be_kept_is_forgotten(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(agent_module, "EXPIRY_CHECK", 0.05)
-    agent = Agent(release, Store(tmp_path / "device.db"))
-    monkeypatch.setattr(agent_module.time, "time", lambda: 1_000_000.0)
+def test_what_is_older_than_may_be_kept_is_forgotten(release, tmp_path):
+    clock = SettableClock()
+    agent = Agent(release, Store(tmp_path / "device.db"), clock=clock)
     agent.learn(corrections("Q", 5))
-    monkeypatch.setattr(agent_module.time, "time", lambda: 1_000_000.0 + 3 * 86_400)
+    clock.advance(3 * 86_400)
     agent.learn(corrections("7", 5, BAR))
     agent.close()
-    again = Agent(release, Store(tmp_path / "device.db"), keep_days=2)
+    again = Agent(release, Store(tmp_path / "device.db"), keep_days=2, clock=clock)
     until(lambda: again.status().kept == 5)
     assert {kept.label for kept in again.recent(9)} == {"7"}
+    assert again.removals == 1
     again.close()
 
 
@@ -294,9 +282,11 @@ def test_the_release_must_know_what_is_stored(agent, release, tmp_path):
     agent.close()
     manifest = replace(release.manifest, alphabet="0123456789" * 6 + "ab")
     digits = replace(release, manifest=manifest)
-    with pytest.raises(InputError, match="does not know the characters of 2 stored"):
-        Agent(digits, Store(tmp_path / "device.db"))
-    agent._store = Store(tmp_path / "device.db")  # for the fixture to close
+    with (
+        closing(Store(tmp_path / "device.db")) as store,
+        pytest.raises(InputError, match="does not know the characters of 2 stored"),
+    ):
+        Agent(digits, store)
 
 
 def better(release: Release, version: int = 1) -> Release:
@@ -335,11 +325,11 @@ def test_what_was_learned_is_learned_anew_for_the_new_release(release, unseen_wr
     assert (after.kept, after.corrections) == (before.kept, before.corrections)
     assert [k.id for k in agent.recent(999)] == [k.id for k in kept]
     # It is the mixture that the new release's own features give.
-    alone = Personalizer(new.expert, new.sketch, new.alphabet, capacity=agent_module.CAPACITY)
+    alone = Personalizer(new.expert, new.sketch, new.alphabet, capacity=CAPACITY)
     for correction in written:
         alone.keep(correction.glyph, correction.label)
     alone.relearn(forced=True)
-    torch.testing.assert_close(weights(agent), [*sum(alone.personal.mixture, ())])
+    torch.testing.assert_close(weights(agent.person), weights(alone.person))
     expected = agent.recognize(CROSS)
     agent.close()
     again = Agent(new, Store(tmp_path / "device.db"))
@@ -394,136 +384,138 @@ def test_an_agent_that_has_ended_adopts_nothing(release, tmp_path):
     assert agent.release is release
 
 
-class Pausing:
-    """Lets an adoption begin, and go on only when it is told to."""
+class Pausing(SettableClock):
+    """A clock by which a learning in one thread goes on only when it is told to."""
 
-    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.begun, self.allowed = threading.Event(), threading.Event()
-        breathe = agent._breathe
+        self.thread: threading.Thread | None = None
 
-        def breathing() -> None:
-            if threading.current_thread() is self.thread:
-                self.begun.set()
-                assert self.allowed.wait(60)
-            breathe()
+    def sleep(self, seconds: float) -> None:
+        """Let the learning of that thread wait, and no other one."""
+        if threading.current_thread() is self.thread:
+            self.begun.set()
+            assert self.allowed.wait(60)
 
-        monkeypatch.setattr(
-            agent._personalizer, "learner", replace(agent._personalizer.learner, pause=breathing)
-        )
-        self.agent = agent
-
-    def adopt(self, release: Release) -> None:
+    def adopt(self, agent: Agent, release: Release) -> None:
+        """Begin to adopt a release."""
         self.outcome: list[bool] = []
-        self.thread = threading.Thread(
-            target=lambda: self.outcome.append(self.agent.adopt(release))
-        )
+        self.thread = threading.Thread(target=lambda: self.outcome.append(agent.adopt(release)))
         self.thread.start()
         assert self.begun.wait(60)
-        assert self.agent.status().learning
+        assert agent.status().learning
 
     def finish(self) -> None:
+        """Let the adoption go on to its end."""
         self.allowed.set()
+        assert self.thread is not None
         self.thread.join(60)
         assert self.outcome == [True]
 
 
+@pytest.fixture
+def clock() -> Pausing:
+    return Pausing()
+
+
+@pytest.fixture
+def agent(release: Release, tmp_path: Path, clock: Pausing) -> Iterator[Agent]:
+    agent = Agent(release, Store(tmp_path / "device.db"), clock=clock)
+    yield agent
+    agent.close()
+
+
 def in_memory(agent: Agent) -> list[tuple[int, str]]:
-    return [
-        (s.position, agent.release.alphabet[s.label]) for s in agent._personalizer.replay.samples()
-    ]
+    return [(s.position, agent.release.alphabet[s.label]) for s in agent.person.replay.samples]
 
 
 def on_disk(agent: Agent) -> list[tuple[int, str]]:
-    return [(row.position, row.label) for row in agent._store.rows()]
+    return [(kept.position, kept.label) for kept in agent.recent(10_000)[::-1]]
 
 
 def test_corrections_and_recognitions_go_on_during_an_adoption(
-    agent, release, unseen_writers, monkeypatch
+    agent, clock, release, unseen_writers
 ):
     agent.learn(handwriting(unseen_writers, 60))
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
-    pausing = Pausing(agent, monkeypatch)
-    pausing.adopt(better(release))
+    clock.adopt(agent, better(release))
     old = agent.recognize(CROSS)
     assert old.release == release.manifest.name
     for correction in handwriting(unseen_writers, 30, writer=1):
         agent.learn([correction])
         assert agent.recognize(CROSS) == old
-    pausing.finish()
+    clock.finish()
     assert agent.recognize(CROSS).release == better(release).manifest.name
     settled(agent)
     assert len(in_memory(agent)) == 90
     assert in_memory(agent) == on_disk(agent)
     assert agent.status().accuracy.guesses == 90
     # Their features are those of the new expert.
-    look = agent._personalizer._look
-    for sample in agent._personalizer.replay.samples():
-        np.testing.assert_array_equal(sample.features, look(sample.glyph)[0])
+    look = compile_for_one_sample(better(release).expert)
+    for sample in agent.person.replay.samples:
+        np.testing.assert_allclose(sample.features, look(sample.glyph)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_no_correction_is_too_late_for_an_adoption(agent, release, unseen_writers, monkeypatch):
-    agent.learn(handwriting(unseen_writers, 40))
-    until(lambda: agent.status().personal_version > 0)
-    settled(agent)
+def test_no_correction_is_too_late_for_an_adoption(release, unseen_writers, tmp_path):
     adopting, late = threading.current_thread(), iter(unseen_writers.images)
 
-    def correct() -> None:
-        # As often as it can be, up to the very last moment, when corrections have to wait.
-        if threading.current_thread() is adopting and not agent._changing.locked():
-            agent.learn([Correction(next(late), "q")])
+    class Correcting(SettableClock):
+        """One by which somebody corrects whenever an adoption pauses."""
 
-    monkeypatch.setattr(
-        agent._personalizer, "learner", replace(agent._personalizer.learner, pause=correct)
-    )
-    assert agent.adopt(better(release))
-    learned = agent._personalizer.replay.samples()
-    assert len(learned) > 300
-    assert in_memory(agent) == on_disk(agent)
+        def sleep(self, seconds: float) -> None:
+            if threading.current_thread() is adopting:
+                agent.learn([Correction(next(late), "q")])
+
+    with closing(Agent(release, Store(tmp_path / "device.db"), clock=Correcting())) as agent:
+        agent.learn(handwriting(unseen_writers, 40))
+        until(lambda: agent.status().personal_version > 0)
+        settled(agent)
+        assert agent.adopt(better(release))
+        # Up to the very last moment, when corrections have to wait.
+        assert len(in_memory(agent)) > 240
+        assert in_memory(agent) == on_disk(agent)
 
 
 def test_what_made_room_during_an_adoption_is_gone_afterwards(
-    release, unseen_writers, tmp_path, monkeypatch
+    release, unseen_writers, tmp_path, clock
 ):
-    monkeypatch.setattr(agent_module, "CAPACITY", 64)
-    agent = Agent(release, Store(tmp_path / "device.db"))
+    agent = Agent(release, Store(tmp_path / "device.db"), capacity=64, clock=clock)
     agent.learn(handwriting(unseen_writers, 64))
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
-    pausing = Pausing(agent, monkeypatch)
-    pausing.adopt(better(release))
+    clock.adopt(agent, better(release))
     for correction in handwriting(unseen_writers, 30, writer=1):
         agent.learn([correction])
-    pausing.finish()
+    clock.finish()
     settled(agent)
     agent.learn(corrections("Q", 1))
     assert len(in_memory(agent)) == 64
-    last = set(agent._evicted)
-    assert in_memory(agent) == [kept for kept in on_disk(agent) if kept[0] not in last]
+    # What made room for the last one goes with the next one.
+    assert len(on_disk(agent)) == 65
+    assert [row for row in on_disk(agent) if row in in_memory(agent)] == in_memory(agent)
     agent.close()
 
 
 @pytest.mark.parametrize("taken_back", ["undo", "forget"])
 def test_what_is_taken_back_during_an_adoption_stays_taken_back(
-    agent, release, unseen_writers, monkeypatch, taken_back
+    agent, clock, release, unseen_writers, taken_back
 ):
     stays = [one for one in handwriting(unseen_writers, 50) if one.label != "Q"]
     agent.learn([*stays, Correction(CROSS, "Q")])
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
-    pausing = Pausing(agent, monkeypatch)
-    pausing.adopt(better(release))
+    clock.adopt(agent, better(release))
     act = agent.undo if taken_back == "undo" else lambda: agent.forget(Selection(label="Q"))
     taking = threading.Thread(target=act)
     taking.start()
-    pausing.finish()
+    clock.finish()
     taking.join(60)
     settled(agent)
     assert [label for _, label in in_memory(agent)] == [one.label for one in stays]
     assert in_memory(agent) == on_disk(agent)
-    mixture = weights(agent)
-    agent._personalizer.relearn(forced=True)
-    torch.testing.assert_close(weights(agent), mixture)
+    torch.testing.assert_close(weights(agent.person), relearned(agent))
 
 
 def test_a_recognition_is_of_one_release_and_its_own_mixture(agent, release, unseen_writers):
@@ -552,19 +544,18 @@ def test_a_recognition_is_of_one_release_and_its_own_mixture(agent, release, uns
     assert all(len(answers) == 1 for answers in seen.values())
 
 
-def test_a_window_is_tallied_from_what_is_still_kept(agent, release, unseen_writers, monkeypatch):
+def test_a_window_is_tallied_from_what_is_still_kept(agent, clock, release, unseen_writers):
     latencies = (0, 3, 0, 0, 0, 0, 0, 0, 0, 1)
     assert agent.tally(0, 2e9, latencies) == replace(
         Tally.empty(62), recognitions=4, latencies=latencies
     )
-    now = 1_000_000.0
-    monkeypatch.setattr(agent_module.time, "time", lambda: now)
     first, second = handwriting(unseen_writers, 60), handwriting(unseen_writers, 60, writer=1)
     agent.learn(first)
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
     guesses = [agent.recognize(correction.glyph) for correction in second]
-    now += 100
+    clock.advance(100)
+    now = clock.wall()
     agent.learn(second)
     tally = agent.tally(now, now + 1, latencies)
     labels = [correction.label for correction in second]
@@ -634,7 +625,7 @@ class AnyOrder(RuleBasedStateMachine):
         newest = [kept.label for kept in self.agent.recent(10_000)]
         assert newest[::-1] == self.expected
         alphabet = self.release.alphabet
-        in_memory = [alphabet[s.label] for s in self.agent._personalizer.replay._kept]
+        in_memory = [alphabet[s.label] for s in self.agent.person.replay.samples]
         assert in_memory == self.expected
         status = self.agent.status()
         assert status.kept == status.accuracy.guesses == len(self.expected)

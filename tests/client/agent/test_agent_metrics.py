@@ -3,8 +3,8 @@ import urllib.request
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedhw_client.agent.agent import Correction
 from fedhw_client.agent.agent_metrics import Metrics
+from fedhw_client.agent.correction import Correction
 
 GLYPH = np.eye(28, dtype=np.uint8) * 255
 

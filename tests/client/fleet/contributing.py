@@ -16,7 +16,8 @@ from fedhw.invitation import Invitation
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.fleet.contributor import Contributor
 from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_client.store.corrections import Store

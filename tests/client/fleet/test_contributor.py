@@ -264,7 +264,7 @@ def test_what_is_learned_meanwhile_does_not(anna, devices, key, release, unseen_
 
 def test_what_is_held_back_is_not_trained_on(anna):
     images, labels = anna.agent.samples()
-    kept = anna.agent._personalizer.replay.samples()
+    kept = anna.agent.person.replay.samples
     assert len(kept) == 40
     assert len(images) == len(labels) == 35
     for sample in kept:

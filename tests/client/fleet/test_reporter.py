@@ -16,7 +16,8 @@ from fedhw.privacy.statistics import STATISTICS, Tally, layout, make_report
 from fedhw.release.release import Release
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.latency_counts import LatencyCounts
 from fedhw_client.fleet import reporter as module
 from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel

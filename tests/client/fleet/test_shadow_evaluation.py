@@ -21,7 +21,8 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw_client.agent.adoption import Adoption
-from fedhw_client.agent.agent import Agent, Correction
+from fedhw_client.agent.agent import Agent
+from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.latency_counts import LatencyCounts
 from fedhw_client.fleet.enrolment import Enrolment, enrol
 from fedhw_client.fleet.reporter import Reporter
@@ -96,7 +97,7 @@ def write(agent: Agent, writers: WriterSet, n: int = 120) -> None:
     for glyph, label in zip(own.images, own.labels, strict=True):
         agent.learn([Correction(glyph, own.alphabet[label])])
     until(lambda: agent.status().personal_version > 0, SOON)
-    until(lambda: not agent._due.is_set() and not agent.status().learning, SOON)
+    until(lambda: not agent.status().learning, SOON)
 
 
 def ask(shadow: Shadow, parcel: Parcel) -> ShadowState:
@@ -134,7 +135,7 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
     write(agent, unseen_writers)
     parcel = candidate(spoiling)
     expected = agent.evaluate(changed(agent.release, spoiling))
-    before = (agent.release_name, agent.status().personal_version, agent._personalizer.personal)
+    before = (agent.release_name, agent.status().personal_version, agent.person.mixture)
     assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.WANTED
     assert shadow.consider(*parcel) is ShadowState.EVALUATING
     assert settled(shadow, parcel) is ShadowState.TOLD
@@ -154,7 +155,7 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
     assert shadow.consider(*parcel) is ShadowState.TOLD
     assert ledger.unsent() == [charge]
     assert ledger.spent(time.time()) == spent
-    after = (agent.release_name, agent.status().personal_version, agent._personalizer.personal)
+    after = (agent.release_name, agent.status().personal_version, agent.person.mixture)
     assert after == before
 
 

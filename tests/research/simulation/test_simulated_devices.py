@@ -48,7 +48,7 @@ def write(devices: Sequence[Device], written: WriterSet, first: int, last: int) 
     tested = recognise(devices, images, labels)
     for device, own in zip(devices, tested, strict=True):
         for glyph, features, label in zip(own.glyphs, own.features, own.labels, strict=True):
-            device.replay.add(glyph, features, int(label))
+            device.person = device.person.keep(glyph, features, int(label))
     return tested
 
 
@@ -57,7 +57,7 @@ def devices(version: Version) -> list[Device]:
     """Three that have learned 160 characters of their own."""
     some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
     write(some, WRITTEN, 0, 160)
-    relearn(some, seed=0)
+    relearn(some)
     return some
 
 
@@ -76,25 +76,29 @@ def test_a_device_does_what_a_personalizer_does(release: Release, version: Versi
                 assert (guess.label == label) == right
                 assert (guess.ge_label == label) == ge_right
                 assert (guess.opening > 0.5) == opened
-        assert [device.is_due for device in some] == [person.due for person in people]
-        for cohort in cohorts(device for device in some if device.is_due):
-            relearn(cohort, seed=0)
+        assert [device.person.is_due for device in some] == [person.due for person in people]
+        for cohort in cohorts(device for device in some if device.person.is_due):
+            relearn(cohort)
         for person in people:
             if person.due:
                 person.relearn()
     for device, person in zip(some, people, strict=True):
-        assert person.personal is not None
-        for mine, theirs in zip(device.mixture.local, person.personal.mixture.local, strict=True):
+        mixture, its = device.person.mixture, person.person.mixture
+        assert mixture is not None
+        assert its is not None
+        for mine, theirs in zip(mixture.local, its.local, strict=True):
             assert torch.allclose(mine, theirs, atol=1e-3)
 
 
 def test_recognising_changes_nothing(devices: list[Device]) -> None:
-    before = copy.deepcopy([(device.mixture, len(device.replay)) for device in devices])
+    before = copy.deepcopy([device.person for device in devices])
     rows = [WRITTEN.rows_of(w) for w in range(3)]
     recognise(devices, [WRITTEN.images[r] for r in rows], [WRITTEN.labels[r] for r in rows])
-    for (mixture, kept), device in zip(before, devices, strict=True):
-        assert torch.equal(mixture.local.u, device.mixture.local.u)
-        assert kept == len(device.replay)
+    for person, device in zip(before, devices, strict=True):
+        assert person.mixture is not None
+        assert device.person.mixture is not None
+        assert torch.equal(person.mixture.local.u, device.person.mixture.local.u)
+        assert len(person.replay) == len(device.person.replay)
 
 
 def test_cohorts_run_one_version_each_and_are_bounded(version: Version, worse: Version) -> None:
@@ -108,25 +112,26 @@ def test_cohorts_run_one_version_each_and_are_bounded(version: Version, worse: V
 
 
 def test_a_version_that_is_worse_is_held_back(devices: list[Device], worse: Version) -> None:
-    mixtures = [device.mixture for device in devices]
-    adopt(devices, worse, seed=0)
+    people = [device.person for device in devices]
+    adopt(devices, worse)
     assert [device.running.name for device in devices] == ["v1"] * 3
     assert [device.held_back for device in devices] == [{"v2"}] * 3
-    assert all(device.mixture is old for device, old in zip(devices, mixtures, strict=True))
+    assert all(device.person is old for device, old in zip(devices, people, strict=True))
 
 
 def test_a_rollback_is_followed(devices: list[Device], worse: Version) -> None:
-    adopt(devices, worse._replace(restores=1), seed=0)
+    adopt(devices, worse._replace(restores=1))
     assert [device.running.name for device in devices] == ["v2"] * 3
 
 
 def test_the_same_files_under_another_number_keep_the_mixture(
     devices: list[Device], version: Version
 ) -> None:
-    mixtures = [device.mixture for device in devices]
-    adopt(devices, Version(5, version.release, restores=1), seed=0)
+    people = [device.person for device in devices]
+    adopt(devices, Version(5, version.release, restores=1))
     assert [device.running.number for device in devices] == [5] * 3
-    assert all(device.mixture is old for device, old in zip(devices, mixtures, strict=True))
+    for device, before in zip(devices, people, strict=True):
+        assert device.person.mixture is before.mixture
 
 
 def test_what_is_kept_moves_to_the_features_of_a_new_version(
@@ -141,11 +146,11 @@ def test_what_is_kept_moves_to_the_features_of_a_new_version(
         expert.head.weight.copy_(expert.head.weight[:, turned])
     sketch = type(release.sketch)(release.sketch.steps[:, turned], release.sketch.scale[turned])
     other = Version(2, dataclasses.replace(release, expert=expert, sketch=sketch))
-    kept = [device.replay.samples() for device in devices]
-    adopt(devices, other, seed=0)
+    kept = [device.person.replay.samples for device in devices]
+    adopt(devices, other)
     for device, before in zip(devices, kept, strict=True):
         assert device.running is other
-        after = device.replay.samples()
+        after = device.person.replay.samples
         assert [s[2:] for s in after] == [s[2:] for s in before]
         for new, old in zip(after, before, strict=True):
             assert np.allclose(new.features, old.features[turned], atol=1e-4)
@@ -154,9 +159,7 @@ def test_what_is_kept_moves_to_the_features_of_a_new_version(
 def test_an_evaluation_counts_both_and_changes_nothing(
     devices: list[Device], version: Version, worse: Version
 ) -> None:
-    for same, bad in zip(
-        evaluate(devices, version, seed=0), evaluate(devices, worse, seed=0), strict=True
-    ):
+    for same, bad in zip(evaluate(devices, version), evaluate(devices, worse), strict=True):
         assert same.held_back == bad.held_back == 20
         assert same.candidate_ge_right == same.ge_right == bad.ge_right > bad.candidate_ge_right
         assert same.right == bad.right
@@ -168,7 +171,7 @@ def test_a_device_that_keeps_nothing_takes_and_judges_what_comes(
     version: Version, worse: Version
 ) -> None:
     new = [Device.new("new", version, seed=0)]
-    [found] = evaluate(new, worse, seed=0)
+    [found] = evaluate(new, worse)
     assert dataclasses.astuple(found) == (0,) * 5
-    adopt(new, worse, seed=0)
+    adopt(new, worse)
     assert new[0].running is worse

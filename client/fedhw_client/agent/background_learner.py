@@ -1,0 +1,157 @@
+"""Learns from a person's corrections beside everything else: one learning at a time.
+
+What is due is learned in a thread of its own; for a release that is offered, in the caller's.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import structlog
+
+from fedhw.errors import InputError
+from fedhw.personalization.learner import Learner
+from fedhw.personalization.person import Base, adopt, evaluate, follow, relearn
+from fedhw.privacy.statistics import Evaluation
+from fedhw.release.release import Release
+from fedhw.system.clock import Clock
+from fedhw.system.sqlite import StoreError
+from fedhw_client.agent.durable_person import DurablePerson, base_of
+from fedhw_client.agent.throttle import Throttle, step_back
+
+log = structlog.get_logger()
+
+
+class BackgroundLearner:
+    """Learns for a person, and tells `changed` when it begins and when it has ended."""
+
+    def __init__(self, person: DurablePerson, changed: Callable[[], None], clock: Clock) -> None:
+        self.learnings = 0
+        self.learning_seconds = 0.0
+        self._person = person
+        self._changed = changed
+        self._clock = clock
+        self._turn = threading.Lock()  # taken before that of the person
+        self._due = threading.Event()
+        self._stopping = threading.Event()
+        self._throttle = Throttle(self._is_hurried, clock)
+        self._learner = replace(Learner(), pause=self._throttle.breathe)
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hasten what is being learned, and wait for it; nothing is learned afterwards."""
+        self._stopping.set()
+        self._due.set()
+        self._thread.join()
+        with self._turn:
+            pass
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether something is being learned, or about to be."""
+        return self._due.is_set() or self._turn.locked()
+
+    def wake(self) -> None:
+        """Learn soon."""
+        self._due.set()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Learn nothing meanwhile; waits for what is being learned."""
+        with self._turn:
+            yield
+
+    def wake_if_due(self) -> None:
+        """Learn soon if enough was kept since the last learning."""
+        if self._person.in_use.person.is_due:
+            self.wake()
+
+    def adopt(self, release: Release, install: Callable[[], object]) -> bool:
+        """Use another release unless it is worse for this person; returns whether it is in use."""
+        with self._considering(release):
+            before, offered = self._person.in_use, self._offered(release)
+            name, is_rollback = offered.release, release.manifest.restores is not None
+            with self._counted():
+                [learned] = adopt([before.person], before.base, offered, self._learner, is_rollback)
+            if learned is before.person:
+                log.info("held back", release=name)
+                return False
+            # All but the very last here, so that no correction waits for long.
+            now = self._person.in_use.person
+            [learned] = follow([learned], [now], offered, self._learner.pause)
+            self._person.move(release, learned, install)
+            self.wake_if_due()
+            log.info("adopted", release=name, version=learned.version)
+            return True
+
+    def evaluate(self, release: Release) -> Evaluation:
+        """Count how another release would do for this person, and change nothing."""
+        with self._considering(release), self._counted():
+            in_use = self._person.in_use
+            [found] = evaluate([in_use.person], in_use.base, base_of(release), self._learner)
+            return found
+
+    def _offered(self, release: Release) -> Base:
+        """What a release gives; of the same files under another name, what is in use."""
+        in_use, offered = self._person.in_use, base_of(release)
+        if release.manifest.files == in_use.release.manifest.files:
+            return in_use.base._replace(release=offered.release)
+        return offered
+
+    @contextmanager
+    def _considering(self, release: Release) -> Iterator[None]:
+        """Learn for another release meanwhile, and nothing else."""
+        running = self._person.in_use.release
+        if release.alphabet != running.alphabet:
+            raise InputError(
+                f"release: the alphabet of {release.manifest.name} is not that of "
+                f"{running.manifest.name}; give a release of the same alphabet"
+            )
+        self._changed()
+        try:
+            with self._turn:
+                if self._stopping.is_set():
+                    raise StoreError("release: the agent is stopping; offer it again later")
+                yield
+        finally:
+            self._changed()
+
+    def _run(self) -> None:
+        step_back()
+        while True:
+            self._due.wait()
+            if self._stopping.is_set():
+                return
+            self._changed()
+            with self._turn:
+                self._due.clear()
+                self._learn()
+            self._changed()
+
+    def _learn(self) -> None:
+        with self._counted():
+            in_use = self._person.try_to_learn()
+            [learned] = relearn([in_use.person], in_use.base, self._learner)
+            is_new = self._person.take_up(learned)
+        log.info("learned", swapped=is_new, version=self._person.in_use.person.version)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a learning and its processor time."""
+        began = self._clock.processor()
+        try:
+            yield
+        finally:
+            self.learnings += 1
+            self.learning_seconds += self._clock.processor() - began
+
+    def _is_hurried(self) -> bool:
+        """Whether the agent stops, or enough has come meanwhile to learn again."""
+        return self._stopping.is_set() or self._person.in_use.person.is_due

@@ -1,0 +1,59 @@
+"""Forgets corrections that are older than may be kept."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from fedhw.system.clock import Clock
+from fedhw.system.sqlite import StoreError
+from fedhw_client.agent.durable_person import DurablePerson
+from fedhw_client.store.corrections import Selection
+
+DAY_SECONDS = 86_400.0
+
+CHECK_SECONDS = 600.0
+"""Seconds between two looks for corrections that are too old."""
+
+log = structlog.get_logger()
+
+
+class Expiry:
+    """Has all that is older than `keep_days` forgotten, in a thread of its own."""
+
+    def __init__(
+        self,
+        person: DurablePerson,
+        forget: Callable[[Selection], object],
+        keep_days: float,
+        clock: Clock,
+    ) -> None:
+        self._person = person
+        self._forget = forget
+        self._keep_seconds = keep_days * DAY_SECONDS
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="expiry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, once nothing is being forgotten."""
+        self._stopping.set()
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            expired = Selection(end=self._clock.wall() - self._keep_seconds)
+            try:
+                with self._person.store() as store:
+                    found = store.select(expired)
+                if found:
+                    self._forget(expired)
+            except StoreError as error:
+                log.warning("not forgotten yet", reason=str(error))
+            self._clock.wait(self._stopping, CHECK_SECONDS)
