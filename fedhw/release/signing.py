@@ -1,19 +1,14 @@
 """Who may publish: whoever holds the release key (Ed25519, RFC 8032)."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from fedhw.errors import InputError
+from fedhw.system.private_files import pem, write_private
 
 DOMAIN = b"fedhw release 1:"
 """Stands before the manifest, so that a signature of anything else is none of a release."""
@@ -43,11 +38,7 @@ class ReleaseKey:
         """
         key = Ed25519PrivateKey.generate()
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-                file.flush()
-                os.fsync(file.fileno())
+            write_private(path, pem(key))
         except FileExistsError:
             raise InputError(
                 f"release key: {path} exists and devices trust it; give a new path"

@@ -4,17 +4,15 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
 import structlog
 import torch
-import uvicorn
 
 from fedhw.errors import InputError
 from fedhw.invitation import Invitation
@@ -23,7 +21,10 @@ from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
 from fedhw.system.atomic import replacing
 from fedhw.system.clock import Clock, SystemClock
+from fedhw.system.http_server import HttpServer
 from fedhw.system.logs import log_as_json
+from fedhw.system.ports import free_port, listen
+from fedhw.system.private_files import write_private
 from fedhw.system.service_manager import notify, watchdog_period
 from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
@@ -220,7 +221,8 @@ async def _serve(
     # Whatever cannot be bound ends the agent here, before anything is served.
     metrics = Metrics(agent)
     if settings.metrics_port is not None:
-        say(f"metrics: http://127.0.0.1:{_expose(metrics, settings.metrics_port)}/metrics")
+        port = metrics.serve(free_port("metrics-port", settings.metrics_port))
+        say(f"metrics: http://127.0.0.1:{port}/metrics")
     token = None if settings.port is None else _token(settings.home)
 
     def observe_all(seconds: float) -> None:
@@ -229,13 +231,17 @@ async def _serve(
 
     server = await device_server(agent, observe_all, token, clock)
     say(f"device: {_listen(server, settings)}")
-    pad = None if settings.pad_port is None else _Pad.bound(agent, settings.pad_port, enrolment)
-    if pad is not None:
-        say(f"pad: {pad.address}")
+    pad = None
+    if settings.pad_port is not None:
+        listener, secret = listen("pad-port", settings.pad_port), secrets.token_urlsafe()
+        port = listener.getsockname()[1]
+        coordinator = None if enrolment is None else enrolment.invitation.statistics
+        pad = HttpServer(pad_app(agent, secret, port, coordinator), listener)
+        say(f"pad: {pad_url(secret, port)}")
     await server.start()
     async with asyncio.TaskGroup() as tasks:
         if pad is not None:
-            tasks.create_task(pad.serve([pad.listener]))
+            tasks.create_task(pad.serve_until_stopped())
         alive = tasks.create_task(_show_life(agent))
         notify("READY=1")
         log.info("ready", release=agent.release_name)
@@ -250,11 +256,8 @@ async def _serve(
 def _listen(server: grpc.aio.Server, settings: Settings) -> str:
     """Bind the server to the one place it is reached at, and return that."""
     if settings.port is not None:
-        try:
-            socket.create_server(("127.0.0.1", settings.port)).close()
-        except OSError as error:
-            raise _taken("port", settings.port, error) from None
-        return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{settings.port}')}"
+        port = free_port("port", settings.port)
+        return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     before = os.umask(0o177)
     try:
         server.add_insecure_port(settings.home.address)
@@ -263,56 +266,12 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
     return settings.home.address
 
 
-def _taken(name: str, port: int, error: OSError) -> InputError:
-    reason = os.strerror(error.errno or 0)
-    return InputError(f"{name}: {port} cannot be used ({reason}); give one that is free")
-
-
 def _token(home: Home) -> str:
     """The home's token, the same after a restart, so that apps need not be restarted, too."""
     if not home.token.exists():
         with replacing(home.token) as unfinished:
-            unfinished.touch(mode=0o600)
-            unfinished.write_text(secrets.token_urlsafe(), encoding="ascii")
+            write_private(unfinished, secrets.token_urlsafe().encode())
     return home.token.read_text(encoding="ascii")
-
-
-def _expose(metrics: Metrics, port: int) -> int:
-    try:
-        return metrics.serve(port)
-    except OSError as error:
-        raise _taken("metrics-port", port, error) from None
-
-
-class _Pad(uvicorn.Server):
-    """The pad's web server; signals are the agent's affair."""
-
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, address: str) -> None:
-        super().__init__(config)
-        self.listener = listener
-        self.address = address
-
-    @classmethod
-    def bound(cls, agent: Agent, port: int, enrolment: Enrolment | None) -> "_Pad":
-        try:
-            listener = socket.create_server(("127.0.0.1", port))
-        except OSError as error:
-            raise _taken("pad-port", port, error) from None
-        token, taken = secrets.token_urlsafe(), listener.getsockname()[1]
-        coordinator = None if enrolment is None else enrolment.invitation.statistics
-        config = uvicorn.Config(
-            pad_app(agent, token, taken, coordinator),
-            access_log=False,
-            log_config=None,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-            ws="none",
-        )
-        return cls(config, listener, pad_url(token, taken))
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _show_life(agent: Agent) -> None:

@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
 )
@@ -21,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedhw.errors import InputError
 from fedhw.invitation import Invitation, proof_of_keys
 from fedhw.system.atomic import replacing, sync_entry
+from fedhw.system.private_files import pem, write_private
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
 
@@ -101,9 +100,9 @@ def _prepared(invitation: Invitation, directory: Path) -> Enrolment:
             pass
     with replacing(directory, durable=True) as unfinished:
         unfinished.mkdir(mode=0o700)
-        _write(unfinished / INVITATION, kept.to_json().encode())
-        _write(unfinished / REPORT_KEY, _pem(Ed25519PrivateKey.generate()))
-        _write(unfinished / NODE_KEY, _pem(ec.generate_private_key(ec.SECP384R1())))
+        write_private(unfinished / INVITATION, kept.to_json().encode())
+        write_private(unfinished / REPORT_KEY, pem(Ed25519PrivateKey.generate()))
+        write_private(unfinished / NODE_KEY, pem(ec.generate_private_key(ec.SECP384R1())))
     return Enrolment.load(directory)
 
 
@@ -122,12 +121,3 @@ def _load(path: Path) -> object:
         return load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError):
         return None
-
-
-def _pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(content)

@@ -21,6 +21,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.statistics import STATISTICS
+from fedhw.system.private_files import write_private
 from fedhw_client.connection import AgentMissingError, connect
 from fedhw_client.fleet.reporter import SPREAD
 from fedhw_client.store.device_home import Home as DeviceHome
@@ -242,8 +243,7 @@ class LocalFleet:
     def _start(self, device: "_Device") -> None:
         invitation = self._logs / f"{device.name}.enroll"
         content = invite(self._home, self._fleet, device.name).to_json()
-        invitation.touch(mode=0o600)
-        invitation.write_text(content, encoding="utf-8")
+        write_private(invitation, content.encode())
         device.start(self._logs / device.name, invitation, self._plan.rate, self._stop)
 
     def _look_at_windows(self) -> None:

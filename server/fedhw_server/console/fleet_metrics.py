@@ -2,13 +2,9 @@
 
 import asyncio
 import collections
-import os
-import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-import uvicorn
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -24,7 +20,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from fedhw import __version__
-from fedhw.errors import InputError
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
 from fedhw.release.registry import Registry
@@ -294,49 +289,14 @@ class _ImprovementCollector(Collector):
         )
 
 
-class Pages(uvicorn.Server):
-    """The HTTP server of the metrics; signals are the coordinator's affair."""
+def metrics_pages(metrics: Metrics) -> Starlette:
+    """The application of `/metrics` and `/healthz`."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
-        super().__init__(config)
-        self._listener = listener
-        self.port: int = listener.getsockname()[1]
+    async def show(_: Request) -> Response:
+        text = await asyncio.to_thread(metrics.text)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    @classmethod
-    def bound(cls, metrics: Metrics, host: str, port: int) -> "Pages":
-        """Serve `/metrics` and `/healthz`; raises InputError when the port is taken."""
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
 
-        async def show(_: Request) -> Response:
-            text = await asyncio.to_thread(metrics.text)
-            return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-        async def healthy(_: Request) -> Response:
-            return PlainTextResponse("ok\n")
-
-        try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listener = socket.create_server((host, port), family=family)
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise InputError(
-                f"metrics-port: {port} cannot be used ({reason}); give one that is free"
-            ) from None
-        site = Starlette(routes=[Route("/metrics", show), Route("/healthz", healthy)])
-        config = uvicorn.Config(
-            site,
-            access_log=False,
-            log_config=None,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-            ws="none",
-        )
-        return cls(config, listener)
-
-    async def run_until_stopped(self) -> None:
-        """Serve until `should_exit` is set."""
-        await self.serve([self._listener])
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
+    return Starlette(routes=[Route("/metrics", show), Route("/healthz", healthy)])

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhw.system.atomic import replacing
+from fedhw.system.private_files import pem, write_private
 
 AUTHORITY_YEARS = 20
 SERVER_DAYS = 825
@@ -48,7 +49,7 @@ def _make_authority(directory: Path) -> None:
     )
     # The key last: it says that both are there.
     _write(directory / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM))
-    _write(directory / "ca.key", _pem(key))
+    _write(directory / "ca.key", pem(key))
 
 
 def _make_server(directory: Path, hosts: list[str]) -> None:
@@ -70,7 +71,7 @@ def _make_server(directory: Path, hosts: list[str]) -> None:
         )
         .sign(signer, hashes.SHA256())
     )
-    _write(directory / "server.key", _pem(key))
+    _write(directory / "server.key", pem(key))
     _write(directory / "server.crt", certificate.public_bytes(serialization.Encoding.PEM))
 
 
@@ -104,15 +105,6 @@ def _name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-
-
 def _write(path: Path, content: bytes) -> None:
     with replacing(path, durable=True) as unfinished:
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(content)
+        write_private(unfinished, content)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from fedhw.errors import InputError
 from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.http_server import HttpServer
 from fedhw.system.logs import log_as_json
+from fedhw.system.ports import free_port, listen
 from fedhw.system.process_lock import occupied
 from fedhw.system.service_manager import notify, watchdog_period
-from fedhw_server.console.fleet_metrics import Metrics, Pages
+from fedhw_server.console.fleet_metrics import Metrics, metrics_pages
 from fedhw_server.fronts.certificates import make_certificates
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.grpc_server import grpc_server
@@ -114,7 +115,7 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     home = settings.home
     secret = secrets.token_urlsafe(32)
-    flower_port = _free(settings.host, settings.flower_port, "flower-port")
+    flower_port = free_port("flower-port", settings.flower_port, settings.host)
     address = Address(
         f"{_bracketed(settings.called_at)}:{flower_port}", home.certificates / "ca.crt", secret
     )
@@ -123,25 +124,27 @@ async def _serve(
     roster = Membership(Fleet(home.database), SuperLink(address))
     statistics = StatisticsService(fleet, registry, metrics)
     server, port = grpc_server(
-        f"{_bracketed(settings.host)}:{_free(settings.host, settings.port, 'port')}",
+        f"{_bracketed(settings.host)}:{free_port('port', settings.port, settings.host)}",
         home.certificates,
         statistics,
         EnrolmentService(fleet, roster.changed),
     )
-    pages = Pages.bound(metrics, settings.metrics_host, settings.metrics_port)
+    listener = listen("metrics-port", settings.metrics_port, settings.metrics_host)
+    metrics_at = f"{_bracketed(settings.metrics_host)}:{listener.getsockname()[1]}"
+    pages = HttpServer(metrics_pages(metrics), listener)
     fleet.settings.keep("statistics", f"{_bracketed(settings.reached_at)}:{port}")
     fleet.settings.keep("flower", f"{_bracketed(settings.reached_at)}:{flower_port}")
     fleet.settings.keep("app", app_digest())
     say(f"statistics: {fleet.settings.get('statistics')}")
     say(f"flower: {fleet.settings.get('flower')}")
-    say(f"metrics: http://{_bracketed(settings.metrics_host)}:{pages.port}/metrics")
+    say(f"metrics: http://{metrics_at}/metrics")
     await server.start()
     async with asyncio.TaskGroup() as tasks:
         lasting = [tasks.create_task(part.keep()) for part in parts]
         lasting.append(tasks.create_task(roster.keep()))
         lasting.append(tasks.create_task(statistics.count_forever()))
         lasting.append(tasks.create_task(_show_life()))
-        tasks.create_task(pages.run_until_stopped())
+        tasks.create_task(pages.serve_until_stopped())
         notify("READY=1")
         log.info("ready")
         await stop.wait()
@@ -183,19 +186,6 @@ def _parts(settings: Settings, address: Address) -> list[Part]:
         Part(name, [sys.executable, "-m", *command], environment, home.flower / f"{name}.log")
         for name, command in commands.items()
     ]
-
-
-def _free(host: str, port: int, name: str) -> int:
-    """The port, or a free one for 0; raises InputError when it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.create_server((host, port), family=family) as listener:
-            return int(listener.getsockname()[1])
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise InputError(
-            f"{name}: {port} on {host} cannot be used ({reason}); give one that is free"
-        ) from None
 
 
 def _bracketed(host: str) -> str:

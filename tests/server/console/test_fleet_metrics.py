@@ -1,19 +1,14 @@
-import socket
-import urllib.error
-import urllib.request
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
 from fedhw import __version__
-from fedhw.errors import InputError
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
-from fedhw_server.console.fleet_metrics import Metrics, Pages
+from fedhw_server.console.fleet_metrics import Metrics, metrics_pages
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.reports import Accepted
 from tests.server.conftest import POLICY, START, Pen, past
-from tests.waiting import PATIENCE
 
 SCALARS = {
     *("samples", "active", "ge_accuracy", "le_accuracy", "moe_accuracy"),
@@ -176,32 +171,13 @@ def test_reports_are_counted(metrics):
     assert found["fedhw_report_seconds_bucket", "0.25"] == 2
 
 
-def test_pages_are_served_until_stopped(metrics, loop):
-    async def bound():
-        return Pages.bound(metrics, "127.0.0.1", 0)
-
-    pages = loop.run(bound())
-    serving = loop.start(pages.run_until_stopped())
-    at = f"http://127.0.0.1:{pages.port}"
-    with urllib.request.urlopen(f"{at}/metrics") as answer:
-        assert answer.headers["Content-Type"].startswith("text/plain")
-        assert b"fedhw_build_info" in answer.read()
-    with urllib.request.urlopen(f"{at}/healthz") as answer:
-        assert answer.read() == b"ok\n"
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(f"{at}/")
-    pages.should_exit = True
-    serving.result(PATIENCE)
-    with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"{at}/healthz")
-
-
-def test_a_port_that_is_taken_is_one_sentence(metrics):
-    with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(InputError, match=r"metrics-port: \d+ cannot be used"),
-    ):
-        Pages.bound(metrics, "127.0.0.1", taken.getsockname()[1])
+def test_pages_show_the_metrics_and_whether_it_lives(metrics):
+    with TestClient(metrics_pages(metrics)) as pages:
+        shown = pages.get("/metrics")
+        assert shown.headers["Content-Type"].startswith("text/plain")
+        assert "fedhw_build_info" in shown.text
+        assert pages.get("/healthz").text == "ok\n"
+        assert pages.get("/").status_code == 404
 
 
 def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, releases):
