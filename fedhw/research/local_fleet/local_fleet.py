@@ -25,10 +25,10 @@ from fedhw.system.private_files import write_private
 from fedhw_client.connection import AgentMissingError, connect
 from fedhw_client.fleet.reporter import SPREAD
 from fedhw_client.store.device_home import Home as DeviceHome
-from fedhw_server.commands.server import invite, registry
 from fedhw_server.leader.supervisor import PARENT
 from fedhw_server.store.coordinator_home import Home as ServerHome
 from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.invitations import invite
 from fedhw_server.store.members import Member
 from fedhw_server.store.window_estimates import window_estimates
 
@@ -182,7 +182,7 @@ class LocalFleet:
             self._await_coordinator()
             self._fleet = Fleet(self._home.database)
             self._open.callback(self._fleet.close)
-            self._release = registry(self._home).publish(plan.release)
+            self._release = self._home.registry.publish(plan.release)
             for device in self._devices:
                 self._start(device)
         except BaseException:

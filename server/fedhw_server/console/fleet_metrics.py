@@ -27,6 +27,7 @@ from fedhw_server.fronts.statistics_service import REASONS, Watcher
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.attempts import ENDS, IN_FLIGHT, Attempt
 from fedhw_server.store.fleet import Fleet
+from fedhw_server.store.member_counts import MemberCounts
 from fedhw_server.store.window_estimates import window_estimates
 
 REPORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -94,29 +95,25 @@ class _FleetCollector(Collector):
 
     def _devices(self) -> Iterator[Metric]:
         devices, latest = self._fleet.members.all(), self._registry.latest
-        now = self._fleet.clock.wall()
-        enrolled = [device for device in devices if device.state == "enrolled"]
-        asked = [device for device in enrolled if latest and device.offered == latest.version]
-        counts = {
-            "enrolled": ("Devices that may take part.", len(enrolled)),
-            "online": ("Devices that are connected.", sum(d.is_online(now) for d in enrolled)),
-            "revoked": ("Devices that were sent away.", sum(d.state == "revoked" for d in devices)),
+        counts = MemberCounts.of(devices, latest, self._fleet.clock.wall())
+        gauges = {
+            "enrolled": ("Devices that may take part.", counts.enrolled),
+            "online": ("Devices that are connected.", counts.online),
+            "revoked": ("Devices that were sent away.", counts.revoked),
             "held_back": (
                 "Devices that keep an older release, since the newest is worse for them.",
-                sum(d.adoption == "held back" for d in asked),
+                counts.held_back,
             ),
-            "refused": (
-                "Devices that could not take the newest release.",
-                sum(d.adoption == "refused" for d in asked),
-            ),
+            "refused": ("Devices that could not take the newest release.", counts.refused),
         }
-        for name, (meaning, value) in counts.items():
+        for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"fedhw_devices_{name}", meaning, value=value)
         running = GaugeMetricFamily(
             "fedhw_devices_on_release", "Devices by the release they run.", labels=["release"]
         )
         known = {manifest.name for manifest in self._registry.versions()}
-        for release, number in collections.Counter(d.running for d in enrolled).items():
+        enrolled = (device.running for device in devices if device.state == "enrolled")
+        for release, number in collections.Counter(enrolled).items():
             if release in known:
                 running.add_metric([release], number)
         yield running

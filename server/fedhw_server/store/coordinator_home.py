@@ -7,6 +7,8 @@ from pathlib import Path
 import platformdirs
 
 from fedhw.errors import InputError
+from fedhw.release.registry import Registry
+from fedhw.release.signing import ReleaseKey
 from fedhw.system.process_lock import occupied
 
 PROGRAM = "coordinator"
@@ -33,6 +35,11 @@ class Home:
     def releases(self) -> Path:
         """Every release that was published."""
         return self.directory / "releases"
+
+    @property
+    def registry(self) -> Registry:
+        """What was published, signed with the coordinator's key."""
+        return Registry(self.releases, ReleaseKey.load(self.release_key))
 
     @property
     def release_key(self) -> Path:
