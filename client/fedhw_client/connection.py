@@ -12,15 +12,16 @@ import asyncio
 import queue
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypedDict, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypedDict, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
@@ -32,9 +33,9 @@ from fedhw_client.store.device_home import Home
 Writing = NDArray[Any] | Sequence[NDArray[Any]]
 """A glyph [28, 28], uint8 with ink 255 or float with ink 1 on paper 0, or strokes, each [P, 2]."""
 
-CHUNK = 64 * 1024
+CHUNK_BYTES = 64 * 1024
 
-RESTART = 0.5
+RESTART_SECONDS = 0.5
 """Seconds to wait for an agent that was there and may have been restarted."""
 
 T = TypeVar("T")
@@ -51,19 +52,19 @@ def connect(home: Path | None = None, port: int | None = None) -> "Device":
     AgentMissingError when no agent answers.
     """
     target, options = _target(home, port)
-    return Device(grpc.insecure_channel(target, _OPTIONS), options)
+    return Device(grpc.insecure_channel(target, _CHANNEL_OPTIONS), options)
 
 
 def connect_async(home: Path | None = None, port: int | None = None) -> "AsyncDevice":
     """Return what `connect` does, for asyncio; call it in a running loop."""
     target, options = _target(home, port)
-    return AsyncDevice(grpc.aio.insecure_channel(target, _OPTIONS), options)
+    return AsyncDevice(grpc.aio.insecure_channel(target, _CHANNEL_OPTIONS), options)
 
 
 class Device:
     """An agent; threads may share it."""
 
-    def __init__(self, channel: grpc.Channel, options: "_Call") -> None:
+    def __init__(self, channel: grpc.Channel, options: "_Options") -> None:
         self._channel = channel
         self._options = options
         self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
@@ -73,12 +74,7 @@ class Device:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -99,18 +95,11 @@ class Device:
 
     def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
         """Correct up to 1,000 characters, all or none; returns the corrections' names."""
-        with _translated():
-            requests = [_correction(*correction) for correction in corrections]
-            # Named once, so that what is sent twice is stored once.
-            return self._again_if_missing(
-                lambda: list(self._stub.Learn(iter(requests), **self._options).ids)
-            )
+        return self._call(_learn(corrections))
 
     def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
-        with _translated():
-            undone: pb.UndoResponse = self._stub.Undo(pb.UndoRequest(), **self._options)
-            return undone
+        return self._call(_UNDO)
 
     def forget(
         self,
@@ -121,16 +110,12 @@ class Device:
         end: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Erase one correction, a character, a period or everything; returns how many it were."""
-        with _translated():
-            request = _forgetting(id, label, start, end, everything)
-            return int(self._stub.Forget(request, **self._options).forgotten)
+        """Erase one correction, a character, a period or everything; returns how many are gone."""
+        return self._call(_forget(id, label, start, end, everything))
 
     def status(self) -> pb.Status:
         """Return how things are."""
-        with _translated():
-            status: pb.Status = self._stub.GetStatus(pb.GetStatusRequest(), **self._options).status
-            return status
+        return self._call(_STATUS)
 
     def watch(self) -> Iterator[pb.Status]:
         """Yield how things are, now and whenever they have changed."""
@@ -147,19 +132,24 @@ class Device:
 
     def import_profile(self, profile: bytes, passphrase: str) -> int:
         """Add the corrections of a profile; returns how many were new."""
-        with _translated():
-            parts = _parts(profile, passphrase)
-            return int(self._stub.ImportProfile(parts, **self._options).added)
+        return self._call(_import_profile(profile, passphrase))
 
-    def _again_if_missing(self, call: Callable[[], T]) -> T:
+    def _call(self, call: "_Call[T]") -> T:
+        def ask() -> Any:
+            return getattr(self._stub, call.method)(call.sent(), **self._options)
+
+        with _translated():
+            return call.answer(self._again_if_missing(ask) if call.is_repeatable else ask())
+
+    def _again_if_missing(self, ask: Callable[[], T]) -> T:
         try:
-            return call()
-        except grpc.RpcError as error:
+            return ask()
+        except (grpc.RpcError, AgentMissingError) as error:
             if not _is_missing(error):
                 raise
             with suppress(grpc.FutureTimeoutError):
-                grpc.channel_ready_future(self._channel).result(RESTART)
-            return call()
+                grpc.channel_ready_future(self._channel).result(RESTART_SECONDS)
+            return ask()
 
     def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
         # One stream for all glyphs: opening a call takes longer than recognising. While an answer
@@ -185,7 +175,7 @@ class Device:
 class AsyncDevice:
     """An agent, for asyncio; the methods are those of Device."""
 
-    def __init__(self, channel: grpc.aio.Channel, options: "_Call") -> None:
+    def __init__(self, channel: grpc.aio.Channel, options: "_Options") -> None:
         self._channel = channel
         self._options = options
         self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
@@ -195,12 +185,7 @@ class AsyncDevice:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -212,11 +197,7 @@ class AsyncDevice:
         request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
         with _translated():
             async with self._recognizing:
-                try:
-                    return await self._ask(request)
-                except AgentMissingError:
-                    await self._restarted()
-                    return await self._ask(request)
+                return await self._again_if_missing(lambda: self._ask(request))
 
     async def learn(self, writing: Writing, label: str) -> str:
         """Correct one character; it is on disk when this returns the correction's name."""
@@ -224,22 +205,11 @@ class AsyncDevice:
 
     async def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
         """Correct up to 1,000 characters, all or none; returns the corrections' names."""
-        with _translated():
-            requests = [_correction(*correction) for correction in corrections]
-            try:
-                response = await self._stub.Learn(_each(requests), **self._options)
-            except grpc.RpcError as error:
-                if not _is_missing(error):
-                    raise
-                await self._restarted()
-                response = await self._stub.Learn(_each(requests), **self._options)
-            return list(response.ids)
+        return await self._call(_learn(corrections))
 
     async def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
-        with _translated():
-            undone: pb.UndoResponse = await self._stub.Undo(pb.UndoRequest(), **self._options)
-            return undone
+        return await self._call(_UNDO)
 
     async def forget(
         self,
@@ -250,17 +220,12 @@ class AsyncDevice:
         end: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Erase one correction, a character, a period or everything; returns how many it were."""
-        with _translated():
-            request = _forgetting(id, label, start, end, everything)
-            return int((await self._stub.Forget(request, **self._options)).forgotten)
+        """Erase one correction, a character, a period or everything; returns how many are gone."""
+        return await self._call(_forget(id, label, start, end, everything))
 
     async def status(self) -> pb.Status:
         """Return how things are."""
-        with _translated():
-            response = await self._stub.GetStatus(pb.GetStatusRequest(), **self._options)
-            status: pb.Status = response.status
-            return status
+        return await self._call(_STATUS)
 
     async def watch(self) -> AsyncIterator[pb.Status]:
         """Yield how things are, now and whenever they have changed."""
@@ -277,13 +242,24 @@ class AsyncDevice:
 
     async def import_profile(self, profile: bytes, passphrase: str) -> int:
         """Add the corrections of a profile; returns how many were new."""
-        with _translated():
-            parts = _each(_parts(profile, passphrase))
-            return int((await self._stub.ImportProfile(parts, **self._options)).added)
+        return await self._call(_import_profile(profile, passphrase))
 
-    async def _restarted(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._channel.channel_ready(), RESTART)
+    async def _call(self, call: "_Call[T]") -> T:
+        async def ask() -> Any:
+            return await getattr(self._stub, call.method)(call.sent(), **self._options)
+
+        with _translated():
+            return call.answer(await (self._again_if_missing(ask) if call.is_repeatable else ask()))
+
+    async def _again_if_missing(self, ask: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await ask()
+        except (grpc.RpcError, AgentMissingError) as error:
+            if not _is_missing(error):
+                raise
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._channel.channel_ready(), RESTART_SECONDS)
+            return await ask()
 
     async def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
         stream, self._stream = self._stream, None
@@ -316,11 +292,11 @@ class _Stream(NamedTuple):
         self.responses.cancel()
 
 
-class _Call(TypedDict):
+class _Options(TypedDict):
     metadata: tuple[tuple[str, str], ...]
 
 
-_OPTIONS = (
+_CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # this device alone is asked
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -328,10 +304,10 @@ _OPTIONS = (
 )
 
 
-def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:
+def _target(home: Path | None, port: int | None) -> tuple[str, _Options]:
     place = Home.default() if home is None else Home(home)
     if port is None:
-        return place.address, _Call(metadata=())
+        return place.address, _Options(metadata=())
     try:
         token = place.token.read_text(encoding="ascii")
     except OSError as error:
@@ -339,7 +315,7 @@ def _target(home: Path | None, port: int | None) -> tuple[str, _Call]:
             f"home: {place.token} cannot be read ({error.strerror}); give the home of the agent "
             "that listens on the port"
         ) from None
-    return f"127.0.0.1:{port}", _Call(metadata=(("authorization", f"Bearer {token}"),))
+    return f"127.0.0.1:{port}", _Options(metadata=(("authorization", f"Bearer {token}"),))
 
 
 @contextmanager
@@ -369,8 +345,9 @@ def _details(error: grpc.RpcError) -> str:
     return str(error.details())
 
 
-def _is_missing(error: grpc.RpcError) -> bool:
-    return _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+def _is_missing(error: grpc.RpcError | AgentMissingError) -> bool:
+    missing = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    return isinstance(error, AgentMissingError) or _code(error) in missing
 
 
 def _glyph(writing: Writing) -> pb.Glyph:
@@ -398,27 +375,57 @@ def _image(image: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
-def _correction(writing: Writing, label: str) -> pb.LearnRequest:
-    return pb.LearnRequest(glyph=_glyph(writing), label=label, id=uuid.uuid4().hex)
+@dataclass(frozen=True)
+class _Call(Generic[T]):
+    """A call with one answer, for either client: its method, what is sent, what the answer says."""
+
+    method: str
+    request: Message | Sequence[Message]
+    answer: Callable[[Any], T]
+    is_repeatable: bool = False
+
+    def sent(self) -> Message | Iterator[Message]:
+        """What to send, each time it is sent."""
+        return self.request if isinstance(self.request, Message) else iter(self.request)
 
 
-def _forgetting(
+def _learn(corrections: Iterable[tuple[Writing, str]]) -> _Call[list[str]]:
+    # Named once, so that what is sent twice is stored once.
+    requests = [
+        pb.LearnRequest(glyph=_glyph(writing), label=label, id=uuid.uuid4().hex)
+        for writing, label in corrections
+    ]
+    return _Call("Learn", requests, lambda answer: list(answer.ids), is_repeatable=True)
+
+
+def _import_profile(profile: bytes, passphrase: str) -> _Call[int]:
+    requests = [pb.ImportProfileRequest(passphrase=passphrase)]
+    for start in range(0, len(profile), CHUNK_BYTES):
+        requests.append(pb.ImportProfileRequest(chunk=profile[start : start + CHUNK_BYTES]))
+    return _Call("ImportProfile", requests, lambda answer: int(answer.added))
+
+
+def _forget(
     id: str | None,
     label: str | None,
     start: datetime | None,
     end: datetime | None,
     everything: bool,
-) -> pb.ForgetRequest:
+) -> _Call[int]:
     period = start is not None or end is not None
     if [id is not None, label is not None, period, everything].count(True) != 1:
         raise InputError("forget: name one of id, label, a period or everything")
-    if id is not None:
-        return pb.ForgetRequest(id=id)
-    if label is not None:
-        return pb.ForgetRequest(label=label)
-    if everything:
-        return pb.ForgetRequest(everything=pb.Everything())
-    return pb.ForgetRequest(period=pb.Period(start=_timestamp(start), end=_timestamp(end)))
+    request = pb.ForgetRequest(
+        id=id,
+        label=label,
+        everything=pb.Everything() if everything else None,
+        period=pb.Period(start=_timestamp(start), end=_timestamp(end)) if period else None,
+    )
+    return _Call("Forget", request, lambda answer: int(answer.forgotten))
+
+
+_UNDO: _Call[pb.UndoResponse] = _Call("Undo", pb.UndoRequest(), lambda answer: answer)
+_STATUS: _Call[pb.Status] = _Call("GetStatus", pb.GetStatusRequest(), lambda told: told.status)
 
 
 def _timestamp(time: datetime | None) -> Timestamp | None:
@@ -427,14 +434,3 @@ def _timestamp(time: datetime | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(time.astimezone(UTC))
     return stamp
-
-
-def _parts(profile: bytes, passphrase: str) -> Iterator[pb.ImportProfileRequest]:
-    yield pb.ImportProfileRequest(passphrase=passphrase)
-    for start in range(0, len(profile), CHUNK):
-        yield pb.ImportProfileRequest(chunk=profile[start : start + CHUNK])
-
-
-async def _each(items: Iterable[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
