@@ -127,11 +127,11 @@ class BackgroundLearner:
         step_back()
         while True:
             self._due.wait()
-            if self._stopping.is_set():
-                return
             self._changed()
             with self._turn:
                 self._due.clear()
+                if self._stopping.is_set():  # only now: `close` may have come a moment before
+                    return
                 self._learn()
             self._changed()
 
