@@ -61,7 +61,7 @@ LIES = {
 
 def cell(found: Improved) -> str:
     """Accuracy on unseen writers in percent, and what became of rounds and candidate."""
-    told = [f"{100 * accuracy(found.expert, UNSEEN.images, UNSEEN.labels):.1f}"]
+    told = [f"{100 * accuracy(found.expert, UNSEEN.observations, UNSEEN.labels):.1f}"]
     if found.dropped:
         told.append(f"{found.dropped} rounds dropped")
     if found.verdict.outcome is Outcome.REJECT:
@@ -93,7 +93,7 @@ def main() -> None:
         devices = [(liar if number < count else Device(), one) for number, one in enumerate(own)]
         found = [improve(improvement, devices, defence) for defence in Defence]
         rows.append([name, f"{count / DEVICES:.0%}", *map(cell, found)])
-    before = f"{100 * accuracy(running.expert, UNSEEN.images, UNSEEN.labels):.1f}"
+    before = f"{100 * accuracy(running.expert, UNSEEN.observations, UNSEEN.labels):.1f}"
     show(["lie", "liars", *Defence], [["before", "", *[before] * len(Defence)], *rows])
     show(
         ["noise", "times the length up to which a lie is not seen in the masked sum"],

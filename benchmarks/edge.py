@@ -27,7 +27,6 @@ from tables import show, spread
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import stratified_split
 from fedhw.experts.cost import cost_of_global
-from fedhw.experts.global_expert import as_ink
 from fedhw.experts.mixture import Mixture
 from fedhw.experts.one_sample import OneMixture, compile_for_one_sample
 from fedhw.personalization.learner import Learner, PersonalMixture
@@ -92,13 +91,13 @@ def open_world(release: Release, data: Path, writers: int, seed: int) -> World:
     learn, test = (
         pad_cohort(
             release.expert,
-            [everybody.images[rows] for rows in part],
+            [everybody.observations[rows] for rows in part],
             [everybody.labels[rows] for rows in part],
         )
         for part in zip(*halves, strict=True)
     )
     fresh = slice(CALIBRATED_ON, CALIBRATED_ON + GENERIC)
-    generic = extract_features(release.expert, release.generic.images[None, fresh])
+    generic = extract_features(release.expert, release.generic.observations[None, fresh])
     labels = torch.from_numpy(release.generic.labels[fresh].astype(np.int64))
     return World(release, learn, test, generic, labels)
 
@@ -143,7 +142,7 @@ def show_models(world: World, mixture: Mixture) -> None:
     expert, look, mine = release.expert, compile_for_one_sample(release.expert), OneMixture.of(one)
 
     def by_torch(glyph: NDArray[np.uint8]) -> object:
-        features = expert.features(as_ink(glyph[None]))[None]
+        features = expert.features(expert.scale(glyph[None]))[None]
         return one.scores(features, expert.head(features))
 
     def by_numpy(glyph: NDArray[np.uint8]) -> object:
@@ -164,7 +163,7 @@ def show_models(world: World, mixture: Mixture) -> None:
             size, model = path.stat().st_size, onnx.load(path)
             rows.append((name, size, world.reached(onnx_scores(model, mixture))))
             models.append(by_onnx(session(model)))
-    took = in_turns(models, release.generic.images[:ROUNDS])
+    took = in_turns(models, release.generic.observations[:ROUNDS])
     median, slowest = np.quantile(took[WARM_UP:] * 1e6, [0.5, 0.99], axis=0)
     show(
         ["model", "kB", "writer %", "generic %", "median, µs", "p99, µs", "median / torch's"],
@@ -188,7 +187,7 @@ def numpy_scores(release: Release, mixture: Mixture) -> Callable[[Activations], 
     people = [OneMixture.of(writer) for writer in mixture.split()]
 
     def scores(activations: Activations) -> torch.Tensor:
-        views = [[look(glyph) for glyph in images] for images in activations.images]
+        views = [[look(glyph) for glyph in images] for images in activations.observations]
         return torch.from_numpy(
             np.stack(
                 [
@@ -206,12 +205,12 @@ def onnx_scores(model: onnx.ModelProto, mixture: Mixture) -> Callable[[Activatio
 
     def scores(activations: Activations) -> torch.Tensor:
         writers = mixture.split()
-        shown = each_or_one(len(activations.images), len(writers))
+        shown = each_or_one(len(activations.observations), len(writers))
         return torch.from_numpy(
             np.stack(
                 [
                     session(personal(model, writer)).run(
-                        ["scores"], {"glyphs": activations.images[i]}
+                        ["scores"], {"glyphs": activations.observations[i]}
                     )[0]
                     for i, writer in zip(shown, writers, strict=True)
                 ]

@@ -25,7 +25,7 @@ from tables import show, spread
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet, stratified_split
 from fedhw.experts.evaluation import accuracy
-from fedhw.experts.global_expert import GlobalExpert, as_ink, build
+from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.local_update import FEWEST, unflatten
 from fedhw.improvement.public import Public
@@ -55,8 +55,8 @@ class World:
     def __init__(self, data: WriterSet, release: Release, seed: int) -> None:
         counts = data.counts()
         trained = np.array([name in release.trained_on for name in data.names])
-        kept_out = {glyph.tobytes() for glyph in release.generic.images}
-        generic = np.array([glyph.tobytes() in kept_out for glyph in data.images])
+        kept_out = {glyph.tobytes() for glyph in release.generic.observations}
+        generic = np.array([glyph.tobytes() in kept_out for glyph in data.observations])
         order = np.random.default_rng(seed).permutation(np.flatnonzero(trained & (counts > 0)))
         launch = np.isin(data.writer, order[:LAUNCH])
         rows = {
@@ -75,20 +75,22 @@ class World:
     def figures(self, expert: GlobalExpert) -> Figures:
         """Accuracy on the tested writers, alone and with mixtures of their own, and on generic."""
         alone, mixed = [], []
-        images = self.public.rehearsal.images[:: len(self.public.rehearsal) // SKETCH_SIZE]
+        images = self.public.rehearsal.observations[:: len(self.public.rehearsal) // SKETCH_SIZE]
         with torch.no_grad():
-            sketch = Sketch.of(expert.features(as_ink(images)))
+            sketch = Sketch.of(expert.features(expert.scale(images)))
         for own in track(self.tested, "mixtures", console=Console(stderr=True)):
-            alone.append(accuracy(expert, own.images, own.labels))
+            alone.append(accuracy(expert, own.observations, own.labels))
             learn, test = stratified_split(own.labels, np.random.default_rng(0))
-            cohort = pad_cohort(expert, [own.images[learn]], [own.labels[learn]])
+            cohort = pad_cohort(expert, [own.observations[learn]], [own.labels[learn]])
             mixture = Learner().learn(expert, cohort, sketch, seed=0)
-            guesses = mixture.scores(extract_features(expert, own.images[test][None])).argmax(-1)[0]
+            guesses = mixture.scores(extract_features(expert, own.observations[test][None])).argmax(
+                -1
+            )[0]
             mixed.append(float((guesses.numpy() == own.labels[test]).mean()))
         generic = self.public.validation
         return {
             "writers": float(np.mean(alone)),
-            "generic": accuracy(expert, generic.images, generic.labels),
+            "generic": accuracy(expert, generic.observations, generic.labels),
             "mixtures": float(np.mean(mixed)),
         }
 
@@ -97,8 +99,8 @@ def launched(world: World, seed: int) -> GlobalExpert:
     """The expert of the launch writers, by the recipe of a release."""
     torch.manual_seed(seed)
     chosen = world.public.rehearsal
-    expert = build("lenet5", len(chosen.alphabet))
-    train_expert(expert, chosen.images, chosen.labels, Training(seed=seed))
+    expert = build("lenet5", len(chosen.classes))
+    train_expert(expert, chosen.observations, chosen.labels, Training(seed=seed))
     return expert
 
 

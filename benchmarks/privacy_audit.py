@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fedhw.data.writers import WriterSet
 from fedhw.experts.evaluation import recognised
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
@@ -96,8 +96,8 @@ def reported(counts: Tally | Evaluation, mechanism: GaussianMechanism) -> NDArra
 
 def tally(expert: GlobalExpert, own: WriterSet) -> Tally:
     """Count a window of a device that has learned nothing yet."""
-    is_right, count = recognised(expert, own.images, own.labels), len(own)
-    errors = np.bincount(own.labels[~is_right], minlength=len(own.alphabet))
+    is_right, count = recognised(expert, own.observations, own.labels), len(own)
+    errors = np.bincount(own.labels[~is_right], minlength=len(own.classes))
     right = int(is_right.sum())
     return Tally(count, right, right, right, 0, count, tuple(errors.tolist()), (count, *IDLE[1:]))
 
@@ -138,7 +138,7 @@ def contributions(running: Release, asked: Task, seed: int) -> NDArray[np.int64]
         [
             asked.contribution(
                 LocalTraining().update(
-                    running.expert, own.images, own.labels.astype(np.int64), asked.rate, seed
+                    running.expert, own.observations, own.labels, asked.rate, seed
                 ),
                 RANDOM.bytes,
             )
@@ -237,8 +237,8 @@ def experts(public: Public, running: Release, noise: float) -> list[Finding]:
 
 @torch.no_grad()
 def loss(expert: GlobalExpert, own: WriterSet) -> float:
-    labels = torch.from_numpy(own.labels.astype(np.int64))
-    return float(F.cross_entropy(expert(as_ink(own.images)), labels))
+    labels = torch.from_numpy(own.labels)
+    return float(F.cross_entropy(expert(expert.scale(own.observations)), labels))
 
 
 def main() -> None:

@@ -59,8 +59,10 @@ def main() -> None:
     tested = synthetic_writers(range(20_000, 20_000 + TESTED), CHARACTERS)
     people = synthetic_writers(range(30_000, 30_000 + POOL), CHARACTERS)
     torch.manual_seed(seed)
-    launch = build("lenet5", len(generic.alphabet))
-    train_expert(launch, launch_writers.images, launch_writers.labels, Training(30, seed=seed))
+    launch = build("lenet5", len(generic.classes))
+    train_expert(
+        launch, launch_writers.observations, launch_writers.labels, Training(30, seed=seed)
+    )
     public = Public(launch_writers, generic)
     own = [people.take(people.rows_of(w)) for w in range(POOL)]
 
@@ -73,7 +75,7 @@ def main() -> None:
         return improvement.expert(state)
 
     def gain(expert: GlobalExpert) -> str:
-        after, before = (accuracy(e, tested.images, tested.labels) for e in (expert, launch))
+        after, before = (accuracy(e, tested.observations, tested.labels) for e in (expert, launch))
         return f"{100 * (after - before):+.1f}"
 
     rows = [
@@ -86,7 +88,7 @@ def main() -> None:
         [*rows, ["no noise", *[free] * len(FLEETS)]],
     )
     print(
-        f"The launch expert reads {accuracy(launch, tested.images, tested.labels):.1%} of "
+        f"The launch expert reads {accuracy(launch, tested.observations, tested.labels):.1%} of "
         f"{len(tested):,} tested characters."
     )
 

@@ -48,9 +48,10 @@ def serve_agent(release_directory: Path, socket: str, pauses: bool) -> None:
     release = Release.load(release_directory)
     with tempfile.TemporaryDirectory() as home:
         agent = Agent(release, Store(Path(home) / "device.db"))
+        generic = release.generic
         corrections = [
-            Correction(glyph, release.alphabet[label])
-            for glyph, label in zip(release.generic.images, release.generic.labels, strict=True)
+            Correction(glyph, release.labels[label])
+            for glyph, label in zip(generic.observations, generic.labels, strict=True)
         ]
         for start in range(0, CORRECTIONS, BATCH):
             agent.learn(corrections[start : start + BATCH])
@@ -137,13 +138,12 @@ def measure(release: Path, state: str) -> Iterator[list[str]]:
     """Yield a row for each order of the calls."""
     import torch
 
-    from fedhw.experts.global_expert import as_ink
     from fedhw.release.release import Release
     from fedhw.v1 import device_pb2 as pb
 
     torch.set_num_threads(1)
     known = Release.load(release)
-    glyphs = known.generic.images[:ROUNDS]
+    glyphs = known.generic.observations[:ROUNDS]
     requests = [
         pb.RecognizeRequest(glyph=pb.Glyph(image=glyph.tobytes())).SerializeToString()
         for glyph in glyphs
@@ -159,7 +159,7 @@ def measure(release: Path, state: str) -> Iterator[list[str]]:
             calls: list[Callable[[int], object]] = [
                 lambda i: recognize(requests[i]),
                 lambda i: bounce(requests[i]),
-                lambda i: known.expert(as_ink(glyphs[i : i + 1])),
+                lambda i: known.expert(known.expert.scale(glyphs[i : i + 1])),
             ]
             turns = np.array([[timed(call, i) for call in calls] for i in range(len(glyphs))])
             alone = np.array([[timed(call, i) for i in range(len(glyphs))] for call in calls]).T

@@ -39,8 +39,8 @@ def main() -> None:
         for number in track(range(total), "characters", console=Console(stderr=True)):
             time.sleep(max(0.0, began + number / given.rate - time.perf_counter()))
             row = number % len(writers)
-            device.recognize(writers.images[row])
-            device.learn(writers.images[row], writers.alphabet[writers.labels[row]])
+            device.recognize(writers.observations[row])
+            device.learn(writers.observations[row], writers.classes[writers.labels[row]])
             if number % round(given.rate) == 0:
                 memory.append(resident_memory(process.pid))
         took = time.perf_counter() - began

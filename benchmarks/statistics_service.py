@@ -62,7 +62,7 @@ def prepare(home: Path, release: Path, reports: int) -> Iterator[bytes]:
         token = fleet.members.invite(name)
         fleet.members.enrol(name, token, key.public_key().public_bytes_raw(), pem)
     fleet.close()
-    tally = Tally.empty(len(published.alphabet))
+    tally = Tally.empty(len(published.labels))
     newest = int(time.time()) // WINDOW - 1
     for window in itertools.islice(itertools.count(newest, -1), reports // DEVICES):
         for name, key in keys.items():

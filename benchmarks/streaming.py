@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet
-from fedhw.experts.global_expert import as_ink
 from fedhw.personalization.replay import NoRehearsal, Policy, PowerLaw
 from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
@@ -45,7 +44,7 @@ def streams(
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(unseen)[:writers])
     found = [data.take(data.rows_of(index)[:characters]) for index in chosen]
-    return [replace(own, images=drifting(own.images, drift, rng)) for own in found]
+    return [replace(own, observations=drifting(own.observations, drift, rng)) for own in found]
 
 
 def drifting(
@@ -60,7 +59,7 @@ def drifting(
     affine = torch.zeros(len(images), 2, 3)
     affine[:, 0, 0], affine[:, 1, 1] = (grown * width).exp(), (grown * height).exp()
     affine[:, 0, 1] = grown * slant
-    ink = as_ink(images)[:, None]
+    ink = torch.from_numpy(images).float().div_(255)[:, None]
     grid = F.affine_grid(affine, list(ink.shape), align_corners=False)
     moved = F.grid_sample(ink, grid, align_corners=False)[:, 0]
     return (moved * 255).round().to(torch.uint8).numpy()
@@ -69,8 +68,8 @@ def drifting(
 def rights(person: Personalizer, own: WriterSet) -> NDArray[np.float64]:
     """Whether the global expert and the mixture were right, [N, 2], before each correction."""
     right = []
-    for glyph, label in zip(own.images, own.labels, strict=True):
-        character = own.alphabet[label]
+    for glyph, label in zip(own.observations, own.labels, strict=True):
+        character = own.classes[label]
         guess = person.store(glyph, character)
         if person.due:
             person.relearn()
@@ -101,7 +100,7 @@ def main() -> None:
             runs = []
             for own in track(people, f"{name}, drift {drift:g}", console=Console(stderr=True)):
                 person = Personalizer(
-                    *(release.expert, release.sketch, release.alphabet),
+                    *(release.expert, release.sketch, release.labels),
                     policy=policy,
                     seed=given.seed,
                 )

@@ -16,7 +16,7 @@ from tables import show
 
 from fedhw.data.npz import load_npz
 from fedhw.experts.evaluation import accuracy
-from fedhw.experts.global_expert import as_ink, build
+from fedhw.experts.global_expert import build
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.strokes import rasterise
@@ -44,9 +44,9 @@ def main() -> None:
     made = (time.perf_counter() - began) / len(synthetic) * 10_000
     torch.manual_seed(0)
     expert = build("lenet5", len(BYCLASS))
-    train_expert(expert, synthetic.images, synthetic.labels, Training(epochs=given.epochs))
+    train_expert(expert, synthetic.observations, synthetic.labels, Training(epochs=given.epochs))
     with torch.no_grad():
-        parts = as_ink(data.images).split(4096)
+        parts = expert.scale(data.observations).split(4096)
         predicted = np.concatenate([expert(part).argmax(1).numpy() for part in parts])
     right = predicted == data.labels
     merged = MERGED[predicted] == MERGED[data.labels]
@@ -57,8 +57,8 @@ def main() -> None:
     began = time.perf_counter()
     redrawn = np.stack([rasterise(strokes[row]) for row in rows])
     drawn = (time.perf_counter() - began) / len(rows) * 10_000
-    difference = np.abs(redrawn.astype(float) - own.images).mean() / 255
-    as_given = accuracy(release.expert, own.images, own.labels)
+    difference = np.abs(redrawn.astype(float) - own.observations).mean() / 255
+    as_given = accuracy(release.expert, own.observations, own.labels)
     again = accuracy(release.expert, redrawn, own.labels)
 
     show(

@@ -141,10 +141,10 @@ def main() -> None:
     data = population.write(cohort)
     rows = np.array([data.rows_of(w) for w in cohort])
     learn = pad_cohort(
-        expert, list(data.images[rows[:, :SHOTS]]), list(data.labels[rows[:, :SHOTS]])
+        expert, list(data.observations[rows[:, :SHOTS]]), list(data.labels[rows[:, :SHOTS]])
     )
     personal = METHODS["moe"].learn(expert, learn, release.sketch, 0)
-    generic = extract_features(expert, release.generic.images[None])
+    generic = extract_features(expert, release.generic.observations[None])
 
     def read_generic() -> None:
         for i in range(0, len(release.generic), AT_ONCE):
@@ -152,7 +152,7 @@ def main() -> None:
 
     stages = {
         "drawing the glyphs": lambda: population.write(cohort),
-        "features of the global expert": lambda: extract_features(expert, data.images[rows]),
+        "features of the global expert": lambda: extract_features(expert, data.observations[rows]),
         "learning": lambda: METHODS["moe"].learn(expert, learn, release.sketch, 0),
         "reading generic characters": read_generic,
     }

@@ -15,8 +15,7 @@ from cryptography import x509
 
 from fedhw.data.npz import load_npz
 from fedhw.errors import InputError
-from fedhw.experts.global_expert import as_ink
-from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.alphabet import BYCLASS, DIGITS
 from fedhw.improvement.improvement import State as ImprovementState
 from fedhw.improvement.public import Public
 from fedhw.invitation import Invitation
@@ -69,7 +68,8 @@ def test_a_release_reads_as_it_did(files, facts):
     release, told = Release.load(files / "release"), facts["release"]
     unseen = load_npz(files / "unseen.npz")
     with torch.no_grad():
-        probabilities = release.expert(as_ink(unseen.images)).softmax(1).tolist()
+        scaled = release.expert.scale(unseen.observations)
+        probabilities = release.expert(scaled).softmax(1).tolist()
     assert (release.manifest.name, release.manifest.digest) == (told["name"], told["digest"])
     assert sorted(release.trained_on) == told["trained on"]
     assert len(release.generic) == told["generic"]
@@ -88,16 +88,16 @@ def test_a_release_of_format_1_opens_and_is_published(files, facts, tmp_path):
 
 def test_writers_open_with_an_alphabet_and_without(files, facts):
     told = facts["writers"]
-    for name, alphabet in (
-        ("writers.npz", "0123456789"),
+    for name, classes in (
+        ("writers.npz", DIGITS),
         ("writers-without-alphabet.npz", BYCLASS),
     ):
         writers = load_npz(files / name)
-        assert writers.alphabet == alphabet
+        assert writers.classes == classes
         assert list(writers.names) == told["names"]
-        assert [writers.alphabet[label] for label in writers.labels] == told["labels"]
+        assert [writers.classes[label] for label in writers.labels] == told["labels"]
         assert writers.order.tolist() == told["order"]
-        assert zlib.crc32(writers.images.tobytes()) == told["images"]
+        assert zlib.crc32(writers.observations.tobytes()) == told["images"]
 
 
 # A coordinator
@@ -121,7 +121,7 @@ def test_a_registry_opens_and_goes_on(registry, home, facts):
     for manifest, was in zip(found, told["versions"], strict=True):
         for name in ("version", "parent", "restores", "privacy", "validation", "files"):
             assert getattr(manifest, name) == was[name]
-    assert Release.load(home.releases / found[0].name).alphabet == "0123456789"
+    assert Release.load(home.releases / found[0].name).labels == DIGITS
     back = registry.rollback(2)
     assert (back.version, back.parent, back.restores) == (4, 3, 2)
 
@@ -214,7 +214,15 @@ def test_a_round_goes_on_from_where_an_improvement_stood(files):
 
 def rows_of(store: Store) -> list[list[object]]:
     return [
-        [row.position, row.id, row.at, zlib.crc32(row.glyph), row.label, row.ge_right, row.right]
+        [
+            row.position,
+            row.id,
+            row.at,
+            zlib.crc32(row.observation),
+            row.label,
+            row.ge_right,
+            row.right,
+        ]
         for row in store.rows()
     ]
 
@@ -240,14 +248,14 @@ def test_a_store_has_kept_everything(device, facts):
 def test_an_agent_reads_as_it_did_and_goes_on(device, files, facts):
     told, unseen = facts["device"], load_npz(files / "unseen.npz")
     with closing(Agent(Release.load(device.release), Store(device.database))) as agent:
-        read = [agent.recognize(glyph) for glyph in unseen.images]
+        read = [agent.recognize(glyph) for glyph in unseen.observations]
         assert [[one.label, one.ge_label, one.le_label] for one in read] == told["recognised"]
         status, times = agent.status(), [row[2] for row in told["rows"]]
         accuracies = [status.ge_accuracy.right, status.accuracy.right, status.accuracy.guesses]
         assert accuracies == told["accuracy"]
         tally = agent.tally(min(times) - 1, max(times) + 1, (0,) * 10)
         assert {name: as_json(value) for name, value in vars(tally).items()} == told["tally"]
-        agent.learn([Correction(unseen.images[0], "7", "new")])
+        agent.learn([Correction(unseen.observations[0], "7", "new")])
         assert [one.id for one in agent.recent(2)] == ["new", told["rows"][-1][1]]
 
 
@@ -307,7 +315,7 @@ def test_a_profile_moves_a_person(files, facts):
     profile = Profile.unseal(content, facts["profile"]["passphrase"])
     told = [row[1:] for row in facts["device"]["rows"]]
     assert [
-        [row.id, row.at, zlib.crc32(row.glyph), row.label, row.ge_right, row.right]
+        [row.id, row.at, zlib.crc32(row.observation), row.label, row.ge_right, row.right]
         for row in profile.rows
     ] == told
 

@@ -85,7 +85,7 @@ def personalising(task: Personalising) -> list[Row]:
 def gathered(data: WriterSet, cohort: Sequence[int]) -> Cohort:
     rows = [data.rows_of(w) for w in cohort]
     return pad_cohort(
-        release.expert, [data.images[r] for r in rows], [data.labels[r] for r in rows]
+        release.expert, [data.observations[r] for r in rows], [data.labels[r] for r in rows]
     )
 
 

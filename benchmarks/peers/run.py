@@ -144,7 +144,7 @@ def averaging_task(data: WriterSet, release: Release, folder: Path) -> WriterSet
     rows = np.stack([random.permutation(data.rows_of(int(w)))[:CHARACTERS] for w in able])
     np.savez(
         folder / "averaging.npz",
-        images=data.images[rows],
+        images=data.observations[rows],
         labels=data.labels[rows],
         weights=flat(release.expert),
         sizes=SIZES,
@@ -167,10 +167,10 @@ def personalising_task(data: WriterSet, release: Release, folder: Path) -> tuple
     parts = {"learn": (data, learn), "test": (data, test), "generic": (release.generic, [some])}
     arrays, alone = {"weights": flat(release.expert)}, {}
     for name, (source, rows) in parts.items():
-        arrays[f"{name}_images"] = source.images[np.concatenate(rows)]
+        arrays[f"{name}_images"] = source.observations[np.concatenate(rows)]
         arrays[f"{name}_labels"] = source.labels[np.concatenate(rows)]
         arrays[f"{name}_ends"] = np.cumsum([len(own) for own in rows])
-        right = [accuracy(release.expert, source.images[r], source.labels[r]) for r in rows]
+        right = [accuracy(release.expert, source.observations[r], source.labels[r]) for r in rows]
         alone[name] = float(np.mean(right))
     np.savez(folder / "personalising.npz", **arrays)
     (folder / "release").symlink_to(release.directory.resolve())
@@ -213,7 +213,7 @@ def averaging_rows(answers: dict[str, list[dict]]) -> list[list[str]]:
 
 def show_averaging(answers: dict[str, list[dict]], others: WriterSet, folder: Path) -> None:
     weights = {name: np.load(folder / f"{name}.npy") for name in answers}
-    architecture = build("lenet5", len(others.alphabet))
+    architecture = build("lenet5", len(others.classes))
     headings = ["peer"]
     for size in sorted(set(SIZES)):
         headings += [f"{size} devices, s a round", "x ours"]
@@ -221,7 +221,7 @@ def show_averaging(answers: dict[str, list[dict]], others: WriterSet, folder: Pa
     rows = []
     for row in averaging_rows(answers):
         own = weights[row[0]]
-        right = accuracy(unflatten(architecture, own), others.images, others.labels)
+        right = accuracy(unflatten(architecture, own), others.observations, others.labels)
         apart = np.abs(own - weights[OURS.name]).max()
         rows.append([*row, f"{100 * right:.2f}", f"{apart:.0e}"])
     show(headings, rows)

@@ -26,12 +26,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
+from fedhw.observation import ObservationType
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.store.device_home import Home
 
 Writing = NDArray[Any] | Sequence[NDArray[Any]]
-"""A glyph [28, 28], uint8 with ink 255 or float with ink 1 on paper 0, or strokes, each [P, 2]."""
+"""An observation as the release takes it, or, of handwriting, strokes, each [P, 2].
+
+Where the release takes whole numbers, as of pixels, floats of 0 to 1 are scaled to them.
+"""
 
 CHUNK_BYTES = 64 * 1024
 
@@ -70,6 +74,7 @@ class Device:
         self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
         self._recognizing = threading.Lock()
         self._stream: _Stream | None = None
+        self._takes: ObservationType | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -84,18 +89,19 @@ class Device:
         self._channel.close()
 
     def recognize(self, writing: Writing, top_k: int = 0) -> pb.RecognizeResponse:
-        """Recognise one character; 5 candidates unless told otherwise."""
-        request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
-        with _translated(), self._recognizing:
-            return self._again_if_missing(lambda: self._ask(request))
+        """Recognise one observation; 5 candidates unless told otherwise."""
+        with _translated():
+            request = pb.RecognizeRequest(glyph=self._glyph(writing), top_k=top_k)
+            with self._recognizing:
+                return self._again_if_missing(lambda: self._ask(request))
 
     def learn(self, writing: Writing, label: str) -> str:
-        """Correct one character; it is on disk when this returns the correction's name."""
+        """Correct one observation; it is on disk when this returns the correction's name."""
         return self.learn_many([(writing, label)])[0]
 
     def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
-        """Correct up to 1,000 characters, all or none; returns the corrections' names."""
-        return self._call(_learn(corrections))
+        """Correct up to 1,000 observations, all or none; returns the corrections' names."""
+        return self._call(_learn([(self._glyph(writing), label) for writing, label in corrections]))
 
     def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
@@ -110,8 +116,12 @@ class Device:
         end: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Erase one correction, a character, a period or everything; returns how many are gone."""
+        """Erase one correction, a label, a period or everything; returns how many are gone."""
         return self._call(_forget(id, label, start, end, everything))
+
+    def describe(self) -> pb.DescribeResponse:
+        """Return what the release in use takes and what it answers with."""
+        return self._call(_DESCRIBE)
 
     def status(self) -> pb.Status:
         """Return how things are."""
@@ -140,6 +150,13 @@ class Device:
 
         with _translated():
             return call.answer(self._again_if_missing(ask) if call.is_repeatable else ask())
+
+    def _glyph(self, writing: Writing) -> pb.Glyph:
+        if not isinstance(writing, np.ndarray):
+            return _drawn(writing)
+        if self._takes is None:
+            self._takes = _type_of(self.describe())
+        return _observed(writing, self._takes)
 
     def _again_if_missing(self, ask: Callable[[], T]) -> T:
         try:
@@ -181,6 +198,7 @@ class AsyncDevice:
         self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
         self._recognizing = asyncio.Lock()
         self._stream: Any = None
+        self._takes: ObservationType | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,19 +211,20 @@ class AsyncDevice:
         await self._channel.close()
 
     async def recognize(self, writing: Writing, top_k: int = 0) -> pb.RecognizeResponse:
-        """Recognise one character; 5 candidates unless told otherwise."""
-        request = pb.RecognizeRequest(glyph=_glyph(writing), top_k=top_k)
+        """Recognise one observation; 5 candidates unless told otherwise."""
         with _translated():
+            request = pb.RecognizeRequest(glyph=await self._glyph(writing), top_k=top_k)
             async with self._recognizing:
                 return await self._again_if_missing(lambda: self._ask(request))
 
     async def learn(self, writing: Writing, label: str) -> str:
-        """Correct one character; it is on disk when this returns the correction's name."""
+        """Correct one observation; it is on disk when this returns the correction's name."""
         return (await self.learn_many([(writing, label)]))[0]
 
     async def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
-        """Correct up to 1,000 characters, all or none; returns the corrections' names."""
-        return await self._call(_learn(corrections))
+        """Correct up to 1,000 observations, all or none; returns the corrections' names."""
+        named = [(await self._glyph(writing), label) for writing, label in corrections]
+        return await self._call(_learn(named))
 
     async def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
@@ -220,8 +239,12 @@ class AsyncDevice:
         end: datetime | None = None,
         everything: bool = False,
     ) -> int:
-        """Erase one correction, a character, a period or everything; returns how many are gone."""
+        """Erase one correction, a label, a period or everything; returns how many are gone."""
         return await self._call(_forget(id, label, start, end, everything))
+
+    async def describe(self) -> pb.DescribeResponse:
+        """Return what the release in use takes and what it answers with."""
+        return await self._call(_DESCRIBE)
 
     async def status(self) -> pb.Status:
         """Return how things are."""
@@ -250,6 +273,13 @@ class AsyncDevice:
 
         with _translated():
             return call.answer(await (self._again_if_missing(ask) if call.is_repeatable else ask()))
+
+    async def _glyph(self, writing: Writing) -> pb.Glyph:
+        if not isinstance(writing, np.ndarray):
+            return _drawn(writing)
+        if self._takes is None:
+            self._takes = _type_of(await self.describe())
+        return _observed(writing, self._takes)
 
     async def _again_if_missing(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -301,6 +331,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 300),
+    ("grpc.max_receive_message_length", 20 * 2**20),  # the most labels of the greatest length
 )
 
 
@@ -350,29 +381,27 @@ def _is_missing(error: grpc.RpcError | AgentMissingError) -> bool:
     return isinstance(error, AgentMissingError) or _code(error) in missing
 
 
-def _glyph(writing: Writing) -> pb.Glyph:
-    if isinstance(writing, np.ndarray):
-        return pb.Glyph(image=_image(writing).tobytes())
-    strokes = [np.asarray(stroke) for stroke in writing]
-    for number, stroke in enumerate(strokes):
+def _type_of(described: pb.DescribeResponse) -> ObservationType:
+    return ObservationType(tuple(described.observation.shape), described.observation.dtype)
+
+
+def _observed(observation: NDArray[Any], takes: ObservationType) -> pb.Glyph:
+    are_fractions = observation.dtype.kind == "f" and np.dtype(takes.dtype).kind == "u"
+    if are_fractions and observation.shape == takes.shape:
+        if not np.all((observation >= 0) & (observation <= 1)):  # NaN fails, too
+            raise InputError("observation: a float is not within 0..1; scale it to 0..1")
+        observation = np.rint(observation * takes.largest).astype(takes.dtype)
+    return pb.Glyph(image=takes.to_bytes(observation))
+
+
+def _drawn(strokes: Sequence[NDArray[Any]]) -> pb.Glyph:
+    paths = [np.asarray(stroke) for stroke in strokes]
+    for number, stroke in enumerate(paths):
         if stroke.ndim != 2 or stroke.shape[1] != 2:
             raise InputError(
                 f"strokes[{number}]: shape {stroke.shape} is not [P, 2]; give one (x, y) a point"
             )
-    return pb.Glyph(strokes=pb.Strokes(strokes=[pb.Stroke(x=s[:, 0], y=s[:, 1]) for s in strokes]))
-
-
-def _image(image: NDArray[Any]) -> NDArray[Any]:
-    if image.shape != (28, 28):
-        raise InputError(f"image: shape {image.shape} is not [28, 28]; resize it")
-    if image.dtype == np.uint8:
-        return image
-    if not np.issubdtype(image.dtype, np.floating):
-        raise InputError(f"image: dtype {image.dtype} is neither uint8 nor float; cast it")
-    if not np.all((image >= 0) & (image <= 1)):  # NaN fails, too
-        raise InputError("image: a float is not within 0..1; scale paper to 0 and ink to 1")
-    scaled: NDArray[np.uint8] = np.rint(image * 255).astype(np.uint8)
-    return scaled
+    return pb.Glyph(strokes=pb.Strokes(strokes=[pb.Stroke(x=s[:, 0], y=s[:, 1]) for s in paths]))
 
 
 @dataclass(frozen=True)
@@ -389,11 +418,16 @@ class _Call(Generic[T]):
         return self.request if isinstance(self.request, Message) else iter(self.request)
 
 
-def _learn(corrections: Iterable[tuple[Writing, str]]) -> _Call[list[str]]:
+_DESCRIBE: _Call[pb.DescribeResponse] = _Call(
+    "Describe", pb.DescribeRequest(), lambda answer: answer, is_repeatable=True
+)
+
+
+def _learn(corrections: Iterable[tuple[pb.Glyph, str]]) -> _Call[list[str]]:
     # Named once, so that what is sent twice is stored once.
     requests = [
-        pb.LearnRequest(glyph=_glyph(writing), label=label, id=uuid.uuid4().hex)
-        for writing, label in corrections
+        pb.LearnRequest(glyph=glyph, label=label, id=uuid.uuid4().hex)
+        for glyph, label in corrections
     ]
     return _Call("Learn", requests, lambda answer: list(answer.ids), is_repeatable=True)
 

@@ -1,5 +1,6 @@
 """Writers in one npz archive: numpy's own format, plain arrays only, nothing ever unpickled."""
 
+import string
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,21 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.observation import Labels
 from fedhw.system.atomic import replacing
+
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+"""What the labels of a file without `classes` and `alphabet` stand for."""
 
 
 def load_npz(path: Path) -> WriterSet:
     """Read writers from an npz archive of the layout below.
 
-    Arrays: images uint8 [N, 28, 28], ink 255 on paper 0, upright; labels [N], an index into the
-    alphabet; writer [N], an index into `writers`; writers str [W], the names; order [N], ascending
-    in time within a writer; alphabet str [], absent for the 62 classes. Whole numbers of any width
+    Arrays: observations [N, *shape]; labels [N], an index into `classes`; classes str [C], the
+    texts of the labels; writer [N], an index into `writers`; writers str [W], the names; order [N],
+    ascending in time within a writer. Files of version 0.1 have images uint8 [N, 28, 28] for
+    `observations` and alphabet str [] for `classes`, absent for the 62 classes. Whole numbers of
+    any width
     are taken. Raises InputError when the file or one of its arrays cannot be used.
     """
     try:
@@ -38,10 +44,10 @@ def save_npz(path: Path, writers: WriterSet) -> None:
     """Write `writers` so that `load_npz` reads the same; `path` is replaced whole or not at all.
 
     >>> from tempfile import TemporaryDirectory
-    >>> glyphs = np.zeros((2, 28, 28), np.uint8)
+    >>> glyphs, classes = np.zeros((2, 28, 28), np.uint8), Labels.characters("012345")
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "ann.npz"
-    ...     save_npz(path, WriterSet.of(glyphs, labels=[3, 5], writer=[0, 0], names=["ann"]))
+    ...     save_npz(path, WriterSet.of(glyphs, [3, 5], [0, 0], ["ann"], classes))
     ...     load_npz(path).labels.tolist()
     [3, 5]
     """
@@ -49,40 +55,43 @@ def save_npz(path: Path, writers: WriterSet) -> None:
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
             file,
-            images=writers.images,
+            observations=writers.observations,
             labels=writers.labels,
             writer=writers.writer,
             writers=np.array(writers.names),
             order=writers.order,
-            alphabet=np.array(writers.alphabet),
+            classes=np.array(writers.classes.texts),
         )
 
 
 def _writer_set(archive: zipfile.ZipFile) -> WriterSet:
-    names = _array(archive, "writers")
-    if names.ndim != 1 or names.dtype.kind != "U":
-        raise InputError(
-            f"writers: {names.dtype} {names.shape} is not a list of names; give str [W]"
-        )
+    is_old = "images.npy" in archive.namelist()
     return WriterSet.of(
-        images=_array(archive, "images"),
+        observations=_array(archive, "images" if is_old else "observations"),
         labels=_array(archive, "labels"),
         writer=_array(archive, "writer"),
-        names=[str(name) for name in names],
+        names=_texts(archive, "writers"),
+        classes=_alphabet(archive) if is_old else Labels(tuple(_texts(archive, "classes"))),
         order=_array(archive, "order"),
-        alphabet=_alphabet(archive),
     )
 
 
-def _alphabet(archive: zipfile.ZipFile) -> str:
+def _texts(archive: zipfile.ZipFile, field: str) -> list[str]:
+    texts = _array(archive, field)
+    if texts.ndim != 1 or texts.dtype.kind != "U":
+        raise InputError(f"{field}: {texts.dtype} {texts.shape} is not a list of texts; give str")
+    return [str(text) for text in texts]
+
+
+def _alphabet(archive: zipfile.ZipFile) -> Labels:
     if "alphabet.npy" not in archive.namelist():
-        return BYCLASS
+        return Labels.characters(_ALPHABET)
     alphabet = _array(archive, "alphabet")
     if alphabet.ndim != 0 or alphabet.dtype.kind != "U":
         raise InputError(
             f"alphabet: {alphabet.dtype} {alphabet.shape} is not one text; give str []"
         )
-    return str(alphabet)
+    return Labels.characters(str(alphabet))
 
 
 def _array(archive: zipfile.ZipFile, field: str) -> NDArray[Any]:

@@ -1,46 +1,46 @@
-"""Characters of many writers: the one form in which every loader hands over its data."""
+"""Observations of many writers: the one form in which every loader hands over its data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.handwriting.alphabet import BYCLASS
-
-SIDE = 28
-"""Height and width of a glyph in pixels."""
+from fedhw.observation import Labels, Observations, ObservationType
 
 
 @dataclass(frozen=True, eq=False)
 class WriterSet:
-    """Labelled glyphs with the writer of each and the order in which each writer wrote them.
+    """Labelled observations with the writer of each and the order in which each writer made them.
 
-    Shapes: images uint8 [N, 28, 28], ink 255 on paper 0, upright; labels uint8 [N], an index into
-    `alphabet`; writer uint16 or wider [N], an index into `names`; order uint32 [N], ascending in
-    time within a writer, ties allowed.
+    Shapes: observations [N, *shape], of one `ObservationType`; labels int64 [N], an index into
+    `classes`; writer uint32 [N], an index into `names`; order uint32 [N], ascending in time within
+    a writer, ties allowed.
 
     Raises InputError when an array is not so.
 
-    >>> glyphs = np.zeros((4, 28, 28), np.uint8)
-    >>> two = WriterSet.of(glyphs, labels=[0, 1, 0, 1], writer=[0, 0, 1, 1], names=["ann", "bo"])
+    >>> glyphs, classes = np.zeros((4, 28, 28), np.uint8), Labels(("left", "right"))
+    >>> two = WriterSet.of(glyphs, [0, 1, 0, 1], writer=[0, 0, 1, 1], names="ab", classes=classes)
     >>> two.counts().tolist()
     [2, 2]
     >>> two.rows_of(1).tolist()
     [2, 3]
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    writer: NDArray[np.unsignedinteger]
+    observations: Observations
+    labels: NDArray[np.int64]
+    writer: NDArray[np.uint32]
     names: tuple[str, ...]
     order: NDArray[np.uint32]
-    alphabet: str = BYCLASS
+    classes: Labels
 
     def __post_init__(self) -> None:
-        _check_glyphs(self.images)
-        n = len(self.images)
+        self.observation.check_batch(self.observations)
+        n = len(self.observations)
+        if n == 0:
+            raise InputError("observations: there are none; give at least one")
         for field, array in (
             ("labels", self.labels),
             ("writer", self.writer),
@@ -48,39 +48,44 @@ class WriterSet:
         ):
             if array.ndim != 1 or len(array) != n:
                 raise InputError(
-                    f"{field}: shape {array.shape} does not fit {n} images; give one value an image"
+                    f"{field}: shape {array.shape} does not fit {n} observations; give one value "
+                    "for each"
                 )
-            if not np.issubdtype(array.dtype, np.unsignedinteger):
-                raise InputError(f"{field}: dtype {array.dtype} is not unsigned; cast it")
-        for field, entries in (("names", self.names), ("alphabet", self.alphabet)):
-            if not entries:
-                raise InputError(f"{field}: there are none; give at least one")
-        _check_below("labels", self.labels, len(self.alphabet), "classes of the alphabet")
+            if not np.issubdtype(array.dtype, np.integer):
+                raise InputError(f"{field}: dtype {array.dtype} is not a whole number; cast it")
+        if not self.names:
+            raise InputError("names: there are none; give at least one")
+        _check_below("labels", self.labels, len(self.classes), "classes")
         _check_below("writer", self.writer, len(self.names), "writer names")
 
     @classmethod
     def of(
         cls,
-        images: NDArray[np.uint8],
+        observations: Observations,
         labels: Sequence[int] | NDArray[np.integer],
         writer: Sequence[int] | NDArray[np.integer],
         names: Sequence[str],
+        classes: Labels,
         order: Sequence[int] | NDArray[np.integer] | None = None,
-        alphabet: str = BYCLASS,
     ) -> "WriterSet":
         """Build a set from plain sequences; `order` defaults to the order of the rows."""
-        rows = np.arange(len(images)) if order is None else order
+        rows = np.arange(len(observations)) if order is None else order
         return cls(
-            images=images,
-            labels=_unsigned("labels", labels, np.uint8),
-            writer=_unsigned("writer", writer, np.uint32),
+            observations=observations,
+            labels=_whole("labels", labels, np.int64),
+            writer=_whole("writer", writer, np.uint32),
             names=tuple(names),
-            order=_unsigned("order", rows, np.uint32),
-            alphabet=alphabet,
+            order=_whole("order", rows, np.uint32),
+            classes=classes,
         )
 
+    @property
+    def observation(self) -> ObservationType:
+        """What one observation is; raises InputError where there is no such type."""
+        return ObservationType(self.observations.shape[1:], self.observations.dtype.name)
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.observations)
 
     def counts(self) -> NDArray[np.int64]:
         """Characters of each writer, [W]."""
@@ -98,12 +103,12 @@ class WriterSet:
     def take(self, rows: NDArray[np.integer]) -> "WriterSet":
         """The set with these rows only; writers keep their index and name."""
         return WriterSet(
-            self.images[rows],
+            self.observations[rows],
             self.labels[rows],
             self.writer[rows],
             self.names,
             self.order[rows],
-            self.alphabet,
+            self.classes,
         )
 
 
@@ -162,24 +167,17 @@ def _halves(n: int, shots: int | None) -> tuple[int, int]:
     return half, half if shots is None else min(shots, half)
 
 
-def _check_glyphs(images: NDArray[np.uint8]) -> None:
-    if images.dtype != np.uint8:
-        raise InputError(f"images: dtype {images.dtype} is not uint8; scale ink to 0..255 and cast")
-    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-        raise InputError(f"images: shape {images.shape} is not [N, 28, 28]; resize every glyph")
-    if len(images) == 0:
-        raise InputError("images: there are none; give at least one character")
-
-
 def _check_below(field: str, array: NDArray[np.integer], limit: int, what: str) -> None:
-    top = int(array.max())
-    if top >= limit:
-        raise InputError(f"{field}: value {top} is outside the {limit} {what}; use 0..{limit - 1}")
+    for value in (int(array.min()), int(array.max())):
+        if not 0 <= value < limit:
+            raise InputError(
+                f"{field}: value {value} is outside the {limit} {what}; use 0..{limit - 1}"
+            )
 
 
-def _unsigned(
-    field: str, values: Sequence[int] | NDArray[np.integer], dtype: type[np.unsignedinteger]
-) -> NDArray[np.unsignedinteger]:
+def _whole(
+    field: str, values: Sequence[int] | NDArray[np.integer], dtype: type[np.integer]
+) -> NDArray[Any]:
     array = np.asarray(values)
     if not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{field}: dtype {array.dtype} is not a whole number; cast it")

@@ -1,4 +1,4 @@
-"""What recognising one character costs: parameters, bytes, multiply-accumulates, energy.
+"""What recognising one observation costs: parameters, bytes, multiply-accumulates, energy.
 
 Everything is counted on the modules and tensors themselves, by running them: multiply-accumulates
 are those of matrix products and convolutions, beside which the rest is small.
@@ -27,7 +27,7 @@ the cache figure there is 10 pJ for 64 bits.
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one part for one character."""
+    """The cost of one part for one observation."""
 
     parameters: int
     macs: int
@@ -63,7 +63,9 @@ def cost_of_global(expert: GlobalExpert) -> Cost:
     Cost(parameters=66126, macs=420888)
     """
     parameters = sum(p.numel() for p in expert.parameters())
-    return Cost(parameters, macs_of(lambda: expert(torch.zeros(1, 28, 28))))
+    return Cost(
+        parameters, macs_of(lambda: expert(torch.zeros(1, *expert.architecture.observation.shape)))
+    )
 
 
 def cost_of_local(local: LocalExpert) -> Cost:

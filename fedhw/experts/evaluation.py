@@ -1,13 +1,13 @@
 """What a global expert recognises by itself, and whether another one is worse."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.observation import Observations
 
 DOUBT_STANDARD_DEVIATIONS = 1.0
 """Standard deviations by which what is new may look worse than the old and replace it."""
@@ -15,21 +15,19 @@ DOUBT_STANDARD_DEVIATIONS = 1.0
 
 @torch.no_grad()
 def recognised(
-    expert: GlobalExpert, images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]
+    expert: GlobalExpert, observations: Observations, labels: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell which of the glyphs [N, 28, 28] the expert alone recognises, bool [N]."""
-    right = np.zeros(len(images), dtype=bool)
-    for start in range(0, len(images), 4096):
+    """Tell which of the observations [N, *shape] the expert alone recognises, bool [N]."""
+    right = np.zeros(len(observations), dtype=bool)
+    for start in range(0, len(observations), 4096):
         part = slice(start, start + 4096)
-        right[part] = expert(as_ink(images[part])).argmax(1).numpy() == labels[part]
+        right[part] = expert(expert.scale(observations[part])).argmax(1).numpy() == labels[part]
     return right
 
 
-def accuracy(
-    expert: GlobalExpert, images: NDArray[np.uint8], labels: NDArray[np.integer[Any]]
-) -> float:
-    """Return the share of glyphs [N, 28, 28] that the expert alone recognises."""
-    return float(recognised(expert, images, labels).mean())
+def accuracy(expert: GlobalExpert, observations: Observations, labels: NDArray[np.int64]) -> float:
+    """Return the share of observations [N, *shape] that the expert alone recognises."""
+    return float(recognised(expert, observations, labels).mean())
 
 
 def looks_worse(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> bool:

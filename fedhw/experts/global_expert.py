@@ -1,16 +1,26 @@
 """The global expert (GE): a network trained on everybody, the same on every device."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import Any, final
+from typing import final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedhw.errors import InputError
+from fedhw.experts.architecture import Architecture, find_architecture
 from fedhw.experts.fast_max_pool import Halving
+from fedhw.experts.layers import (
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Relu,
+    Shape,
+    layer_shapes,
+)
+from fedhw.observation import Observations
 
 
 class GlobalExpert(nn.Module, ABC):
@@ -21,108 +31,83 @@ class GlobalExpert(nn.Module, ABC):
 
     head: nn.Linear
 
-    @abstractmethod
-    def features(self, ink: Tensor) -> Tensor:
-        """Return the features [B, D] of float glyphs [B, 28, 28], ink 1 on paper 0."""
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
 
-    def forward(self, ink: Tensor) -> Tensor:
-        """Return the class scores [B, C] (logits) of float glyphs [B, 28, 28]."""
-        scores: Tensor = self.head(self.features(ink))
+    @abstractmethod
+    def features(self, scaled: Tensor) -> Tensor:
+        """Return the features [B, D] of scaled observations, float [B, *shape]."""
+
+    def forward(self, scaled: Tensor) -> Tensor:
+        """Return the class scores [B, C] (logits) of scaled observations, float [B, *shape]."""
+        scores: Tensor = self.head(self.features(scaled))
         return scores
+
+    @final
+    def scale(self, observations: Observations) -> Tensor:
+        """Return observations [..., *shape] as `features` takes them, float of the same shape."""
+        return torch.from_numpy(self.architecture.scale(observations))
+
+    @final
+    def augment(self, scaled: Tensor, strength: float, random: torch.Generator) -> Tensor:
+        """Return scaled observations [B, *shape], each randomly changed; at strength 0 as is."""
+        change = self.architecture.augment
+        return scaled if change is None or not strength else change(scaled, strength, random)
 
 
 class LayeredExpert(GlobalExpert):
-    """An expert whose features are what a plain sequence of layers makes of a glyph.
+    """An expert of the layers in its architecture.
 
-    Subclasses set `layers`, from [B, 1, 28, 28] to [B, D], and `head`. One glyph at a time it is
-    then recognised without torch, where `fedhw.experts.one_sample` knows all of the layers.
+    One observation at a time it is recognised without torch (`fedhw.experts.one_sample`). Raises
+    InputError where a layer does not fit the one before.
     """
 
-    layers: nn.Sequential
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__(architecture)
+        assert isinstance(architecture.network, tuple)
+        self.network = architecture.network
+        self._takes, *_ = shapes = layer_shapes(self.network, architecture.observation.shape)
+        self.layers = nn.Sequential(*map(_module, self.network, shapes))
+        self.head = nn.Linear(shapes[-1][0], classes)
 
     @final
-    def features(self, ink: Tensor) -> Tensor:
+    def features(self, scaled: Tensor) -> Tensor:
         """Return what the last layer gives, [B, D]."""
-        hidden: Tensor = self.layers(ink[:, None])
+        hidden: Tensor = self.layers(scaled.view(-1, *self._takes))
         return hidden
 
 
-ARCHITECTURES: dict[str, Callable[[int], GlobalExpert]] = {}
-"""Constructors by name; each takes the number of classes."""
-
-PLUGINS = "fedhw.architectures"
-"""Entry points of installed packages: an architecture's name, and the module that registers it."""
-
-
-def register(
-    name: str,
-) -> Callable[[Callable[[int], GlobalExpert]], Callable[[int], GlobalExpert]]:
-    """Enter a constructor into the registry under `name`."""
-
-    def enter(constructor: Callable[[int], GlobalExpert]) -> Callable[[int], GlobalExpert]:
-        ARCHITECTURES[name] = constructor
-        return constructor
-
-    return enter
-
-
-def build(architecture: str, classes: int) -> GlobalExpert:
+def build(name: str, classes: int) -> GlobalExpert:
     """Build an untrained expert; raises InputError for an unknown architecture.
 
     >>> sum(p.numel() for p in build("lenet5", 62).parameters())
     66126
     """
-    if architecture not in ARCHITECTURES:
-        for plugin in entry_points(group=PLUGINS, name=architecture):
-            plugin.load()  # a module of an installed package, which registers its own
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise InputError(f"architecture: {architecture!r} is not known; use one of {known}")
-    return ARCHITECTURES[architecture](classes)
+    return expert_of(find_architecture(name), classes)
 
 
-def as_ink(images: NDArray[Any]) -> Tensor:
-    """Turn uint8 glyphs [..., 28, 28] into float ink 0..1 of the same shape."""
-    return torch.from_numpy(images).float().div_(255)
+def expert_of(architecture: Architecture, classes: int) -> GlobalExpert:
+    """Build an untrained expert of an architecture."""
+    if callable(architecture.network):
+        return architecture.network(architecture, classes)
+    return LayeredExpert(architecture, classes)
 
 
-@register("lenet5")
-class LeNet5(LayeredExpert):
-    """LeNet-5 with ReLU and max pooling, 66,126 parameters at 62 classes (LeCun et al. 1998)."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2),
-            nn.ReLU(),
-            Halving(),
-            nn.Conv2d(6, 16, 5),
-            nn.ReLU(),
-            Halving(),
-            nn.Flatten(),
-            nn.Linear(16 * 5 * 5, 120),
-            nn.ReLU(),
-            nn.Linear(120, 84),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(84, classes)
-
-
-@register("leaf-cnn")
-class LeafCNN(LayeredExpert):
-    """The wider CNN of LEAF's FEMNIST benchmark, 6.6 M parameters (Caldas et al. 2018)."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, 32, 5, padding=2),
-            nn.ReLU(),
-            Halving(),
-            nn.Conv2d(32, 64, 5, padding=2),
-            nn.ReLU(),
-            Halving(),
-            nn.Flatten(),
-            nn.Linear(64 * 7 * 7, 2048),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(2048, classes)
+def _module(layer: Layer, shape: Shape) -> nn.Module:
+    """A layer that takes a shape."""
+    match layer:
+        case Conv1d(out, kernel, padding):
+            return nn.Conv1d(shape[0], out, kernel, padding=padding)
+        case Conv2d(out, kernel, padding):
+            return nn.Conv2d(shape[0], out, kernel, padding=padding)
+        case Relu():
+            return nn.ReLU()
+        case MaxPool1d():
+            return nn.MaxPool1d(2)
+        case MaxPool2d():
+            return Halving()
+        case Flatten():
+            return nn.Flatten()
+        case Linear(out):
+            return nn.Linear(shape[0], out)

@@ -23,10 +23,20 @@ class Conv2d:
 
     def output_shape(self, shape: Shape) -> Shape | None:
         """Return [out, height, width] for an input [channels, height, width]; None for others."""
-        if len(shape) != 3 or min(self.out, self.kernel) < 1 or self.padding < 0:
-            return None
-        sides = (side + 2 * self.padding - self.kernel + 1 for side in shape[1:])
-        return _positive(self.out, *sides)
+        return _convolved(self, shape) if len(shape) == 3 else None
+
+
+@dataclass(frozen=True)
+class Conv1d:
+    """A convolution along one axis, with stride 1 and a border of zeros, with a bias."""
+
+    out: int
+    kernel: int
+    padding: int = 0
+
+    def output_shape(self, shape: Shape) -> Shape | None:
+        """Return [out, length] for an input [channels, length]; None for others."""
+        return _convolved(self, shape) if len(shape) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,16 @@ class MaxPool2d:
 
     def output_shape(self, shape: Shape) -> Shape | None:
         """Return [channels, height / 2, width / 2] for [channels, height, width]."""
-        if len(shape) != 3:
-            return None
-        channels, height, width = shape
-        return _positive(channels, height // 2, width // 2)
+        return _halved(shape) if len(shape) == 3 else None
+
+
+@dataclass(frozen=True)
+class MaxPool1d:
+    """The larger of each two values; a last odd one is dropped."""
+
+    def output_shape(self, shape: Shape) -> Shape | None:
+        """Return [channels, length / 2] for [channels, length]."""
+        return _halved(shape) if len(shape) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -73,14 +89,16 @@ class Linear:
         return _positive(self.out) if len(shape) == 1 else None
 
 
-Layer = Conv2d | Relu | MaxPool2d | Flatten | Linear
+Layer = Conv1d | Conv2d | Relu | MaxPool1d | MaxPool2d | Flatten | Linear
 
 
 def layer_shapes(layers: Sequence[Layer], observation: Shape) -> list[Shape]:
     """Return the shape that each layer takes and, last, the shape [D] of the features.
 
-    Observations of two axes are images of one channel. Raises InputError when a layer does not fit
-    what the layers before it make of an observation, or when the last does not give [D].
+    An observation has its channels first, or is all one channel: a network with layers of one
+    dimension takes [length] or [channels, length], any other takes [height, width] or more axes.
+    Raises InputError when a layer does not fit what the layers before it make of an observation, or
+    when the last does not give [D].
 
     >>> layer_shapes([Conv2d(6, 5), Relu(), MaxPool2d(), Flatten(), Linear(84)], (28, 20))
     [(1, 28, 20), (6, 24, 16), (6, 24, 16), (6, 12, 8), (576,), (84,)]
@@ -89,7 +107,8 @@ def layer_shapes(layers: Sequence[Layer], observation: Shape) -> list[Shape]:
     fedhw.errors.InputError: layers: layer 1, Linear(out=84), does not fit [6, 24, 24], which is \
 what an observation [28, 28] has become there; declare another layer or another observation
     """
-    shapes = [(1, *observation) if len(observation) == 2 else observation]
+    along = 1 if any(isinstance(layer, Conv1d | MaxPool1d) for layer in layers) else 2
+    shapes = [(1, *observation) if len(observation) == along else observation]
     for place, layer in enumerate(layers):
         shape = layer.output_shape(shapes[-1])
         if shape is None:
@@ -105,6 +124,16 @@ what an observation [28, 28] has become there; declare another layer or another 
             "features [D]; end with Flatten()"
         )
     return shapes
+
+
+def _convolved(layer: Conv1d | Conv2d, shape: Shape) -> Shape | None:
+    if min(layer.out, layer.kernel) < 1 or layer.padding < 0:
+        return None
+    return _positive(layer.out, *(n + 2 * layer.padding - layer.kernel + 1 for n in shape[1:]))
+
+
+def _halved(shape: Shape) -> Shape | None:
+    return _positive(shape[0], *(n // 2 for n in shape[1:]))
 
 
 def _positive(*shape: int) -> Shape | None:

@@ -1,9 +1,9 @@
-"""One glyph at a time: the same experts in plain numpy, a third of the time torch takes.
+"""One observation at a time: the same experts in plain numpy, a third of the time torch takes.
 
-A tensor library is built for batches; on a single glyph its overhead is most of the time. Each
-layer here is a few array operations on [C, H, W], a convolution being one matrix product with the
-windows of its input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural
-networks for document processing). Nothing is shared between calls: any thread may call.
+A tensor library is built for batches; on a single observation its overhead is most of the time.
+Each layer here is a few array operations on [C, *axes], a convolution being one matrix product with
+the windows of its input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional
+neural networks for document processing). Nothing is shared between calls: any thread may call.
 """
 
 import math
@@ -15,41 +15,55 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhw.experts.global_expert import GlobalExpert, LayeredExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert, LayeredExpert
+from fedhw.experts.layers import (
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Relu,
+    layer_shapes,
+)
 from fedhw.experts.mixture import Mixture
+from fedhw.observation import Observations
 
 Floats = NDArray[np.float32]
-Layer = Callable[[Floats], Floats]
-OneSampleForward = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
-"""Takes a glyph [28, 28] and returns the global expert's features [D] and scores [C]."""
+Step = Callable[[Floats], Floats]
+OneSampleForward = Callable[[Observations], tuple[Floats, Floats]]
+"""Takes an observation [*shape] and returns the global expert's features [D] and scores [C]."""
 
 
 def compile_for_one_sample(expert: GlobalExpert) -> OneSampleForward:
-    """Return the expert as a function of one glyph; its weights are copied.
+    """Return the expert as a function of one observation; the weights of a layered one are copied.
 
-    An expert that is no `LayeredExpert` of the layers known here is asked through torch.
+    An expert that is no `LayeredExpert` is asked through torch.
 
     >>> from fedhw.experts.global_expert import build
     >>> features, scores = compile_for_one_sample(build("lenet5", 62))(np.zeros((28, 28), np.uint8))
     >>> features.shape, scores.shape
     ((84,), (62,))
     """
-    layers = _compiled(expert.layers) if isinstance(expert, LayeredExpert) else None
-    if layers is None:
+    if not isinstance(expert, LayeredExpert):
         return _through_torch(expert)
+    steps = [_step(*pair) for pair in zip(expert.network, expert.layers, strict=True)]
     head = _linear(expert.head)
+    architecture = expert.architecture
+    takes, *_ = layer_shapes(expert.network, architecture.observation.shape)
 
-    def look(glyph: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        hidden: Floats = (glyph[None] / 255).astype(np.float32)
-        for layer in layers:
-            hidden = layer(hidden)
+    def look(observation: Observations) -> tuple[Floats, Floats]:
+        hidden: Floats = architecture.scale(observation).reshape(takes)
+        for step in steps:
+            hidden = step(hidden)
         return hidden, head(hidden)
 
     return look
 
 
 class OneMixture(NamedTuple):
-    """One writer's mixture on one glyph; see `fedhw.experts.mixture.Mixture`.
+    """One writer's mixture on one observation; see `fedhw.experts.mixture.Mixture`.
 
     Shapes: u [D, r], v [r, C], b [C], w [D + 3], c a number.
     """
@@ -90,76 +104,64 @@ def softmax(scores: Floats) -> Floats:
     return odds
 
 
-def _compiled(layers: nn.Sequential) -> list[Layer] | None:
-    compiled = [_layer(layer) for layer in layers]
-    known = [layer for layer in compiled if layer is not None]
-    return known if len(known) == len(compiled) else None
-
-
-def _layer(layer: nn.Module) -> Layer | None:
+def _step(layer: Layer, module: nn.Module) -> Step:
     match layer:
-        case nn.Conv2d(stride=(1, 1), dilation=(1, 1), groups=1, padding_mode="zeros"):
-            return None if isinstance(layer.padding, str) else _convolution(layer)
-        case nn.ReLU():
+        case Conv1d() | Conv2d():
+            return _convolution(layer, module)
+        case Relu():
             return lambda x: np.maximum(x, np.float32(0))
-        case nn.MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False):
+        case MaxPool1d() | MaxPool2d():
             return _halved
-        case nn.Flatten(start_dim=1):
+        case Flatten():
             return np.ravel
-        case nn.Linear():
-            return _linear(layer)
-        case _:
-            return None
+        case Linear():
+            return _linear(module)
 
 
-def _convolution(layer: nn.Conv2d) -> Layer:
-    kernels = layer.weight.detach().flatten(1).numpy().copy()
-    bias = _bias(layer)[:, None]
-    tall, wide = layer.kernel_size
-    down, across = map(int, layer.padding)
+def _convolution(layer: Conv1d | Conv2d, module: nn.Module) -> Step:
+    weight, bias = _copied(module)
+    kernel, padding = weight.shape[2:], layer.padding
+    kernels, bias = weight.reshape(len(weight), -1), bias[:, None]
 
     def convolve(x: Floats) -> Floats:
-        channels, height, width = x.shape
-        padded = np.zeros((channels, height + 2 * down, width + 2 * across), np.float32)
-        padded[:, down : down + height, across : across + width] = x
-        rows, columns = padded.shape[1] - tall + 1, padded.shape[2] - wide + 1
-        plane, line, dot = padded.strides
+        sizes = x.shape[1:]
+        padded = np.zeros((len(x), *(n + 2 * padding for n in sizes)), np.float32)
+        padded[(slice(None), *(slice(padding, padding + n) for n in sizes))] = x
+        moves = [n + 2 * padding - k + 1 for n, k in zip(sizes, kernel, strict=True)]
+        channel, *along = padded.strides
         windows: Floats = np.ndarray(
-            (channels, tall, wide, rows, columns),
-            np.float32,
-            padded,
-            strides=(plane, line, dot, line, dot),
+            (len(x), *kernel, *moves), np.float32, padded, strides=(channel, *along, *along)
         )
-        seen = kernels @ windows.reshape(-1, rows * columns)
+        seen = kernels @ windows.reshape(kernels.shape[1], -1)
         seen += bias
-        return seen.reshape(-1, rows, columns)
+        return seen.reshape(-1, *moves)
 
     return convolve
 
 
 def _halved(x: Floats) -> Floats:
-    """Max pooling by 2 without its last odd row and column."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    rows = np.maximum(x[:, ::2], x[:, 1::2])
-    return np.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+    """Max pooling by 2 along every axis but the channels', without a last odd value."""
+    for axis in range(1, x.ndim):
+        whole, before = x.shape[axis] // 2 * 2, (slice(None),) * axis
+        x = np.maximum(x[(*before, slice(0, whole, 2))], x[(*before, slice(1, whole, 2))])
+    return x
 
 
-def _linear(layer: nn.Linear) -> Layer:
-    weight, bias = layer.weight.detach().numpy().copy(), _bias(layer)
+def _linear(module: nn.Module) -> Step:
+    weight, bias = _copied(module)
     return lambda x: weight @ x + bias
 
 
-def _bias(layer: nn.Conv2d | nn.Linear) -> Floats:
-    if layer.bias is None:
-        return np.zeros(len(layer.weight), np.float32)
-    bias: Floats = layer.bias.detach().numpy().copy()
-    return bias
+def _copied(module: nn.Module) -> tuple[Floats, Floats]:
+    """Weight and bias."""
+    weight, bias = (p.detach().numpy().copy() for p in module.parameters())
+    return weight, bias
 
 
 def _through_torch(expert: GlobalExpert) -> OneSampleForward:
     @torch.no_grad()
-    def look(glyph: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-        features = expert.features(as_ink(glyph[None]))
+    def look(observation: Observations) -> tuple[Floats, Floats]:
+        features = expert.features(expert.scale(observation[None]))
         return features[0].numpy(), expert.head(features)[0].numpy()
 
     return look

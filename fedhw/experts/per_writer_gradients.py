@@ -1,12 +1,12 @@
-"""Many copies of an expert at once, each with parameters, glyphs and a gradient of its own.
+"""Many copies of an expert at once, each with parameters, observations and a gradient of its own.
 
 Small batches are mostly overhead, so the copies stand along a leading axis W and share every step.
 Of the layers known here the gradient is written out by hand, on [W, C, height, width, B] with the
-glyphs last. A convolution and the halving above it are one matrix product with windows of its input
-(im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural networks for document
-processing): the four neighbours of which the largest is kept see almost the same, so one window
-at every second pixel serves them all, under four kernels that are a pixel apart. The memory of a
-step is laid out once, since to ask for it anew each time costs as much as the products.
+observations last. A convolution and the halving above it are one matrix product with windows of its
+input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural networks for
+document processing): the four neighbours of which the largest is kept see almost the same, so one
+window at every second pixel serves them all, under four kernels that are a pixel apart. The memory
+of a step is laid out once, since to ask for it anew each time costs as much as the products.
 """
 
 from abc import ABC, abstractmethod
@@ -15,15 +15,15 @@ from copy import deepcopy
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedhw.data.writers import SIDE
 from fedhw.experts.global_expert import GlobalExpert, LayeredExpert
+from fedhw.experts.layers import Conv2d, Flatten, Linear, MaxPool2d, Relu
 
 Gradient = Callable[[Tensor, Tensor, Tensor], None]
-"""Takes glyphs [W, B, 28, 28], labels [W, B] and how many of the B count [W], the first ones."""
+"""Takes scaled observations [W, B, *shape], labels [W, B], and how many count [W], the first."""
 
 FEW = 16
 """Input channels of a convolution; with more of them torch is faster than what stands here."""
@@ -33,7 +33,7 @@ def gradient(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int)
     """Return a function that writes the gradients of W copies' mean cross entropies.
 
     It reads the copies' `parameters` [W, P] as they are by then and writes `into` [W, P]; every
-    batch has room for `batch` glyphs. An expert of other layers than are known here is
+    batch has room for `batch` observations. An expert of other layers than are known here is
     differentiated by torch, one copy after the other.
 
     >>> from fedhw.experts.global_expert import build
@@ -48,8 +48,8 @@ def gradient(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int)
         return _through_torch(expert, parameters, into)
 
     @torch.no_grad()
-    def write(ink: Tensor, labels: Tensor, counts: Tensor) -> None:
-        hidden = ink.permute(0, 2, 3, 1)[:, None]
+    def write(scaled: Tensor, labels: Tensor, counts: Tensor) -> None:
+        hidden = scaled.permute(0, 2, 3, 1)[:, None]
         for layer in layers:
             hidden = layer.forward(hidden)
         share = (torch.arange(batch) < counts[:, None]) / counts[:, None]
@@ -228,50 +228,35 @@ def _share_out(error: Tensor, first: Tensor, second: Tensor) -> None:
 
 def _by_hand(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int) -> list[_Layer]:
     """Return the layers and the head, none where one of them is not known here."""
-    modules = [*expert.layers, expert.head] if isinstance(expert, LayeredExpert) else []
-    used = [id(p) for module in modules for p in module.parameters()]
-    if sorted(used) != sorted(map(id, expert.parameters())):
-        return []  # what is used twice, or elsewhere, has a gradient that is not only this
-    places = zip(_parts(expert, parameters), _parts(expert, into), strict=True)
-    place: dict[Tensor, tuple[Tensor, Tensor]] = dict(zip(expert.parameters(), places, strict=True))
+    shape = expert.architecture.observation.shape
+    if not isinstance(expert, LayeredExpert) or len(shape) != 2 or shape[0] != shape[1]:
+        return []
+    parts = zip(_parts(expert, parameters), _parts(expert, into), strict=True)
 
-    def own(layer: nn.Conv2d | nn.Linear) -> _Own:
-        assert layer.bias is not None
-        (weight, to_weight), (bias, to_bias) = place[layer.weight], place[layer.bias]
+    def own() -> _Own:
+        (weight, to_weight), (bias, to_bias) = next(parts), next(parts)
         return _Own(weight, bias, to_weight, to_bias)
 
     layers: list[_Layer] = []
-    side = SIDE
-    while modules:
-        match modules:
-            case [
-                nn.Conv2d(
-                    kernel_size=(k, tall),
-                    padding=(int(padding), down),
-                    stride=(1, 1),
-                    dilation=(1, 1),
-                    groups=1,
-                    padding_mode="zeros",
-                    bias=nn.Parameter(),
-                ) as convolution,
-                nn.ReLU(),
-                nn.MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False),
-                *modules,
-            ] if (
-                (k, padding) == (tall, down)
-                and (k % 2, padding % 2, side % 2) == (1, 0, 0)
-                and convolution.in_channels <= FEW
-            ):
-                halved = _Halved(own(convolution), padding, side, batch)
+    side, channels = shape[0], 1
+    rest = [*expert.network, Linear(expert.head.out_features)]
+    while rest:
+        match rest:
+            case [Conv2d(out, k, padding), Relu(), MaxPool2d(), *rest] if (
+                k % 2,
+                padding % 2,
+                side % 2,
+            ) == (1, 0, 0) and channels <= FEW:
+                halved = _Halved(own(), padding, side, batch)
                 layers.append(halved)
-                side = halved.side
-            case [nn.Flatten(start_dim=1, end_dim=-1), *modules]:
+                side, channels = halved.side, out
+            case [Flatten(), *rest]:
                 layers.append(_Flat())
                 side = 1
-            case [nn.Linear(bias=nn.Parameter()) as linear, nn.ReLU(), *modules] if side == 1:
-                layers.append(_Dense(own(linear), rectified=True, batch=batch))
-            case [nn.Linear(bias=nn.Parameter()) as linear, *modules] if side == 1:
-                layers.append(_Dense(own(linear), rectified=False, batch=batch))
+            case [Linear(), Relu(), *rest] if side == 1:
+                layers.append(_Dense(own(), rectified=True, batch=batch))
+            case [Linear(), *rest] if side == 1:
+                layers.append(_Dense(own(), rectified=False, batch=batch))
             case _:
                 return []
     return layers
@@ -281,11 +266,11 @@ def _through_torch(expert: GlobalExpert, parameters: Tensor, into: Tensor) -> Gr
     student = deepcopy(expert)
     names = [name for name, _ in expert.named_parameters()]
 
-    def write(ink: Tensor, labels: Tensor, counts: Tensor) -> None:
+    def write(scaled: Tensor, labels: Tensor, counts: Tensor) -> None:
         for copy, count in enumerate(counts.tolist()):
             own = parameters[copy : copy + 1].detach().requires_grad_()
             there = dict(zip(names, (part[0] for part in _parts(expert, own)), strict=True))
-            scores = functional_call(student, there, ink[copy, :count])
+            scores = functional_call(student, there, scaled[copy, :count])
             loss = F.cross_entropy(scores, labels[copy, :count])
             into[copy] = torch.autograd.grad(loss, own)[0]
 

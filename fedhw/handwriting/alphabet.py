@@ -2,14 +2,16 @@
 
 import string
 
-BYCLASS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+from fedhw.observation import Labels
+
+BYCLASS = Labels.characters(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 """62 classes: digits, upper case, lower case."""
 
-BALANCED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+BALANCED = Labels.characters(string.digits + string.ascii_uppercase + "abdefghnqrt")
 """47 classes: the 15 lower-case letters that look like their upper case are merged into it."""
 
-LETTERS = string.ascii_uppercase
+LETTERS = Labels.characters(string.ascii_uppercase)
 """26 classes: case merged."""
 
-DIGITS = string.digits
+DIGITS = Labels.characters(string.digits)
 """10 classes."""

@@ -49,6 +49,7 @@ def load_digilets(folder: Path) -> WriterSet:
         labels,
         writer=np.repeat(np.arange(len(files)), counts),
         names=[file.name[:3] for file in files],
+        classes=BYCLASS,
     )
 
 

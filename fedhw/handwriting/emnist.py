@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BALANCED, BYCLASS, DIGITS, LETTERS
+from fedhw.handwriting.glyph import GLYPH
 
 ALPHABETS = {
     "byclass": BYCLASS,
@@ -42,14 +43,15 @@ def load_emnist(folder: Path, split: str, part: Literal["train", "test"]) -> Wri
             f"{stem}: {len(images)} images do not fit {len(labels)} labels; download both again"
         )
     try:
+        GLYPH.check_batch(images)
         return WriterSet.of(
             # The files store each glyph column by column.
-            images=np.ascontiguousarray(images.transpose(0, 2, 1)),
+            observations=np.ascontiguousarray(images.transpose(0, 2, 1)),
             # The letters alone are numbered from 1.
             labels=labels - 1 if split == "letters" else labels,
             writer=np.zeros(len(labels), np.uint8),
             names=["emnist"],
-            alphabet=ALPHABETS[split],
+            classes=ALPHABETS[split],
         )
     except InputError as error:
         raise InputError(f"{folder / stem}: {error}") from error

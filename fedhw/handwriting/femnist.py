@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE, WriterSet
+from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.glyph import SIDE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,10 +35,11 @@ def load_femnist(folder: Path | None = None, writers: int | None = None) -> Writ
     index = {name: i for i, name in enumerate(names)}
     rows = [row for row, name in enumerate(writer_ids) if name in index]
     return WriterSet.of(
-        images=np.stack([_ink(dataset, row) for row in rows]),
+        observations=np.stack([_ink(dataset, row) for row in rows]),
         labels=np.asarray(dataset["character"][:])[rows],
         writer=[index[writer_ids[row]] for row in rows],
         names=names,
+        classes=BYCLASS,
     )
 
 

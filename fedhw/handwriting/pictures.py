@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
+from fedhw.handwriting.glyph import SIDE
 
 INK = 0.15
 """A pixel is ink from this fraction of the picture's contrast on."""

@@ -6,8 +6,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
+from fedhw.handwriting.glyph import SIDE
 
 Stroke = NDArray[np.number]
 """The pen's path from touching to leaving the paper: [P, 2], x to the right, y down, any unit."""

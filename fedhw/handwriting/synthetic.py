@@ -15,13 +15,17 @@ from string import ascii_lowercase
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE, WriterSet
+from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.allographs import Allograph, allographs
 from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.glyph import GLYPH, SIDE
 from fedhw.handwriting.strokes import LINE_WIDTH, coverage, signed_distances
 
 Floats = NDArray[np.float64]
+
+SYNTHETIC_CHARACTERS = 186
+"""By default a synthetic writer writes each of the 62 characters three times."""
 
 _MOST_STROKES = 4
 _SPACING = 0.3  # at most, between points of a path, in half longer sides of a character
@@ -95,15 +99,16 @@ def synthetic_writers(
     if not 0 <= drift <= 1:
         raise InputError(f"drift: {drift} is not a fraction; use 0..1")
     images = np.empty((len(indices), characters, SIDE, SIDE), np.uint8)
-    labels = np.empty((len(indices), characters), np.uint8)
+    labels = np.empty((len(indices), characters), np.int64)
     for row, index in enumerate(indices):
         rng = np.random.default_rng([seed, index])
         images[row], labels[row] = _write(rng, characters, drift, text)
     return WriterSet.of(
-        images.reshape(-1, SIDE, SIDE),
+        GLYPH.flat(images),
         labels.reshape(-1),
         writer=np.repeat(np.arange(len(indices)), characters),
         names=[f"synthetic-{seed}-{index}" for index in indices],
+        classes=BYCLASS,
         order=np.tile(np.arange(characters), len(indices)),
     )
 
@@ -162,7 +167,7 @@ class _Style:
 
 def _write(
     rng: np.random.Generator, characters: int, drift: float, text: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images [N, 28, 28] and labels [N] of one writer in the order of writing."""
     early, late = _Style.drawn(rng), _Style.drawn(rng)
     if text:
@@ -185,7 +190,7 @@ def _write(
             (1 - share) * early.rounding + share * late.rounding,
             (1 - share) * early.width + share * late.width,
         )
-    return coverage(drawn), labels.astype(np.uint8)
+    return coverage(drawn), labels
 
 
 @cache

@@ -71,6 +71,7 @@ def read_unipen(folder: Path) -> PenWriters:
         labels=[sample.label for sample in samples],
         writer=np.repeat(np.arange(len(counts)), counts),
         names=list(dict.fromkeys(sample.writer for sample in samples)),
+        classes=BYCLASS,
         order=np.concatenate([np.arange(count) for count in counts]),
     )
     numbers = PenNumbers(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fedhw.experts.evaluation import looks_worse, recognised
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert
 from fedhw.improvement.public import Public
 from fedhw.privacy.estimate import Estimate
 from fedhw.release.release import Release, publish
@@ -55,10 +55,11 @@ def make_candidate(
     exists.
     """
     validation = public.validation
-    reached = recognised(expert, validation.images, validation.labels).mean()
+    reached = recognised(expert, validation.observations, validation.labels).mean()
     rows = np.random.default_rng(0).permutation(len(public.rehearsal))[:SKETCH_SIZE]
     with torch.no_grad():
-        sketch = Sketch.of(expert.features(as_ink(public.rehearsal.images[np.sort(rows)])))
+        scaled = expert.scale(public.rehearsal.observations[np.sort(rows)])
+        sketch = Sketch.of(expert.features(scaled))
     publish(
         directory,
         expert,
@@ -79,7 +80,7 @@ def validate(candidate: GlobalExpert, running: GlobalExpert, public: Public) -> 
     if not all(part.isfinite().all() for part in candidate.parameters()):
         return Verdict(Outcome.REJECT, "its parameters are not all finite")
     new, old = (
-        recognised(expert, public.validation.images, public.validation.labels)
+        recognised(expert, public.validation.observations, public.validation.labels)
         for expert in (candidate, running)
     )
     figures = f"{new.mean():.1%} on {len(new)} public characters, {old.mean():.1%} before"

@@ -155,11 +155,11 @@ class Improvement:
         mean itself, for `validate` to judge by the same rule.
         """
         start, characters = flat(self.running), self.public.validation
-        before = recognised(self.running, characters.images, characters.labels)
+        before = recognised(self.running, characters.observations, characters.labels)
         for share in SHARES:
             there = start + np.float32(share) * (state.average - start)
             expert = unflatten(self.running, there)
-            after = recognised(expert, characters.images, characters.labels)
+            after = recognised(expert, characters.observations, characters.labels)
             if not looks_worse(after, before):
                 return expert
         return unflatten(self.running, state.average)
@@ -175,7 +175,7 @@ class Improvement:
         expert = self.start(state)
         updates = [
             self.recipe.training.update(
-                expert, data.images[rows], data.labels[rows].astype(np.int64), task.rate, seed
+                expert, data.observations[rows], data.labels[rows], task.rate, seed
             )
             for seed, rows in self._drawn(rng)
         ]

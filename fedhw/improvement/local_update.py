@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedhw.data.writers import SIDE
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.per_writer_gradients import gradient
-from fedhw.handwriting.augmentation import distort
+from fedhw.observation import Observations
 
 FEWEST = 20
 """Corrections that a device must have: of fewer it has little to say, and pays as much for it."""
@@ -26,9 +25,9 @@ TOGETHER = 5
 
 
 class Lesson(NamedTuple):
-    """What a device trains on: glyphs [N, 28, 28], labels [N], and the seed of all chance."""
+    """What a device trains on: observations, labels [N], and the seed of all chance."""
 
-    images: NDArray[np.uint8]
+    observations: Observations
     labels: NDArray[np.int64]
     seed: int
 
@@ -37,8 +36,8 @@ class Lesson(NamedTuple):
 class LocalTraining:
     """How a device trains: stochastic gradient with momentum, from the expert that it was sent.
 
-    Each character is seen through a small random affine map of its own, as in `train_expert`, or as
-    it is where `distortion` is 0.
+    Each observation is randomly changed as its architecture says, as in `train_expert`, or is seen
+    as it is where `distortion` is 0.
     """
 
     epochs: int = 1
@@ -49,18 +48,18 @@ class LocalTraining:
     def update(
         self,
         expert: GlobalExpert,
-        images: NDArray[np.uint8],
+        observations: Observations,
         labels: NDArray[np.int64],
         rate: float,
         seed: int,
         pause: Callable[[], None] = lambda: None,
     ) -> NDArray[np.float32]:
-        """Return the change of all parameters [P] by training on glyphs [N, 28, 28] and labels [N].
+        """Return the change of all parameters [P] by training on observations [N, *shape].
 
-        `expert` stays as it is. `pause` is called after every batch, so that a device may let
-        others have the processor.
+        `labels` are [N]; `expert` stays as it is. `pause` is called after every batch, so that a
+        device may let others have the processor.
         """
-        return self._together(expert, [Lesson(images, labels, seed)], rate, pause)[0]
+        return self._together(expert, [Lesson(observations, labels, seed)], rate, pause)[0]
 
     def updates(
         self, expert: GlobalExpert, lessons: Sequence[Lesson], rate: float
@@ -89,9 +88,10 @@ class LocalTraining:
         """Return the updates [P] of devices that train in step, the longest lesson first."""
         sizes = [len(lesson.labels) for lesson in lessons]
         order = np.argsort(sizes)[::-1]
-        batches = [self._batches(lessons[i]) for i in order]
+        batches = [self._batches(expert, lessons[i]) for i in order]
         room = max(math.ceil(n / math.ceil(n / self.batch)) for n in sizes)
-        ink = torch.zeros(len(order), room, SIDE, SIDE)
+        shape = expert.architecture.observation.shape
+        seen = torch.zeros(len(order), room, *shape)
         labels = torch.zeros(len(order), room, dtype=torch.int64)
         start = torch.from_numpy(flat(expert))
         parameters = start.repeat(len(order), 1)
@@ -101,26 +101,23 @@ class LocalTraining:
             write_slope = gradient(expert, own, slope, room)
             for step in steps:
                 counts = [len(named) for _, named in step[:training]]
-                for i, (glyphs, named) in enumerate(step[:training]):
-                    ink[i, : counts[i]], labels[i, : counts[i]] = glyphs, named
-                write_slope(ink[:training], labels[:training], torch.tensor(counts))
+                for i, (scaled, named) in enumerate(step[:training]):
+                    seen[i, : counts[i]], labels[i, : counts[i]] = scaled, named
+                write_slope(seen[:training], labels[:training], torch.tensor(counts))
                 velocity.mul_(self.momentum).add_(slope)
                 own.sub_(velocity, alpha=rate)
                 pause()
         changes: NDArray[np.float32] = (parameters - start).numpy()
         return list(changes[np.argsort(order)])
 
-    def _batches(self, lesson: Lesson) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the glyphs [B, 28, 28] and labels [B] of one batch after the other."""
-        ink, labels = as_ink(lesson.images), torch.from_numpy(lesson.labels)
+    def _batches(self, expert: GlobalExpert, lesson: Lesson) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield scaled observations [B, *shape] and labels [B], one batch after the other."""
+        scaled, labels = expert.scale(lesson.observations), torch.from_numpy(lesson.labels)
         random = torch.Generator().manual_seed(lesson.seed)
-        batches = math.ceil(len(ink) / self.batch)
+        batches = math.ceil(len(scaled) / self.batch)
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(ink), generator=random).tensor_split(batches):
-                glyphs = ink[rows]
-                if self.distortion:
-                    glyphs = distort(glyphs, self.distortion, random)
-                yield glyphs, labels[rows]
+            for rows in torch.randperm(len(scaled), generator=random).tensor_split(batches):
+                yield expert.augment(scaled[rows], self.distortion, random), labels[rows]
 
 
 def flat(expert: GlobalExpert) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ REHEARSAL, VALIDATION = "rehearsal.npz", "validation.npz"
 
 @dataclass(frozen=True)
 class Public:
-    """Two sets of public characters of one alphabet."""
+    """Two sets of public observations with the same labels."""
 
     rehearsal: WriterSet
     validation: WriterSet
@@ -39,12 +39,12 @@ class Public:
         """
         release.check_fits(data)
         validation = release.generic
-        tested = {glyph.tobytes() for glyph in validation.images}
+        tested = {each.tobytes() for each in validation.observations}
         writers = [w for w, name in enumerate(data.names) if name in release.trained_on]
         rows = [
             row
             for row in np.flatnonzero(np.isin(data.writer, writers))
-            if data.images[row].tobytes() not in tested
+            if data.observations[row].tobytes() not in tested
         ]
         if not rows:
             raise InputError(

@@ -1,12 +1,12 @@
 """The one learner: a local expert and a gate for each writer, all writers at once.
 
-Per writer, with own glyphs (x, y) and rehearsed generic ones x' drawn anew each step, minimise
+Per writer, with own samples (x, y) and rehearsed generic ones x' drawn anew each step, minimise
 
     mean CE(y, mixture(x))                      be right for this writer
     + protect * mean KL(GE(x') || mixture(x'))  stay the global expert for everybody else
     + gating * BCE(1, g(x)) + gating * BCE(0, g(x'))
 
-A rehearsed glyph is simply a sample whose target is what the global expert says of it (learning
+A rehearsed one is simply a sample whose target is what the global expert says of it (learning
 without forgetting, Li and Hoiem 2016, arXiv 1606.09282), so one weighted cross entropy serves
 both and its gradient is `weight * (mixture - target)`. It is written out by hand, since the
 elementwise work over the classes is what learning costs. The step is that of Muon: momentum,
@@ -53,7 +53,7 @@ class PersonalMixture(PersonalModel):
 class Learner(Method):
     """Learns the mixture of every writer of a cohort; the numbers are the recipe.
 
-    `rank` of the local expert, `steps` of learning with `rehearsal` generic glyphs each; without
+    `rank` of the local expert, `steps` of learning with `rehearsal` generic samples each; without
     `gated` the gate is held open. `pause` is called a few times in each step, so that a device may
     let others have the processor; it changes nothing.
     """
@@ -91,7 +91,7 @@ class Learner(Method):
         share = (mask / mask.sum(1, keepdim=True).clamp_min(1))[:, None]
 
         # One matrix of each writer reads the view: its first rows are U, its last is the gate's w.
-        # All writers rehearse the same glyphs, so their matrices, one below the other, make one
+        # All writers rehearse the same samples, so their matrices, one below the other, make one
         # large product of many thin ones.
         reader = torch.zeros(writers, self.rank + 1, depth + CONFIDENCE + 1)
         u, w = reader[:, :-1, :depth], reader[:, -1:]
@@ -149,7 +149,7 @@ def _gradients(
     gate_weight: Tensor | float,
     mine: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return d loss / d v and d loss / d z of glyphs of which the readers say z [W, r + 1, N].
+    """Return d loss / d v and d loss / d z of samples of which the readers say z [W, r + 1, N].
 
     `base` and `target`, [W, N, C] or [N, C] for all writers alike, are what the global expert says
     and what would be right, `mine` what the gate should say. The last row of z, the gate's, is used

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fedhw.experts.evaluation import looks_worse
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.mixture import Mixture
+from fedhw.observation import Observations
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import Activations, Cohort, extract_features
 from fedhw.personalization.prequential import Prequential
@@ -44,7 +45,7 @@ One that was learned from a handful and comes late would be in use for many time
 """
 
 FEATURE_BATCH = 256
-"""Glyphs of which features are extracted between two pauses."""
+"""Observations of which features are extracted between two pauses."""
 
 Bools = NDArray[np.bool_]
 
@@ -80,9 +81,11 @@ class Person:
         fresh = self.replay.next_position - self.tried_at
         return fresh >= max(FIRST_LEARNING_SAMPLES, LEARNING_GROWTH_SHARE * len(self.replay))
 
-    def keep(self, glyph: NDArray[np.uint8], features: NDArray[np.float32], label: int) -> "Person":
-        """Keep a glyph [28, 28] with its features [D] and its class."""
-        return replace(self, replay=self.replay.add(glyph, features, label))
+    def keep(
+        self, observation: Observations, features: NDArray[np.float32], label: int
+    ) -> "Person":
+        """Keep an observation with its features [D] and its class."""
+        return replace(self, replay=self.replay.add(observation, features, label))
 
     def count(self, ge_is_right: bool, is_right: bool) -> "Person":
         """Count how the guess before a correction went."""
@@ -139,13 +142,13 @@ def follow(
     Features are extracted of what is new alone; `pause` is called a few times meanwhile.
     """
     own = [{sample.position: sample for sample in person.replay.samples} for person in people]
-    glyphs = [
-        sample.glyph
+    fresh = [
+        sample.observation
         for known, leader in zip(own, leaders, strict=True)
         for sample in leader.replay.samples
         if sample.position not in known
     ]
-    features = iter(_features(base.expert, glyphs, pause))
+    features = iter(_features(base.expert, fresh, pause))
     return [
         replace(
             person,
@@ -258,7 +261,7 @@ def _right(
 
 @torch.no_grad()
 def _cohort(base: Base, samples: Sequence[Sequence[Sample]]) -> Cohort:
-    """Pad everybody's samples to one cohort by the features that they have, without images."""
+    """Pad everybody's samples to one cohort by the features that they have alone."""
     head = base.expert.head
     counts = torch.tensor([len(own) for own in samples])
     mask = torch.arange(int(counts.max())) < counts[:, None]
@@ -268,17 +271,17 @@ def _cohort(base: Base, samples: Sequence[Sequence[Sample]]) -> Cohort:
     features[mask] = torch.from_numpy(found.reshape(-1, head.in_features))
     labels = torch.zeros(mask.shape, dtype=torch.int64)
     labels[mask] = torch.tensor([sample.label for sample in flat], dtype=torch.int64)
-    images = np.empty((*mask.shape, 0, 0), np.uint8)
-    return Cohort(Activations(images, features, head(features)), labels, mask)
+    nothing = np.empty((*mask.shape, 0), np.uint8)
+    return Cohort(Activations(nothing, features, head(features)), labels, mask)
 
 
 def _features(
-    expert: GlobalExpert, glyphs: Sequence[NDArray[np.uint8]], pause: Callable[[], None]
+    expert: GlobalExpert, observations: Sequence[Observations], pause: Callable[[], None]
 ) -> list[NDArray[np.float32]]:
-    """The features [D] of each glyph."""
+    """The features [D] of each observation."""
     found: list[NDArray[np.float32]] = []
-    for start in range(0, len(glyphs), FEATURE_BATCH):
-        images = np.stack(glyphs[start : start + FEATURE_BATCH])[None]
-        found += list(extract_features(expert, images).features[0].numpy())
+    for start in range(0, len(observations), FEATURE_BATCH):
+        some = np.stack(observations[start : start + FEATURE_BATCH])[None]
+        found += list(extract_features(expert, some).features[0].numpy())
         pause()
     return found

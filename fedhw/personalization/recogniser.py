@@ -1,4 +1,4 @@
-"""The experts of one person, ready for one glyph at a time."""
+"""The experts of one person, ready for one observation at a time."""
 
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
 from fedhw.experts.one_sample import (
     OneMixture,
@@ -15,13 +14,14 @@ from fedhw.experts.one_sample import (
     compile_for_one_sample,
     softmax,
 )
+from fedhw.observation import Labels, Observations, ObservationType
 from fedhw.personalization.person import Base, Person
 
 
 class Recognition(NamedTuple):
-    """What a glyph was taken for, how surely, and who said so.
+    """What an observation was taken for, how surely, and who said so.
 
-    `probability` is that of `label`, `probabilities` [C] those of the whole alphabet; `ge_label`
+    `probability` is that of `label`, `probabilities` [C] those of all labels; `ge_label`
     and `le_label` are what each expert says by itself, the local one nothing before anything was
     learned. The local expert decides where the gate's `opening` is above 0.5 or where it changes
     what the global expert says. `personal_version` counts the mixtures, 0 before the first;
@@ -40,9 +40,9 @@ class Recognition(NamedTuple):
     personal_version: int
     release: str
 
-    def likeliest(self, alphabet: str, n: int) -> list[tuple[str, float]]:
-        """Return at most n characters of the alphabet with their probabilities, best first."""
-        ranked = sorted(zip(self.probabilities, alphabet, strict=True), key=_first, reverse=True)
+    def likeliest(self, labels: Labels, n: int) -> list[tuple[str, float]]:
+        """Return at most n of the labels with their probabilities, best first."""
+        ranked = sorted(zip(self.probabilities, labels, strict=True), key=_first, reverse=True)
         return [(label, probability) for probability, label in ranked[:n]]
 
 
@@ -51,55 +51,45 @@ _first = itemgetter(0)
 
 @dataclass(frozen=True, eq=False)
 class Recogniser:
-    """A release's expert and one person's mixture on one glyph; never changes, any thread may ask.
+    """A release's expert and one person's mixture; never changes, any thread may ask.
 
     `forward` is the expert compiled for one sample, `mixture` None where the expert decides alone.
     """
 
     forward: OneSampleForward
-    alphabet: str
+    observation: ObservationType
+    labels: Labels
     release: str
     mixture: OneMixture | None = None
     version: int = 0
 
     @classmethod
-    def of(cls, base: Base, alphabet: str) -> "Recogniser":
+    def of(cls, base: Base, labels: Labels) -> "Recogniser":
         """Return the recogniser of a release for anybody.
 
-        Raises InputError for an alphabet that does not fit the expert.
+        Raises InputError for labels that do not fit the expert.
         """
-        classes = base.expert.head.out_features
-        if len(alphabet) != classes:
+        classes, takes = base.expert.head.out_features, base.expert.architecture.observation
+        if len(labels) != classes:
             raise InputError(
-                f"alphabet: {len(alphabet)} characters do not fit the {classes} classes of "
-                "the expert; give the alphabet that it was trained on"
+                f"labels: {len(labels)} do not fit the {classes} classes of the expert; give those "
+                "that it was trained on"
             )
-        return cls(compile_for_one_sample(base.expert), alphabet, base.release)
+        return cls(compile_for_one_sample(base.expert), takes, labels, base.release)
 
     def of_person(self, person: Person) -> "Recogniser":
         """Return the recogniser of the same release with what a person has learned for it."""
         mixture = None if person.mixture is None else OneMixture.of(person.mixture)
         return replace(self, release=person.release, mixture=mixture, version=person.version)
 
-    def check_label(self, label: str) -> None:
-        """Raise InputError for a label outside the alphabet."""
-        if len(label) != 1 or label not in self.alphabet:
-            raise InputError(
-                f"label: {label[:20]!r} is not one character of the alphabet; use one of "
-                f"{self.alphabet}"
-            )
+    def features(self, observation: Observations) -> NDArray[np.float32]:
+        """Return the expert's features [D] of an observation."""
+        return self.forward(observation)[0]
 
-    def features(self, glyph: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the expert's features [D] of a glyph [28, 28]."""
-        return self.forward(glyph)[0]
-
-    def predict_one(self, glyph: NDArray[np.uint8]) -> Recognition:
-        """Recognise a glyph [28, 28], ink 255 on paper 0.
-
-        Raises InputError for a glyph of another shape or dtype.
-        """
-        _check(glyph)
-        features, scores = self.forward(glyph)
+    def predict_one(self, observation: Observations) -> Recognition:
+        """Recognise an observation; raises InputError for one of another type."""
+        self.observation.check(observation)
+        features, scores = self.forward(observation)
         ge = le = softmax(scores)
         ge_best = le_best = best = int(ge.argmax())
         probabilities, opening = ge, 0.0
@@ -111,22 +101,15 @@ class Recogniser:
             probabilities = softmax(scores + np.float32(opening) * residual)
             le_best, best = int(le.argmax()), int(probabilities.argmax())
         return Recognition(
-            label=self.alphabet[best],
+            label=self.labels[best],
             probability=float(probabilities[best]),
             probabilities=tuple(probabilities.tolist()),
-            ge_label=self.alphabet[ge_best],
+            ge_label=self.labels[ge_best],
             ge_probability=float(ge[ge_best]),
-            le_label=None if mixture is None else self.alphabet[le_best],
+            le_label=None if mixture is None else self.labels[le_best],
             le_probability=None if mixture is None else float(le[le_best]),
             opening=opening,
             decided_by="local" if opening > 0.5 or best != ge_best else "global",
             personal_version=self.version,
             release=self.release,
         )
-
-
-def _check(glyph: NDArray[np.uint8]) -> None:
-    if glyph.dtype != np.uint8:
-        raise InputError(f"glyph: dtype {glyph.dtype} is not uint8; scale ink to 0..255 and cast")
-    if glyph.shape != (SIDE, SIDE):
-        raise InputError(f"glyph: shape {glyph.shape} is not [28, 28]; resize it")

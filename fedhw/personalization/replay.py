@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
+from fedhw.observation import Observations
 
 Floats = NDArray[np.float64]
 Policy = Callable[[Floats, Floats], Floats]
@@ -77,9 +78,9 @@ class NoRehearsal:
 
 
 class Sample(NamedTuple):
-    """A correction: glyph uint8 [28, 28], features [D], class, place in the stream, and luck."""
+    """A correction: observation [*shape], features [D], class, place in the stream, and luck."""
 
-    glyph: NDArray[np.uint8]
+    observation: Observations
     features: NDArray[np.float32]
     label: int
     position: int
@@ -122,8 +123,8 @@ class Replay:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def add(self, glyph: NDArray[np.uint8], features: NDArray[np.float32], label: int) -> "Replay":
-        """Keep a copy of the glyph [28, 28] with its features [D] and its class.
+    def add(self, observation: Observations, features: NDArray[np.float32], label: int) -> "Replay":
+        """Keep a copy of the observation with its features [D] and its class.
 
         Where there is no room the older sample of the lowest rank goes.
         """
@@ -133,7 +134,7 @@ class Replay:
         if len(older) == self.capacity:
             evicted = int(np.argmin(self._ranks(older, position)))
             older = older[:evicted] + older[evicted + 1 :]
-        newest = Sample(glyph.copy(), features, label, position, luck)
+        newest = Sample(observation.copy(), features, label, position, luck)
         return replace(self, samples=(*older, newest), next_position=position + 1)
 
     def remove(self, positions: Collection[int]) -> "Replay":

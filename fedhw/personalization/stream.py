@@ -1,13 +1,10 @@
-"""One person, one character at a time: recognise, be corrected, learn."""
+"""One person, one observation at a time: recognise, be corrected, learn."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.observation import Labels, Observations
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.person import Base, Person, relearn, take_up
 from fedhw.personalization.prequential import Prequential
@@ -18,30 +15,32 @@ from fedhw.release.sketch import Sketch
 
 @dataclass(eq=False, repr=False)
 class Personalizer:
-    """Recognises one person's characters and learns from each correction, in one thread.
+    """Recognises what one person makes and learns from each correction, in one thread.
 
     Memory is bounded by `capacity` samples; everything random follows from `seed`. `release` is the
     name of the release that the expert and the sketch are from, if any. `person` is all that is
-    known so far, a value. Raises InputError for an alphabet that does not fit the expert.
+    known so far, a value. Raises InputError for labels that do not fit the expert.
 
+    >>> import numpy as np
     >>> import torch
     >>> from fedhw.experts.global_expert import build
     >>> _ = torch.manual_seed(0)
-    >>> me = Personalizer(build("lenet5", 62), Sketch.of(torch.rand(100, 84)))
+    >>> labels = Labels(("circle", "cross"))
+    >>> me = Personalizer(build("lenet5", 2), Sketch.of(torch.rand(100, 84)), labels)
     >>> glyph = np.eye(28, dtype=np.uint8) * 255
     >>> me.predict_one(glyph).decided_by
     'global'
     >>> for _ in range(4):
-    ...     me = me.learn_one(glyph, "x")
+    ...     me = me.learn_one(glyph, "cross")
     >>> me.predict_one(glyph).label
-    'x'
+    'cross'
     >>> me.accuracy.total
     0.0
     """
 
     expert: GlobalExpert
     sketch: Sketch
-    alphabet: str = BYCLASS
+    labels: Labels
     learner: Learner = field(default_factory=Learner)
     policy: Policy = field(default_factory=PowerLaw)
     capacity: int = 2000
@@ -51,7 +50,7 @@ class Personalizer:
 
     def __post_init__(self) -> None:
         self.person = Person(Replay(self.policy, self.capacity, self.seed), self.release)
-        self._recogniser = Recogniser.of(self._base, self.alphabet)
+        self._recogniser = Recogniser.of(self._base, self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the recogniser, which is made of functions."""
@@ -59,7 +58,7 @@ class Personalizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._recogniser = Recogniser.of(self._base, self.alphabet).of_person(self.person)
+        self._recogniser = Recogniser.of(self._base, self.labels).of_person(self.person)
 
     @property
     def _base(self) -> Base:
@@ -80,33 +79,33 @@ class Personalizer:
         """Whether enough was stored since the last learning."""
         return self.person.is_due
 
-    def predict_one(self, glyph: NDArray[np.uint8]) -> Recognition:
-        """Recognise a glyph [28, 28], ink 255 on paper 0; changes nothing."""
-        return self._recogniser.predict_one(glyph)
+    def predict_one(self, observation: Observations) -> Recognition:
+        """Recognise an observation; changes nothing."""
+        return self._recogniser.predict_one(observation)
 
-    def learn_one(self, glyph: NDArray[np.uint8], label: str) -> "Personalizer":
-        """Test on a glyph [28, 28], store it with its character, and learn if it is due."""
-        self.store(glyph, label)
+    def learn_one(self, observation: Observations, label: str) -> "Personalizer":
+        """Test on an observation, store it with its label, and learn if it is due."""
+        self.store(observation, label)
         if self.due:
             self.relearn()
         return self
 
-    def store(self, glyph: NDArray[np.uint8], label: str) -> Recognition:
-        """Test on a glyph [28, 28] and keep it; returns what it was taken for before.
+    def store(self, observation: Observations, label: str) -> Recognition:
+        """Test on an observation and keep it; returns what it was taken for before.
 
-        Raises InputError for a glyph that is none or a label outside the alphabet.
+        Raises InputError for an observation of another type or a label that is not known.
         """
-        self._recogniser.check_label(label)
-        guess = self.predict_one(glyph)
+        self.labels.index(label)
+        guess = self.predict_one(observation)
         self.person = self.person.count(guess.ge_label == label, guess.label == label)
-        self.keep(glyph, label)
+        self.keep(observation, label)
         return guess
 
-    def keep(self, glyph: NDArray[np.uint8], label: str) -> None:
-        """Keep a glyph [28, 28] without a test."""
-        self._recogniser.check_label(label)
-        features = self._recogniser.features(glyph)
-        self.person = self.person.keep(glyph, features, self.alphabet.index(label))
+    def keep(self, observation: Observations, label: str) -> None:
+        """Keep an observation without a test."""
+        known = self.labels.index(label)
+        features = self._recogniser.features(observation)
+        self.person = self.person.keep(observation, features, known)
 
     def relearn(self, forced: bool = False) -> bool:
         """Learn from scratch and return whether the new mixture has replaced the old one.

@@ -4,31 +4,40 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedhw.errors import InputError
+from fedhw.observation import Labels, ObservationType
 
-FORMAT = 2
-MAX_MANIFEST_BYTES = 64 * 1024
-"""Bytes; a manifest has about a thousand."""
+FORMAT = 3
+MAX_MANIFEST_BYTES = 20 * 1024 * 1024
+"""A manifest has about two thousand bytes; the most labels of the greatest length take 17 MB."""
 
 MANIFEST = "manifest.json"
 WEIGHTS, SKETCH = "weights.safetensors", "sketch.safetensors"
 GENERIC, TRAINING = "generic.npz", "training.json"
 
 FOR_DEVICES = (WEIGHTS, SKETCH)
-"""What travels; the rest stays with the researcher, for one thing because it names writers."""
+"""What travels of every release, beside the files of its parts; `FOR_RESEARCH` stays at home."""
 
 FOR_RESEARCH = (GENERIC, TRAINING)
+
+KNOWN_PARTS: frozenset[str] = frozenset()
+"""Optional parts that this program knows."""
 
 _SINCE_2 = {"restores": None, "privacy": {"epsilon": 0.0, "delta": 0.0}}
 """What format 1 had not, and what it meant."""
 
+_SINCE_3 = {"observation": {"shape": [28, 28], "dtype": "uint8"}, "parts": {}}
+"""What formats 1 and 2 had not, and what they meant; their `alphabet` has one label a character."""
+
 _LONGEST = 64
-_MOST_CLASSES = 1024
+_PART_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_PART_FILE = re.compile(r"part-[a-z0-9_-]{1,50}(\.[a-z0-9]{1,12})?")
 
 
 @dataclass(frozen=True)
@@ -39,28 +48,49 @@ class Manifest:
     follows and `restores` the one that it is a rollback to. `files` maps the name of each file to
     its SHA-256 in hexadecimal; `validation` holds accuracies as fractions and the counts behind
     them; `privacy` is the epsilon and delta of people's data spent in making it; `created` is
-    ISO 8601 in UTC.
+    ISO 8601 in UTC. `parts` maps the name of each optional part to whether it is `required` to use
+    the release, and to its `value` or the name of its `file`, part-...; a part that is not required
+    is kept by programs that do not know it.
     """
 
     version: int
     parent: int | None
     restores: int | None
     architecture: str
-    alphabet: str
+    observation: ObservationType
+    labels: Labels
     created: str
     files: dict[str, str]
     validation: dict[str, float]
     privacy: dict[str, float]
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
     format: int = FORMAT
 
     def to_json(self) -> str:
         """Return the manifest as JSON text; its UTF-8 bytes are what is signed."""
-        content = asdict(self)
-        if self.format == 1:
-            content = {name: content[name] for name in content if name not in _SINCE_2}
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        content["observation"] = {
+            "shape": list(self.observation.shape),
+            "dtype": self.observation.dtype,
+        }
+        content["labels"] = list(self.labels)
+        if self.format < 3:
+            old = {"labels": "alphabet"}
+            content = {
+                old.get(name, name): value
+                for name, value in content.items()
+                if name not in _SINCE_3 and not (self.format == 1 and name in _SINCE_2)
+            }
+            content["alphabet"] = "".join(self.labels)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    @property
+    @cached_property
+    def for_devices(self) -> tuple[str, ...]:
+        """The names of the files that travel."""
+        parts = [part["file"] for part in self.parts.values() if "file" in part]
+        return (*FOR_DEVICES, *parts)
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the manifest in hexadecimal, and so of everything in the release."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -99,7 +129,11 @@ class Manifest:
         except (ValueError, RecursionError):
             raise InputError(f"release: {where} cannot be read; fetch the release again") from None
         manifest = cls._checked(where, found)
-        if manifest.to_json().encode() != content:
+        try:
+            is_ours = manifest.to_json().encode() == content
+        except (ValueError, RecursionError):  # a part holds NaN, lone surrogates or the like
+            is_ours = False
+        if not is_ours:
             raise InputError(
                 f"release: {where} is not as fedhw has written it; fetch the release again"
             )
@@ -115,7 +149,9 @@ class Manifest:
             )
         if found["format"] == 1:
             found = found | _SINCE_2 if not found.keys() & _SINCE_2.keys() else {}
-        if found.keys() != {field.name for field in fields(cls)}:
+        if found.get("format", FORMAT) < 3:
+            found = _since_3(found)
+        if found.keys() != {each.name for each in fields(cls)}:
             raise InputError(f"release: {where} is not a manifest; fetch the release again")
         for name, is_good in _good(found).items():
             if not is_good:
@@ -123,19 +159,43 @@ class Manifest:
                     f"release: {name} in {where} is {repr(found[name])[:80]}; fetch the release "
                     "again"
                 )
-        return cls(**found)
+        for name, part in found["parts"].items():
+            if part["required"] and name not in KNOWN_PARTS:
+                raise InputError(
+                    f"release: {where} requires the part {name!r}, which is not known here; update "
+                    "fedhw"
+                )
+        try:
+            shape, dtype = tuple(found["observation"]["shape"]), found["observation"]["dtype"]
+            observation, labels = ObservationType(shape, dtype), Labels(tuple(found["labels"]))
+        except InputError as error:
+            raise InputError(f"release: {where}: {error}") from None
+        return cls(**found | {"observation": observation, "labels": labels})
+
+
+def _since_3(found: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest of an older format says, as format 3 says it."""
+    alphabet = found.get("alphabet")
+    if not isinstance(alphabet, str) or found.keys() & {*_SINCE_3, "labels"}:
+        return {}
+    content = {name: value for name, value in found.items() if name != "alphabet"}
+    return content | _SINCE_3 | {"labels": list(alphabet)}
 
 
 def _good(found: dict[str, Any]) -> dict[str, bool]:
-    version, alphabet = found["version"], found["alphabet"]
+    version, files, parts = found["version"], found["files"], found["parts"]
     return {
         "version": _is_whole(version),
         "parent": _is_earlier(found["parent"], version),
         "restores": _is_earlier(found["restores"], version),
         "architecture": _is_text(found["architecture"]),
-        "alphabet": _is_text(alphabet, _MOST_CLASSES) and len(set(alphabet)) == len(alphabet),
+        "observation": isinstance(found["observation"], dict)
+        and found["observation"].keys() == {"shape", "dtype"}
+        and isinstance(found["observation"]["shape"], list),
+        "labels": isinstance(found["labels"], list),
         "created": _is_time(found["created"]),
-        "files": _are_files(found["files"]),
+        "parts": _are_parts(parts),
+        "files": _are_parts(parts) and _are_files(files, parts),
         "validation": _are_figures(found["validation"]),
         "privacy": _are_figures(found["privacy"])
         and found["privacy"].keys() == {"epsilon", "delta"}
@@ -151,11 +211,11 @@ def _is_earlier(value: Any, version: Any) -> bool:
     return value is None or (_is_whole(value) and _is_whole(version) and value < version)
 
 
-def _is_text(value: object, longest: int = _LONGEST) -> bool:
+def _is_text(value: object) -> bool:
     # Lone surrogates can be told in JSON but not in UTF-8.
     return (
         isinstance(value, str)
-        and 0 < len(value) <= longest
+        and 0 < len(value) <= _LONGEST
         and not any("\ud800" <= character <= "\udfff" for character in value)
     )
 
@@ -167,10 +227,22 @@ def _is_time(value: object) -> bool:
         return False
 
 
-def _are_files(value: object) -> bool:
+def _are_parts(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        _PART_NAME.fullmatch(name)
+        and isinstance(part, dict)
+        and part.keys() in ({"required", "value"}, {"required", "file"})
+        and isinstance(part["required"], bool)
+        and ("value" in part or (_is_text(part["file"]) and _PART_FILE.fullmatch(part["file"])))
+        for name, part in value.items()
+    )
+
+
+def _are_files(value: object, parts: dict[str, dict[str, Any]]) -> bool:
+    travel = {*FOR_DEVICES, *(part["file"] for part in parts.values() if "file" in part)}
     return (
         isinstance(value, dict)
-        and set(FOR_DEVICES) <= value.keys() <= {*FOR_DEVICES, *FOR_RESEARCH}
+        and travel <= value.keys() <= {*travel, *FOR_RESEARCH}
         and all(
             isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest)
             for digest in value.values()

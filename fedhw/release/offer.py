@@ -5,9 +5,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from fedhw.errors import InputError
-from fedhw.experts.global_expert import ARCHITECTURES
-from fedhw.release.manifest import FOR_DEVICES, Manifest
-from fedhw.release.release import open_files, sha256
+from fedhw.release.manifest import Manifest
+from fedhw.release.release import check_architecture, open_files, sha256
 from fedhw.release.signing import SignatureError, verify
 
 MAX_RELEASE_BYTES = 64 * 1024 * 1024
@@ -71,11 +70,10 @@ def verify_offer(
         raise RefusedError(Refusal.ARCHITECTURE, str(error)) from None
     if in_hand is not None:
         _check_follows(in_hand, offered)
-    if offered.architecture not in ARCHITECTURES:
-        raise RefusedError(
-            Refusal.ARCHITECTURE,
-            f"architecture: {offered.architecture!r} is not known here; update fedhw",
-        )
+    try:
+        check_architecture(offered)
+    except InputError as error:
+        raise RefusedError(Refusal.ARCHITECTURE, str(error)) from None
     return offered
 
 
@@ -88,11 +86,12 @@ def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
             f"files: {size} bytes are over {MAX_RELEASE_BYTES}; offer a smaller release",
         )
     if {name: sha256(content) for name, content in files.items()} != {
-        name: manifest.files[name] for name in FOR_DEVICES
+        name: manifest.files[name] for name in manifest.for_devices
     }:
         raise RefusedError(
             Refusal.FILES,
-            f"files: are not those of {manifest.name} that devices need; send {FOR_DEVICES}",
+            f"files: are not those of {manifest.name} that devices need; send "
+            f"{manifest.for_devices}",
         )
     try:
         open_files(manifest, files)
@@ -110,9 +109,15 @@ def _check_follows(in_hand: Manifest, offered: Manifest) -> None:
             Refusal.VERSION,
             f"version: {offered.version} is not above {version}, the one in use; offer a newer one",
         )
-    if offered.alphabet != in_hand.alphabet:
+    if offered.labels != in_hand.labels:
         raise RefusedError(
             Refusal.ALPHABET,
-            f"alphabet: {offered.alphabet!r} is not {in_hand.alphabet!r}, that of the corrections; "
-            "offer a release of the same alphabet",
+            f"labels: {offered.labels} are not {in_hand.labels}, those of the corrections; offer a "
+            "release of the same labels",
+        )
+    if offered.observation != in_hand.observation:
+        raise RefusedError(
+            Refusal.ALPHABET,
+            f"observation: {offered.observation} is not {in_hand.observation}, that of the "
+            "corrections; offer a release of the same type",
         )

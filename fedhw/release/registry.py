@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedhw.errors import InputError
-from fedhw.release.manifest import FOR_DEVICES, FORMAT, MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from fedhw.release.manifest import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from fedhw.release.release import Release, open_files, read_files
 from fedhw.release.signing import ReleaseKey, SignatureError, verify
 from fedhw.system.atomic import replacing
@@ -69,8 +69,8 @@ class Registry:
     def publish(self, directory: Path) -> Manifest:
         """Publish the release in a directory as the newest version.
 
-        Raises InputError for one that cannot be loaded, that has another alphabet than the fleet's
-        corrections, or that has the same files as the newest version.
+        Raises InputError for one that cannot be loaded, that has other observations or labels than
+        the fleet's corrections, or that has the same files as the newest version.
         """
         manifest = Manifest.load(directory / MANIFEST)
         files = read_files(directory, manifest)
@@ -159,12 +159,16 @@ class Registry:
 
 
 def _check_follows(newest: Manifest, manifest: Manifest) -> None:
-    if manifest.alphabet != newest.alphabet:
-        raise InputError(
-            f"alphabet: {manifest.alphabet!r} is not the fleet's {newest.alphabet!r}; publish a "
-            "release of the same alphabet, since people's corrections are in it"
-        )
-    if all(manifest.files[name] == newest.files[name] for name in FOR_DEVICES):
+    for field in ("labels", "observation"):
+        given, wanted = getattr(manifest, field), getattr(newest, field)
+        if given != wanted:
+            raise InputError(
+                f"{field}: {given} is not the fleet's {wanted}; publish a release of the same, "
+                "since people's corrections are in it"
+            )
+    if manifest.parts == newest.parts and all(
+        manifest.files[name] == newest.files[name] for name in manifest.for_devices
+    ):
         raise InputError(
             f"release: its files are those of {newest.name}, the newest; publish another one"
         )

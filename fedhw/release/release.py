@@ -17,9 +17,10 @@ from torch import Tensor
 from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.experts.architecture import find_architecture
 from fedhw.experts.global_expert import GlobalExpert, build
+from fedhw.observation import Labels, ObservationType
 from fedhw.release.manifest import (
-    FOR_DEVICES,
     GENERIC,
     MANIFEST,
     SKETCH,
@@ -47,16 +48,21 @@ class Release:
     def load(cls, directory: Path) -> "Release":
         """Read a release and check what devices need of it against the manifest.
 
-        Raises InputError for a missing or altered file, an unknown architecture, and a file that
-        does not fit the architecture and the alphabet.
+        Raises InputError for a missing or altered file, an unknown architecture, an observation
+        that the architecture does not take, and a file that does not fit both and the labels.
         """
         manifest = Manifest.load(directory / MANIFEST)
         return cls(manifest, *open_files(manifest, read_files(directory, manifest)), directory)
 
     @property
-    def alphabet(self) -> str:
-        """The characters that the labels stand for."""
-        return self.manifest.alphabet
+    def observation(self) -> ObservationType:
+        """What the expert takes."""
+        return self.manifest.observation
+
+    @property
+    def labels(self) -> Labels:
+        """What the classes are called."""
+        return self.manifest.labels
 
     @property
     def travelled(self) -> bool:
@@ -65,10 +71,10 @@ class Release:
 
     @cached_property
     def generic(self) -> WriterSet:
-        """Public test characters that nobody trained on; raises InputError if it travelled."""
+        """Public observations that nobody trained on; raises InputError if it travelled."""
         self._check_for_research(GENERIC)
         generic = load_npz(self.directory / GENERIC)
-        _check_alphabet(generic.alphabet, self.alphabet)
+        self.check_fits(generic)
         return generic
 
     @cached_property
@@ -81,30 +87,40 @@ class Release:
         return _names(self.directory / TRAINING)
 
     def check_fits(self, writers: WriterSet) -> None:
-        """Raise InputError when these writers use another alphabet than the release."""
-        _check_alphabet(writers.alphabet, self.alphabet)
+        """Raise InputError when these writers have other observations or labels."""
+        if writers.observation != self.observation:
+            raise InputError(
+                f"observation: {writers.observation} is not the release's {self.observation}; use "
+                "data or a release of the same type"
+            )
+        if writers.classes != self.labels:
+            raise InputError(
+                f"labels: {writers.classes} are not the release's {self.labels}; use data or a "
+                "release of the same labels"
+            )
 
     def _check_for_research(self, name: str) -> None:
         if self.travelled:
             raise InputError(
                 f"release: {self.manifest.name} in {self.directory} has travelled without its test "
-                "characters; give the directory that train-expert made"
+                "data; give the directory that train-expert made"
             )
         _read(self.directory, self.manifest, name)
 
 
 def read_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
     """Return what devices need, by name; raises InputError for a missing or altered file."""
-    return {name: _read(directory, manifest, name) for name in FOR_DEVICES}
+    return {name: _read(directory, manifest, name) for name in manifest.for_devices}
 
 
 def open_files(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[GlobalExpert, Sketch]:
     """Make the expert and the sketch of what devices get.
 
-    Raises InputError for an unknown architecture and for files that do not hold the right tensors
-    with finite numbers.
+    Raises InputError for an unknown architecture, for one that does not take the observations, and
+    for files that do not hold the right tensors with finite numbers.
     """
-    expert = build(manifest.architecture, len(manifest.alphabet))
+    check_architecture(manifest)
+    expert = build(manifest.architecture, len(manifest.labels))
     wanted = expert.state_dict()
     try:
         weights = safetensors.torch.load(files[WEIGHTS])
@@ -129,6 +145,16 @@ def open_files(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[GlobalEx
     return expert.eval(), sketch
 
 
+def check_architecture(manifest: Manifest) -> None:
+    """Raise InputError for an unknown architecture and one that takes other observations."""
+    takes = find_architecture(manifest.architecture).observation
+    if manifest.observation != takes:
+        raise InputError(
+            f"observation: {manifest.name} gives {manifest.observation} to a "
+            f"{manifest.architecture}, which takes {takes}; fetch another release"
+        )
+
+
 def publish(
     directory: Path,
     expert: GlobalExpert,
@@ -141,18 +167,18 @@ def publish(
 ) -> None:
     """Write a release to `directory`, whole or not at all; a registry gives it its version.
 
-    `generic` are public characters that nobody trained on, `privacy` is the epsilon and delta of
+    `generic` are public observations that nobody trained on, `privacy` is the epsilon and delta of
     people's data spent in making it: none where it was made of public data alone. Raises InputError
     when `directory` exists.
     """
     check_new(directory)
     training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
     anonymous = WriterSet.of(
-        generic.images,
+        generic.observations,
         generic.labels,
         writer=np.zeros(len(generic), np.uint32),
         names=["generic"],
-        alphabet=generic.alphabet,
+        classes=generic.classes,
     )
     contents: dict[str, Callable[[Path], object]] = {
         WEIGHTS: lambda path: path.write_bytes(safetensors.torch.save(expert.state_dict())),
@@ -169,7 +195,8 @@ def publish(
             parent=None,
             restores=None,
             architecture=architecture,
-            alphabet=generic.alphabet,
+            observation=generic.observation,
+            labels=generic.classes,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files={name: sha256((unfinished / name).read_bytes()) for name in contents},
             validation=validation,
@@ -217,7 +244,7 @@ def _are_alike(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> boo
 def _misfit(manifest: Manifest) -> InputError:
     return InputError(
         f"release: {manifest.name} does not hold a {manifest.architecture} for "
-        f"{len(manifest.alphabet)} classes; fetch a release made for this alphabet"
+        f"{len(manifest.labels)} classes; fetch a release made for these labels"
     )
 
 
@@ -226,11 +253,3 @@ def _names(path: Path) -> frozenset[str]:
         return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["trained_on"]))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"release: {path} cannot be read; fetch the release again") from None
-
-
-def _check_alphabet(given: str, wanted: str) -> None:
-    if given != wanted:
-        raise InputError(
-            f"alphabet: {given!r} is not the release's {wanted!r}; use data or a release of the "
-            "same alphabet"
-        )

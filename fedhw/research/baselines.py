@@ -1,7 +1,7 @@
 """What the mixture is compared with: other ways of personalising, from doing nothing upwards.
 
-Whatever compares glyphs does so on the global expert's features, by the mean squared difference
-over their dimensions.
+Whatever compares observations does so on the global expert's features, by the mean squared
+difference over their dimensions.
 """
 
 import copy
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedhw.errors import InputError
-from fedhw.experts.global_expert import GlobalExpert, as_ink
+from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import (
@@ -68,7 +68,7 @@ class PersonalHead(PersonalModel):
 
 @dataclass(frozen=True)
 class HeadTuning(Method):
-    """Fine-tunes a copy of the head to the writer's own glyphs.
+    """Fine-tunes a copy of the head to the writer's own samples.
 
     Gradient descent with momentum on the mean cross entropy of all of them; `rate` is over the
     mean squared length of the sketch's features, to be as stable for any global expert.
@@ -103,10 +103,10 @@ class PersonalNetworks(PersonalModel):
 
     def scores(self, activations: Activations) -> Tensor:
         """Return the networks' scores [W, N, C]."""
-        shown = len(activations.images)
+        shown = len(activations.observations)
         return torch.cat(
             [
-                extract_features(own, activations.images[[i % shown]]).scores
+                extract_features(own, activations.observations[[i % shown]]).scores
                 for i, own in enumerate(self.experts)
             ]
         )
@@ -118,7 +118,7 @@ class PersonalNetworks(PersonalModel):
 
 @dataclass(frozen=True)
 class FullTuning(Method):
-    """Fine-tunes a copy of the whole network to the writer's own glyphs.
+    """Fine-tunes a copy of the whole network to the writer's own samples.
 
     Gradient descent with momentum on the mean cross entropy of all of them.
     """
@@ -136,20 +136,20 @@ class FullTuning(Method):
         mask = cohort.mask.numpy()
         return PersonalNetworks(
             tuple(
-                self._tuned(expert, as_ink(images[own]), labels[own])
-                for images, labels, own in zip(
-                    cohort.activations.images, cohort.labels, mask, strict=True
+                self._tuned(expert, expert.scale(observations[own]), labels[own])
+                for observations, labels, own in zip(
+                    cohort.activations.observations, cohort.labels, mask, strict=True
                 )
             )
         )
 
     @torch.enable_grad()
-    def _tuned(self, expert: GlobalExpert, ink: Tensor, labels: Tensor) -> GlobalExpert:
+    def _tuned(self, expert: GlobalExpert, scaled: Tensor, labels: Tensor) -> GlobalExpert:
         own = copy.deepcopy(expert).requires_grad_()
         optimiser = torch.optim.SGD(own.parameters(), lr=self.rate, momentum=self.momentum)
-        for _ in range(self.steps if len(ink) else 0):
+        for _ in range(self.steps if len(scaled) else 0):
             optimiser.zero_grad()
-            F.cross_entropy(own(ink), labels).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(own(scaled), labels).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         return own
 
@@ -185,7 +185,7 @@ class PersonalMemory(PersonalModel):
 
 @dataclass(frozen=True)
 class NearestNeighbours(Method):
-    """kNN-Per: interpolates the global expert with the neighbours among the writer's own glyphs.
+    """kNN-Per: interpolates the global expert with the neighbours among the writer's own samples.
 
     A neighbour votes by exp(-distance) (Marfoq et al. 2022, arXiv 2111.09360, with the distance
     of the authors' code: squared, over the dimension); `trust` is their lambda.
@@ -239,7 +239,7 @@ class ClassMeans(NamedTuple):
 
 @dataclass(frozen=True)
 class NearestClassMean(Method):
-    """Gives each glyph the class whose mean of the writer's own glyphs is nearest."""
+    """Gives each glyph the class whose mean of the writer's own samples is nearest."""
 
     @torch.no_grad()
     def learn(

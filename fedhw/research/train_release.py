@@ -8,8 +8,9 @@ import torch
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.experts.architecture import find_architecture
 from fedhw.experts.evaluation import accuracy
-from fedhw.experts.global_expert import as_ink, build
+from fedhw.experts.global_expert import build
 from fedhw.release.release import check_new, publish
 from fedhw.release.sketch import SKETCH_SIZE, Sketch
 from fedhw.research.training import Training, train_expert
@@ -31,9 +32,16 @@ def make_release(
     The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
     half of them where there are fewer than 120. A tenth of the others' characters is kept as
     generic test set. The state of an unfinished training lies beside `directory` and is taken up
-    again. Raises InputError when `directory` exists or there are too few writers.
+    again. Raises InputError when `directory` exists, the architecture takes other observations, or
+    there are too few writers.
     """
     check_new(directory)
+    takes = find_architecture(architecture).observation
+    if writers.observation != takes:
+        raise InputError(
+            f"observation: {writers.observation} is not what {architecture} takes, {takes}; give "
+            "other data or another architecture"
+        )
     rng = np.random.default_rng(training.seed)
     trained_writers = _without_held_out(writers, hold_out, rng)
     rows = rng.permutation(np.flatnonzero(np.isin(writers.writer, trained_writers)))
@@ -42,20 +50,21 @@ def make_release(
         raise InputError("data: one character is left to train on; give more characters")
 
     torch.manual_seed(training.seed)
-    expert = build(architecture, len(writers.alphabet))
+    expert = build(architecture, len(writers.classes))
     checkpoint = directory.with_name(f".{directory.name}.training")
     train_expert(
         expert,
-        writers.images[training_rows],
+        writers.observations[training_rows],
         writers.labels[training_rows],
         training,
         checkpoint,
         after_epoch,
     )
     generic = writers.take(generic_rows)
-    reached = accuracy(expert, generic.images, generic.labels)
+    reached = accuracy(expert, generic.observations, generic.labels)
     with torch.no_grad():
-        sketch = Sketch.of(expert.features(as_ink(writers.images[training_rows[:SKETCH_SIZE]])))
+        scaled = expert.scale(writers.observations[training_rows[:SKETCH_SIZE]])
+        sketch = Sketch.of(expert.features(scaled))
     publish(
         directory,
         expert,

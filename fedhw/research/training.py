@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from fedhw.errors import InputError
-from fedhw.experts.global_expert import GlobalExpert, as_ink
-from fedhw.handwriting.augmentation import distort
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.observation import Observations
 from fedhw.system.atomic import replacing
 
 
@@ -22,8 +22,8 @@ from fedhw.system.atomic import replacing
 class Training:
     """How long and how boldly to train.
 
-    AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120); each glyph is seen
-    through a small random affine map.
+    AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120); each observation is
+    randomly changed as its architecture says, or seen as it is where `distortion` is 0.
     """
 
     epochs: int = 70
@@ -36,20 +36,20 @@ class Training:
 
 def train_expert(
     expert: GlobalExpert,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer[Any]],
+    observations: Observations,
+    labels: NDArray[np.int64],
     training: Training,
     checkpoint: Path | None = None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> None:
-    """Train `expert` in place on uint8 glyphs [N, 28, 28] and their labels [N].
+    """Train `expert` in place on observations [N, *shape] and their labels [N].
 
     With a `checkpoint` path the state is kept after every epoch, a training cut off goes on from
     there, and it ends with the same weights as one that was not. Raises InputError when the
     checkpoint is that of another training or cannot be read.
     """
-    ink, target = as_ink(images), torch.from_numpy(labels.astype(np.int64))
-    batches = max(1, len(ink) // training.batch)
+    scaled, target = expert.scale(observations), torch.from_numpy(labels)
+    batches = max(1, len(scaled) // training.batch)
     random = torch.Generator().manual_seed(training.seed)
     optimiser = torch.optim.AdamW(
         expert.parameters(), lr=training.rate, weight_decay=training.decay
@@ -62,7 +62,7 @@ def train_expert(
         "optimiser": optimiser,
         "schedule": schedule,
     }
-    identity = _identity(expert, images, labels, training)
+    identity = _identity(expert, observations, labels, training)
     first = 0
     if checkpoint is not None and checkpoint.exists():
         saved = _checked(checkpoint, identity)
@@ -72,8 +72,8 @@ def train_expert(
         first = saved["epoch"]
     after_epoch(first)
     for epoch in range(first, training.epochs):
-        for rows in torch.randperm(len(ink), generator=random).tensor_split(batches):
-            scores = expert(distort(ink[rows], training.distortion, random))
+        for rows in torch.randperm(len(scaled), generator=random).tensor_split(batches):
+            scores = expert(expert.augment(scaled[rows], training.distortion, random))
             loss = F.cross_entropy(scores, target[rows])
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -90,13 +90,13 @@ def train_expert(
 
 def _identity(
     expert: GlobalExpert,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.integer[Any]],
+    observations: Observations,
+    labels: NDArray[np.int64],
     training: Training,
 ) -> str:
     """Tell one training from any other: recipe, architecture, first weights and data."""
     digest = hashlib.sha256(repr((training, expert)).encode())
-    for array in (*(p.detach().numpy() for p in expert.parameters()), images, labels):
+    for array in (*(p.detach().numpy() for p in expert.parameters()), observations, labels):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64hw/v1/device.proto\x12\x08\x66\x65\x64hw.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x05Glyph\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x07strokes\x18\x02 \x01(\x0b\x32\x11.fedhw.v1.StrokesH\x00\x42\x06\n\x04\x66orm\",\n\x07Strokes\x12!\n\x07strokes\x18\x01 \x03(\x0b\x32\x10.fedhw.v1.Stroke\"\x1e\n\x06Stroke\x12\t\n\x01x\x18\x01 \x03(\x02\x12\t\n\x01y\x18\x02 \x03(\x02\"A\n\x10RecognizeRequest\x12\x1e\n\x05glyph\x18\x01 \x01(\x0b\x32\x0f.fedhw.v1.Glyph\x12\r\n\x05top_k\x18\x02 \x01(\r\"\xac\x02\n\x11RecognizeResponse\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\'\n\ncandidates\x18\x03 \x03(\x0b\x32\x13.fedhw.v1.Candidate\x12%\n\ndecided_by\x18\x04 \x01(\x0e\x32\x11.fedhw.v1.Decider\x12\x0c\n\x04gate\x18\x05 \x01(\x02\x12*\n\rglobal_expert\x18\x06 \x01(\x0b\x32\x13.fedhw.v1.Candidate\x12.\n\x0clocal_expert\x18\x07 \x01(\x0b\x32\x13.fedhw.v1.CandidateH\x00\x88\x01\x01\x12\x0f\n\x07release\x18\x08 \x01(\t\x12\x18\n\x10personal_version\x18\t \x01(\x04\x42\x0f\n\r_local_expert\"/\n\tCandidate\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"I\n\x0cLearnRequest\x12\x1e\n\x05glyph\x18\x01 \x01(\x0b\x32\x0f.fedhw.v1.Glyph\x12\r\n\x05label\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\x1c\n\rLearnResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\r\n\x0bUndoRequest\")\n\x0cUndoResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x86\x01\n\rForgetRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x12\"\n\x06period\x18\x03 \x01(\x0b\x32\x10.fedhw.v1.PeriodH\x00\x12*\n\neverything\x18\x04 \x01(\x0b\x32\x14.fedhw.v1.EverythingH\x00\x42\x06\n\x04what\"\\\n\x06Period\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0c\n\nEverything\"#\n\x0e\x46orgetResponse\x12\x11\n\tforgotten\x18\x01 \x01(\x04\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.fedhw.v1.Status\"\x14\n\x12WatchStatusRequest\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.fedhw.v1.Status\"\x9c\x02\n\x06Status\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x10\n\x08\x61lphabet\x18\x03 \x01(\t\x12\x18\n\x10personal_version\x18\x04 \x01(\x04\x12\x0c\n\x04kept\x18\x05 \x01(\x04\x12\x13\n\x0b\x63orrections\x18\x06 \x01(\x04\x12\x14\n\x0crecognitions\x18\x07 \x01(\x04\x12)\n\rglobal_expert\x18\x08 \x01(\x0b\x32\x12.fedhw.v1.Accuracy\x12#\n\x07mixture\x18\t \x01(\x0b\x32\x12.fedhw.v1.Accuracy\x12\x10\n\x08learning\x18\n \x01(\x08\x12\x13\n\x0bstore_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07notices\x18\x0c \x03(\t\"H\n\x08\x41\x63\x63uracy\x12\x12\n\x05total\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06recent\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06_totalB\t\n\x07_recent\"*\n\x14\x45xportProfileRequest\x12\x12\n\npassphrase\x18\x01 \x01(\t\"&\n\x15\x45xportProfileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"E\n\x14ImportProfileRequest\x12\x14\n\npassphrase\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"&\n\x15ImportProfileResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04*W\n\x07\x44\x65\x63ider\x12\x17\n\x13\x44\x45\x43IDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43IDER_GLOBAL_EXPERT\x10\x01\x12\x18\n\x14\x44\x45\x43IDER_LOCAL_EXPERT\x10\x02\x32\xbe\x04\n\x06\x44\x65vice\x12H\n\tRecognize\x12\x1a.fedhw.v1.RecognizeRequest\x1a\x1b.fedhw.v1.RecognizeResponse(\x01\x30\x01\x12:\n\x05Learn\x12\x16.fedhw.v1.LearnRequest\x1a\x17.fedhw.v1.LearnResponse(\x01\x12\x35\n\x04Undo\x12\x15.fedhw.v1.UndoRequest\x1a\x16.fedhw.v1.UndoResponse\x12;\n\x06\x46orget\x12\x17.fedhw.v1.ForgetRequest\x1a\x18.fedhw.v1.ForgetResponse\x12\x44\n\tGetStatus\x12\x1a.fedhw.v1.GetStatusRequest\x1a\x1b.fedhw.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.fedhw.v1.WatchStatusRequest\x1a\x1d.fedhw.v1.WatchStatusResponse0\x01\x12R\n\rExportProfile\x12\x1e.fedhw.v1.ExportProfileRequest\x1a\x1f.fedhw.v1.ExportProfileResponse0\x01\x12R\n\rImportProfile\x12\x1e.fedhw.v1.ImportProfileRequest\x1a\x1f.fedhw.v1.ImportProfileResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x66\x65\x64hw/v1/device.proto\x12\x08\x66\x65\x64hw.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"F\n\x05Glyph\x12\x0f\n\x05image\x18\x01 \x01(\x0cH\x00\x12$\n\x07strokes\x18\x02 \x01(\x0b\x32\x11.fedhw.v1.StrokesH\x00\x42\x06\n\x04\x66orm\",\n\x07Strokes\x12!\n\x07strokes\x18\x01 \x03(\x0b\x32\x10.fedhw.v1.Stroke\"\x1e\n\x06Stroke\x12\t\n\x01x\x18\x01 \x03(\x02\x12\t\n\x01y\x18\x02 \x03(\x02\"A\n\x10RecognizeRequest\x12\x1e\n\x05glyph\x18\x01 \x01(\x0b\x32\x0f.fedhw.v1.Glyph\x12\r\n\x05top_k\x18\x02 \x01(\r\"\xac\x02\n\x11RecognizeResponse\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\nconfidence\x18\x02 \x01(\x02\x12\'\n\ncandidates\x18\x03 \x03(\x0b\x32\x13.fedhw.v1.Candidate\x12%\n\ndecided_by\x18\x04 \x01(\x0e\x32\x11.fedhw.v1.Decider\x12\x0c\n\x04gate\x18\x05 \x01(\x02\x12*\n\rglobal_expert\x18\x06 \x01(\x0b\x32\x13.fedhw.v1.Candidate\x12.\n\x0clocal_expert\x18\x07 \x01(\x0b\x32\x13.fedhw.v1.CandidateH\x00\x88\x01\x01\x12\x0f\n\x07release\x18\x08 \x01(\t\x12\x18\n\x10personal_version\x18\t \x01(\x04\x42\x0f\n\r_local_expert\"/\n\tCandidate\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\"I\n\x0cLearnRequest\x12\x1e\n\x05glyph\x18\x01 \x01(\x0b\x32\x0f.fedhw.v1.Glyph\x12\r\n\x05label\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"\x1c\n\rLearnResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\"\r\n\x0bUndoRequest\")\n\x0cUndoResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"\x86\x01\n\rForgetRequest\x12\x0c\n\x02id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x12\"\n\x06period\x18\x03 \x01(\x0b\x32\x10.fedhw.v1.PeriodH\x00\x12*\n\neverything\x18\x04 \x01(\x0b\x32\x14.fedhw.v1.EverythingH\x00\x42\x06\n\x04what\"\\\n\x06Period\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0c\n\nEverything\"#\n\x0e\x46orgetResponse\x12\x11\n\tforgotten\x18\x01 \x01(\x04\"\x11\n\x0f\x44\x65scribeRequest\"y\n\x10\x44\x65scribeResponse\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12.\n\x0bobservation\x18\x03 \x01(\x0b\x32\x19.fedhw.v1.ObservationType\x12\x0e\n\x06labels\x18\x04 \x03(\t\"/\n\x0fObservationType\x12\r\n\x05shape\x18\x01 \x03(\r\x12\r\n\x05\x64type\x18\x02 \x01(\t\"\x12\n\x10GetStatusRequest\"5\n\x11GetStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.fedhw.v1.Status\"\x14\n\x12WatchStatusRequest\"7\n\x13WatchStatusResponse\x12 \n\x06status\x18\x01 \x01(\x0b\x32\x10.fedhw.v1.Status\"\x9c\x02\n\x06Status\x12\x0f\n\x07release\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x10\n\x08\x61lphabet\x18\x03 \x01(\t\x12\x18\n\x10personal_version\x18\x04 \x01(\x04\x12\x0c\n\x04kept\x18\x05 \x01(\x04\x12\x13\n\x0b\x63orrections\x18\x06 \x01(\x04\x12\x14\n\x0crecognitions\x18\x07 \x01(\x04\x12)\n\rglobal_expert\x18\x08 \x01(\x0b\x32\x12.fedhw.v1.Accuracy\x12#\n\x07mixture\x18\t \x01(\x0b\x32\x12.fedhw.v1.Accuracy\x12\x10\n\x08learning\x18\n \x01(\x08\x12\x13\n\x0bstore_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07notices\x18\x0c \x03(\t\"H\n\x08\x41\x63\x63uracy\x12\x12\n\x05total\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x13\n\x06recent\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\x08\n\x06_totalB\t\n\x07_recent\"*\n\x14\x45xportProfileRequest\x12\x12\n\npassphrase\x18\x01 \x01(\t\"&\n\x15\x45xportProfileResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"E\n\x14ImportProfileRequest\x12\x14\n\npassphrase\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"&\n\x15ImportProfileResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\x04*W\n\x07\x44\x65\x63ider\x12\x17\n\x13\x44\x45\x43IDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43IDER_GLOBAL_EXPERT\x10\x01\x12\x18\n\x14\x44\x45\x43IDER_LOCAL_EXPERT\x10\x02\x32\x81\x05\n\x06\x44\x65vice\x12H\n\tRecognize\x12\x1a.fedhw.v1.RecognizeRequest\x1a\x1b.fedhw.v1.RecognizeResponse(\x01\x30\x01\x12:\n\x05Learn\x12\x16.fedhw.v1.LearnRequest\x1a\x17.fedhw.v1.LearnResponse(\x01\x12\x35\n\x04Undo\x12\x15.fedhw.v1.UndoRequest\x1a\x16.fedhw.v1.UndoResponse\x12;\n\x06\x46orget\x12\x17.fedhw.v1.ForgetRequest\x1a\x18.fedhw.v1.ForgetResponse\x12\x41\n\x08\x44\x65scribe\x12\x19.fedhw.v1.DescribeRequest\x1a\x1a.fedhw.v1.DescribeResponse\x12\x44\n\tGetStatus\x12\x1a.fedhw.v1.GetStatusRequest\x1a\x1b.fedhw.v1.GetStatusResponse\x12L\n\x0bWatchStatus\x12\x1c.fedhw.v1.WatchStatusRequest\x1a\x1d.fedhw.v1.WatchStatusResponse0\x01\x12R\n\rExportProfile\x12\x1e.fedhw.v1.ExportProfileRequest\x1a\x1f.fedhw.v1.ExportProfileResponse0\x01\x12R\n\rImportProfile\x12\x1e.fedhw.v1.ImportProfileRequest\x1a\x1f.fedhw.v1.ImportProfileResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedhw.v1.device_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DECIDER']._serialized_start=1792
-  _globals['_DECIDER']._serialized_end=1879
+  _globals['_DECIDER']._serialized_start=1983
+  _globals['_DECIDER']._serialized_end=2070
   _globals['_GLYPH']._serialized_start=68
   _globals['_GLYPH']._serialized_end=138
   _globals['_STROKES']._serialized_start=140
@@ -62,26 +62,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVERYTHING']._serialized_end=1043
   _globals['_FORGETRESPONSE']._serialized_start=1045
   _globals['_FORGETRESPONSE']._serialized_end=1080
-  _globals['_GETSTATUSREQUEST']._serialized_start=1082
-  _globals['_GETSTATUSREQUEST']._serialized_end=1100
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1102
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1155
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=1157
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=1177
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1179
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1234
-  _globals['_STATUS']._serialized_start=1237
-  _globals['_STATUS']._serialized_end=1521
-  _globals['_ACCURACY']._serialized_start=1523
-  _globals['_ACCURACY']._serialized_end=1595
-  _globals['_EXPORTPROFILEREQUEST']._serialized_start=1597
-  _globals['_EXPORTPROFILEREQUEST']._serialized_end=1639
-  _globals['_EXPORTPROFILERESPONSE']._serialized_start=1641
-  _globals['_EXPORTPROFILERESPONSE']._serialized_end=1679
-  _globals['_IMPORTPROFILEREQUEST']._serialized_start=1681
-  _globals['_IMPORTPROFILEREQUEST']._serialized_end=1750
-  _globals['_IMPORTPROFILERESPONSE']._serialized_start=1752
-  _globals['_IMPORTPROFILERESPONSE']._serialized_end=1790
-  _globals['_DEVICE']._serialized_start=1882
-  _globals['_DEVICE']._serialized_end=2456
+  _globals['_DESCRIBEREQUEST']._serialized_start=1082
+  _globals['_DESCRIBEREQUEST']._serialized_end=1099
+  _globals['_DESCRIBERESPONSE']._serialized_start=1101
+  _globals['_DESCRIBERESPONSE']._serialized_end=1222
+  _globals['_OBSERVATIONTYPE']._serialized_start=1224
+  _globals['_OBSERVATIONTYPE']._serialized_end=1271
+  _globals['_GETSTATUSREQUEST']._serialized_start=1273
+  _globals['_GETSTATUSREQUEST']._serialized_end=1291
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1293
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1346
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1348
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=1368
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1370
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1425
+  _globals['_STATUS']._serialized_start=1428
+  _globals['_STATUS']._serialized_end=1712
+  _globals['_ACCURACY']._serialized_start=1714
+  _globals['_ACCURACY']._serialized_end=1786
+  _globals['_EXPORTPROFILEREQUEST']._serialized_start=1788
+  _globals['_EXPORTPROFILEREQUEST']._serialized_end=1830
+  _globals['_EXPORTPROFILERESPONSE']._serialized_start=1832
+  _globals['_EXPORTPROFILERESPONSE']._serialized_end=1870
+  _globals['_IMPORTPROFILEREQUEST']._serialized_start=1872
+  _globals['_IMPORTPROFILEREQUEST']._serialized_end=1941
+  _globals['_IMPORTPROFILERESPONSE']._serialized_start=1943
+  _globals['_IMPORTPROFILERESPONSE']._serialized_end=1981
+  _globals['_DEVICE']._serialized_start=2073
+  _globals['_DEVICE']._serialized_end=2714
 # @@protoc_insertion_point(module_scope)

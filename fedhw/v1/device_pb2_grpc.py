@@ -58,6 +58,11 @@ class DeviceStub:
                 request_serializer=fedhw_dot_v1_dot_device__pb2.ForgetRequest.SerializeToString,
                 response_deserializer=fedhw_dot_v1_dot_device__pb2.ForgetResponse.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/fedhw.v1.Device/Describe',
+                request_serializer=fedhw_dot_v1_dot_device__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=fedhw_dot_v1_dot_device__pb2.DescribeResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/fedhw.v1.Device/GetStatus',
                 request_serializer=fedhw_dot_v1_dot_device__pb2.GetStatusRequest.SerializeToString,
@@ -88,14 +93,14 @@ class DeviceServicer:
     """
 
     def Recognize(self, request_iterator, context):
-        """Recognises one glyph an answer, in order, as long as the stream is held open.
+        """Recognises one observation an answer, in order, as long as the stream is held open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Learn(self, request_iterator, context):
-        """Stores corrected glyphs, at most 1,000, and answers when all of them are durable. A call that
+        """Stores corrected observations, at most 1,000, and answers when all of them are durable. A call that
         is refused or cut off before its end has stored nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -111,6 +116,13 @@ class DeviceServicer:
 
     def Forget(self, request, context):
         """Erases corrections and whatever was learned from them, and answers when both are gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Describe(self, request, context):
+        """Says what the release in use takes and what it answers with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,6 +177,11 @@ def add_DeviceServicer_to_server(servicer, server):
                     servicer.Forget,
                     request_deserializer=fedhw_dot_v1_dot_device__pb2.ForgetRequest.FromString,
                     response_serializer=fedhw_dot_v1_dot_device__pb2.ForgetResponse.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=fedhw_dot_v1_dot_device__pb2.DescribeRequest.FromString,
+                    response_serializer=fedhw_dot_v1_dot_device__pb2.DescribeResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -299,6 +316,33 @@ class Device:
             '/fedhw.v1.Device/Forget',
             fedhw_dot_v1_dot_device__pb2.ForgetRequest.SerializeToString,
             fedhw_dot_v1_dot_device__pb2.ForgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedhw.v1.Device/Describe',
+            fedhw_dot_v1_dot_device__pb2.DescribeRequest.SerializeToString,
+            fedhw_dot_v1_dot_device__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,

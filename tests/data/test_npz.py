@@ -14,17 +14,30 @@ from fedhw.data.npz import load_npz, save_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.handwriting.glyph import GLYPH
+from fedhw.observation import Labels
 from tests.parts import SHARED, need_data
 
 REAL = SHARED / "unipen62.npz"
 
 GOOD = {
+    "observations": np.zeros((3, 5, 2), np.float32),
+    "labels": np.array([0, 1, 1], np.uint8),
+    "classes": np.array(["left", "right"]),
+    "writer": np.array([0, 1, 0], np.uint16),
+    "writers": np.array(["ann", "bo"]),
+    "order": np.array([0, 0, 1], np.uint32),
+}
+
+
+OLD = {
     "images": np.zeros((3, 28, 28), np.uint8),
     "labels": np.array([0, 10, 61], np.uint8),
     "writer": np.array([0, 1, 0], np.uint16),
     "writers": np.array(["ann", "bo"]),
     "order": np.array([0, 0, 1], np.uint32),
 }
+"""As it was before a file had `classes`."""
 
 
 @pytest.fixture
@@ -36,27 +49,29 @@ def path(tmp_path: Path) -> Path:
 def writer_sets(draw: st.DrawFn) -> WriterSet:
     # numpy's text arrays drop NULs at the end, which no name has.
     names = draw(st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=4))
-    alphabet = draw(st.sampled_from(["01", BYCLASS, "αβγ"]))
+    words = Labels(("seven", "eight and a half", "字"))
+    classes = draw(st.sampled_from([BYCLASS, Labels.characters("αβγ"), words]))
+    shape, dtype = draw(st.sampled_from([((28, 28), np.uint8), ((3, 2), np.float32)]))
     n = draw(st.integers(1, 5))
 
     def column(dtype: type, top: int):
         return draw(arrays(dtype, n, elements=st.integers(0, top)))
 
     return WriterSet(
-        images=draw(arrays(np.uint8, (n, 28, 28))),
-        labels=column(np.uint8, len(alphabet) - 1),
+        observations=draw(arrays(dtype, (n, *shape), elements=st.integers(0, 99))),
+        labels=column(np.int64, len(classes) - 1),
         writer=column(np.uint32, len(names) - 1),
         names=tuple(names),
         order=column(np.uint32, 2**32 - 1),
-        alphabet=alphabet,
+        classes=classes,
     )
 
 
 def assert_same(one: WriterSet, other: WriterSet) -> None:
-    for field in ("images", "labels", "writer", "order"):
+    for field in ("observations", "labels", "writer", "order"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field), strict=True)
     assert one.names == other.names
-    assert one.alphabet == other.alphabet
+    assert one.classes == other.classes
 
 
 @settings(deadline=None)
@@ -71,7 +86,7 @@ def test_what_is_saved_is_what_is_loaded(writers):
 
 
 def test_a_failed_save_leaves_the_old_file(path):
-    writers = WriterSet.of(GOOD["images"], [1, 2, 3], [0, 0, 0], ["ann"])
+    writers = WriterSet.of(GOOD["observations"], [1, 2, 3], [0, 0, 0], ["ann"], BYCLASS)
     save_npz(path, writers)
 
     with pytest.raises(ValueError, match="setting an array element"):
@@ -81,19 +96,26 @@ def test_a_failed_save_leaves_the_old_file(path):
 
 
 def test_a_file_without_an_alphabet_has_the_62_classes(path):
-    np.savez(path, **GOOD)
+    np.savez(path, **OLD)
 
     writers = load_npz(path)
 
-    assert writers.alphabet == BYCLASS
+    assert writers.classes == BYCLASS
+    assert writers.observation == GLYPH
     assert writers.names == ("ann", "bo")
     assert writers.labels.tolist() == [0, 10, 61]
 
 
-def test_whole_numbers_of_any_width_are_taken(path):
-    np.savez(path, **GOOD | {"labels": GOOD["labels"].astype(np.int64)})
+def test_an_older_file_has_its_alphabet(path):
+    np.savez(path, **OLD | {"labels": [0, 1, 2], "alphabet": np.array("äöü")})
 
-    assert load_npz(path).labels.dtype == np.uint8
+    assert load_npz(path).classes == Labels(("ä", "ö", "ü"))
+
+
+def test_whole_numbers_of_any_width_are_taken(path):
+    np.savez(path, **GOOD | {"labels": GOOD["labels"].astype(np.int16)})
+
+    assert load_npz(path).labels.dtype == np.int64
 
 
 def test_the_real_handwriting_is_read_whole():
@@ -105,7 +127,7 @@ def test_the_real_handwriting_is_read_whole():
     assert (writers.counts() >= 150).sum() == 140
     assert (writers.counts() >= 300).sum() == 85
     # Ink is bright and rare: an inverted file would fail here.
-    assert 20 < writers.images.mean() < 80
+    assert 20 < writers.observations.mean() < 80
 
 
 @pytest.mark.parametrize("field", GOOD)
@@ -132,27 +154,40 @@ class Unpickled:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("images", np.full((3, 28, 28), np.nan), "images: dtype float64 is not uint8"),
-        ("images", np.zeros((3, 784), np.uint8), r"images: shape \(3, 784\) is not"),
-        ("images", np.zeros((0, 28, 28), np.uint8), "images: there are none"),
-        ("images", np.array(5, np.uint8), r"images: shape \(\) is not"),
+        ("observations", np.zeros((3, 28, 28)), "observation: dtype float64 is not supported"),
+        ("observations", np.full((3, 9), np.nan, np.float32), "observation: it holds NaN"),
+        ("observations", np.zeros((3, 2, 0), np.uint8), r"observation: shape \[2, 0\] is not"),
+        ("observations", np.zeros((0, 28, 28), np.uint8), "observations: there are none"),
+        ("observations", np.array(5, np.uint8), r"observation: shape \[\] is not"),
         ("labels", np.array([0.0, 1.0, np.nan]), "labels: dtype float64 is not a whole number"),
-        ("labels", np.array([0, 1, 62], np.uint8), "labels: value 62 is outside the 62 classes"),
+        ("labels", np.array([0, 1, 2], np.uint8), "labels: value 2 is outside the 2 classes"),
         ("labels", np.array([0, 1, -1]), r"labels: values -1\.\.1 do not fit"),
-        ("labels", np.zeros((3, 2), np.uint8), r"labels: shape \(3, 2\) does not fit 3 images"),
+        (
+            "labels",
+            np.zeros((3, 2), np.uint8),
+            r"labels: shape \(3, 2\) does not fit 3 observations",
+        ),
         ("writer", np.array([0, 1, 2], np.uint16), "writer: value 2 is outside the 2 writer names"),
-        ("writers", np.array([1, 2]), r"writers: int64 \(2,\) is not a list of names"),
-        ("writers", np.array("ann"), r"writers: <U3 \(\) is not a list of names"),
+        ("writers", np.array([1, 2]), r"writers: int64 \(2,\) is not a list of texts"),
+        ("writers", np.array("ann"), r"writers: <U3 \(\) is not a list of texts"),
         ("writers", np.array([], str), "names: there are none"),
-        ("order", np.array([0, 1], np.uint32), r"order: shape \(2,\) does not fit 3 images"),
-        ("alphabet", np.array(["0", "1"]), r"alphabet: <U1 \(2,\) is not one text"),
-        ("alphabet", np.array("01"), "labels: value 61 is outside the 2 classes"),
+        ("order", np.array([0, 1], np.uint32), r"order: shape \(2,\) does not fit 3 observations"),
+        ("classes", np.array("01"), r"classes: <U2 \(\) is not a list of texts"),
+        ("classes", np.array(["left"]), "labels: value 1 is outside the 1 classes"),
+        ("classes", np.array(["left", "left"]), r"labels\[1\]: 'left' is labels\[0\], too"),
     ],
 )
 def test_a_wrong_array_is_named_with_its_file(path, field, value, message):
     np.savez(path, **GOOD | {field: value})
 
     with pytest.raises(InputError, match=rf"writers\.npz: {message}"):
+        load_npz(path)
+
+
+def test_a_wrong_alphabet_of_an_older_file_is_named(path):
+    np.savez(path, **OLD | {"alphabet": np.array(["0", "1"])})
+
+    with pytest.raises(InputError, match=r"alphabet: <U1 \(2,\) is not one text"):
         load_npz(path)
 
 
@@ -175,7 +210,7 @@ def test_a_folder_is_told_from_an_npz(tmp_path):
 
 
 def test_a_single_array_is_told_from_an_npz(tmp_path):
-    np.save(tmp_path / "images.npy", GOOD["images"])
+    np.save(tmp_path / "images.npy", OLD["images"])
 
     with pytest.raises(InputError, match=r"images\.npy: is no npz file"):
         load_npz(tmp_path / "images.npy")

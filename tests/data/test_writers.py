@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet, chronological_split, stratified_split
 from fedhw.errors import InputError
+from fedhw.handwriting.alphabet import BYCLASS
+from fedhw.observation import Labels
 
 label_arrays = st.integers(0, 61).flatmap(
     lambda top: arrays(np.uint8, st.integers(2, 120), elements=st.integers(0, top))
@@ -21,7 +23,12 @@ def two() -> WriterSet:
     """Ann wrote rows 0, 2 and 3, the last one first; Bo wrote row 1."""
     glyphs = np.arange(4 * 28 * 28).reshape(4, 28, 28).astype(np.uint8)
     return WriterSet.of(
-        glyphs, labels=[7, 61, 7, 0], writer=[0, 1, 0, 0], names=["ann", "bo"], order=[5, 1, 9, 2]
+        glyphs,
+        labels=[7, 61, 7, 0],
+        writer=[0, 1, 0, 0],
+        names=["ann", "bo"],
+        classes=BYCLASS,
+        order=[5, 1, 9, 2],
     )
 
 
@@ -42,37 +49,42 @@ def test_ties_in_the_order_keep_the_order_of_the_rows(two):
     assert tied.rows_of(0).tolist() == [0, 2, 3]
 
 
-def test_taken_rows_keep_their_writer_and_alphabet(two):
-    taken = replace(two, alphabet=two.alphabet + "?").take(np.array([3, 1]))
+def test_taken_rows_keep_their_writer_and_classes(two):
+    words = Labels((*two.classes, "question mark"))
+    taken = replace(two, classes=words).take(np.array([3, 1]))
 
-    assert taken.images.tolist() == two.images[[3, 1]].tolist()
+    assert taken.observations.tolist() == two.observations[[3, 1]].tolist()
     assert taken.labels.tolist() == [0, 61]
     assert taken.writer.tolist() == [0, 1]
     assert taken.order.tolist() == [2, 1]
     assert taken.names == ("ann", "bo")
-    assert taken.alphabet.endswith("z?")
+    assert taken.classes == words
 
 
 def test_order_defaults_to_the_order_of_the_rows():
     glyphs = np.zeros((3, 28, 28), np.uint8)
 
-    assert WriterSet.of(glyphs, [0, 0, 0], [0, 0, 0], ["ann"]).order.tolist() == [0, 1, 2]
+    assert WriterSet.of(glyphs, [0, 0, 0], [0, 0, 0], ["ann"], BYCLASS).order.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("images", np.zeros((4, 28, 28), np.float32), "images: dtype float32 is not uint8"),
-        ("images", np.zeros((4, 28, 27), np.uint8), r"images: shape \(4, 28, 27\) is not"),
-        ("images", np.zeros((0, 28, 28), np.uint8), "images: there are none"),
-        ("labels", np.zeros(3, np.uint8), r"labels: shape \(3,\) does not fit 4 images"),
-        ("labels", np.zeros((4, 1), np.uint8), r"labels: shape \(4, 1\) does not fit 4 images"),
-        ("labels", np.zeros(4, np.int64), "labels: dtype int64 is not unsigned"),
-        ("labels", np.full(4, 62, np.uint8), "labels: value 62 is outside the 62 classes"),
+        ("observations", np.zeros((4, 28, 28)), "observation: dtype float64 is not supported"),
+        (
+            "observations",
+            np.zeros((4, 2, 2, 2, 2, 2), np.int8),
+            "observation: shape .* is not 1 to",
+        ),
+        ("observations", np.zeros((0, 28, 28), np.uint8), "observations: there are none"),
+        ("labels", np.zeros(3, np.int64), r"labels: shape \(3,\) does not fit 4 observations"),
+        ("labels", np.zeros((4, 1), np.int64), r"labels: shape \(4, 1\) does not fit 4"),
+        ("labels", np.zeros(4, np.float64), "labels: dtype float64 is not a whole number"),
+        ("labels", np.full(4, 62), "labels: value 62 is outside the 62 classes"),
+        ("labels", np.full(4, -1), "labels: value -1 is outside the 62 classes"),
         ("writer", np.full(4, 2, np.uint16), "writer: value 2 is outside the 2 writer names"),
-        ("order", np.zeros(4, np.float64), "order: dtype float64 is not unsigned"),
+        ("order", np.zeros(4, np.float64), "order: dtype float64 is not a whole number"),
         ("names", (), "names: there are none"),
-        ("alphabet", "", "alphabet: there are none"),
     ],
 )
 def test_a_wrong_field_is_named(two, field, value, message):
@@ -84,13 +96,12 @@ def test_a_wrong_field_is_named(two, field, value, message):
     ("labels", "message"),
     [
         ([0.5, 1.0], "labels: dtype float64 is not a whole number"),
-        ([-1, 0], r"labels: values -1\.\.0 do not fit 0\.\.255"),
-        ([0, 256], r"labels: values 0\.\.256 do not fit 0\.\.255"),
+        ([-1, 0], r"labels: values -1\.\.0 do not fit 0\.\."),
     ],
 )
 def test_plain_values_are_checked_before_they_are_narrowed(labels, message):
     with pytest.raises(InputError, match=f"^{message}"):
-        WriterSet.of(np.zeros((2, 28, 28), np.uint8), labels, [0, 0], ["ann"])
+        WriterSet.of(np.zeros((2, 28, 28), np.uint8), labels, [0, 0], ["ann"], BYCLASS)
 
 
 @given(label_arrays, seeds)

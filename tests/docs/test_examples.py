@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from fedhw.data.npz import save_npz
-from fedhw.experts.global_expert import ARCHITECTURES
 from fedhw.release.release import Release
 from fedhw_client import connect
 
@@ -28,7 +27,6 @@ def drawings() -> Iterator[ModuleType]:
     sys.path.insert(0, str(EXAMPLES))
     yield import_module("drawings.learn")
     sys.path.remove(str(EXAMPLES))
-    del ARCHITECTURES["drawings"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +66,7 @@ def test_a_stream_learns_and_asking_changes_nothing(drawings: ModuleType, traine
     assert me.accuracy.total > me.ge_accuracy.total + 0.08
     answer = me.predict_one(np.zeros((28, 28), np.uint8))
     assert answer == me.predict_one(np.zeros((28, 28), np.uint8))
-    assert answer.label in drawings.draw([0], 1).alphabet
+    assert answer.label in drawings.draw([0], 1).classes
 
 
 def test_the_commands_know_an_architecture_that_is_installed(
@@ -79,11 +77,11 @@ def test_the_commands_know_an_architecture_that_is_installed(
     train = "train-expert --data drawings.npz --architecture drawings --epochs 1 --hold-out 0"
     command = [FEDHW, *train.split(), "--out", "release"]
     subprocess.run(command, cwd=tmp_path, env=installed, check=True, capture_output=True)
-    Image.fromarray(few.images[0]).save(tmp_path / "drawing.png")
+    Image.fromarray(few.observations[0]).save(tmp_path / "drawing.png")
 
     command = [FEDHW, "recognize", "release", "drawing.png"]
     said = subprocess.run(command, cwd=tmp_path, env=installed, check=True, capture_output=True)
-    assert any(thing in said.stdout.decode() for thing in few.alphabet)
+    assert any(thing in said.stdout.decode() for thing in few.classes)
     without = subprocess.run(command, cwd=tmp_path, capture_output=True)
     assert without.returncode == 2
     assert "architecture: 'drawings' is not known" in without.stderr.decode()
@@ -99,11 +97,11 @@ def test_an_agent_learns_drawings(
         try:
             assert agent.stdout.readline()  # it says where it listens
             with connect(home) as device:
-                assert device.recognize(mine.images[0]).label in mine.alphabet
-                for glyph, label in zip(mine.images, mine.labels, strict=True):
-                    device.learn(glyph, mine.alphabet[label])
-                assert device.status().alphabet == mine.alphabet
-                tree = mine.alphabet[mine.labels[0]]
+                assert device.recognize(mine.observations[0]).label in mine.classes
+                for glyph, label in zip(mine.observations, mine.labels, strict=True):
+                    device.learn(glyph, mine.classes[label])
+                assert device.status().alphabet == "".join(mine.classes)
+                tree = mine.classes[mine.labels[0]]
                 assert device.forget(label=tree) == (mine.labels == mine.labels[0]).sum()
         finally:
             agent.terminate()

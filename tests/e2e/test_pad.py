@@ -104,7 +104,7 @@ def open_pad(browser: Browser, url: str) -> Iterator[Open]:
 @pytest.fixture(scope="module")
 def hand(release: Release) -> tuple[str, list[Strokes]]:
     """A character and eight samples of one hand, each of which the global expert misreads."""
-    person = Personalizer(release.expert, release.sketch, release.alphabet)
+    person = Personalizer(release.expert, release.sketch, release.labels)
     for label, samples in _hands():
         read = {person.predict_one(rasterise(strokes)).ge_label.lower() for strokes in samples}
         if label.lower() not in read and not read & set("l1io0"):

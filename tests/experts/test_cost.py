@@ -1,26 +1,29 @@
 import torch
 from torch import nn
 
+from fedhw.experts.architecture import Architecture
 from fedhw.experts.cost import Cost, cost_of_gate, cost_of_global, cost_of_local
-from fedhw.experts.global_expert import GlobalExpert, build
+from fedhw.experts.global_expert import GlobalExpert, build, expert_of
 from fedhw.experts.mixture import Mixture
+from fedhw.handwriting.glyph import GLYPH
 
 
 class OneConvolution(GlobalExpert):
     """Small enough to count by hand."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__(architecture)
         self.convolution = nn.Conv2d(1, 2, 3)
-        self.head = nn.Linear(2 * 26 * 26, 10)
+        self.head = nn.Linear(2 * 26 * 26, classes)
 
-    def features(self, ink: torch.Tensor) -> torch.Tensor:
-        return self.convolution(ink[:, None]).flatten(1)
+    def features(self, scaled: torch.Tensor) -> torch.Tensor:
+        return self.convolution(scaled[:, None]).flatten(1)
 
 
 def test_a_network_counted_by_hand() -> None:
     head = 2 * 26 * 26 * 10
-    assert cost_of_global(OneConvolution()) == Cost(
+    one = expert_of(Architecture(GLYPH, OneConvolution), 10)
+    assert cost_of_global(one) == Cost(
         parameters=2 * 9 + 2 + head + 10, macs=26 * 26 * 9 * 2 + head
     )
 

@@ -9,11 +9,23 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedhw.errors import InputError
-from fedhw.experts.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, Relu, layer_shapes
+from fedhw.experts.layers import (
+    Conv1d,
+    Conv2d,
+    Flatten,
+    Layer,
+    Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Relu,
+    layer_shapes,
+)
 
 LAYERS = st.one_of(
     st.builds(Conv2d, st.integers(1, 3), st.integers(1, 6), st.integers(0, 3)),
+    st.builds(Conv1d, st.integers(1, 3), st.integers(1, 6), st.integers(0, 3)),
     st.builds(Relu),
+    st.builds(MaxPool1d),
     st.builds(MaxPool2d),
     st.builds(Flatten),
     st.builds(Linear, st.integers(1, 9)),
@@ -26,8 +38,12 @@ def torchs_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
     match layer:
         case Conv2d(out, kernel, padding):
             module: nn.Module = nn.Conv2d(shape[0], out, kernel, padding=padding)
+        case Conv1d(out, kernel, padding):
+            module = nn.Conv1d(shape[0], out, kernel, padding=padding)
         case Relu():
             module = nn.ReLU()
+        case MaxPool1d():
+            module = nn.MaxPool1d(2)
         case MaxPool2d():
             module = nn.MaxPool2d(2)
         case Flatten():
@@ -43,7 +59,8 @@ def test_shapes_are_torchs(layers, observation):
         shapes = layer_shapes([*layers, Flatten()], observation)
     except InputError:
         reject()
-    assert len(shapes[0]) != 2
+    along = 1 if any(isinstance(layer, Conv1d | MaxPool1d) for layer in layers) else 2
+    assert len(shapes[0]) != along
     assert len(shapes[-1]) == 1
     for layer, (before, after) in zip([*layers, Flatten()], pairwise(shapes), strict=True):
         assert torchs_shape(layer, before) == after

@@ -50,12 +50,12 @@ def test_the_complete_writers_come_by_number_in_the_order_of_writing(folder):
 
     assert writers.names == ("002", "004")
     assert writers.writer.tolist() == [0, 0, 1, 1, 1]
-    assert "".join(writers.alphabet[label] for label in writers.labels) == "zA0aZ"
+    assert "".join(writers.classes[label] for label in writers.labels) == "zA0aZ"
     assert writers.rows_of(1).tolist() == [2, 3, 4]
 
 
 def test_strokes_are_drawn_upright_and_apart(folder):
-    images = load_digilets(folder).images
+    images = load_digilets(folder).observations
 
     assert images[2].tolist() == rasterise([np.array([[2, 1], [2, 9], [6, 9]])]).tolist()
     assert np.array_equal(
@@ -70,7 +70,7 @@ def test_every_column_means_its_symbol(tmp_path, symbol):
 
     writers = load_digilets(tmp_path)
 
-    assert writers.alphabet[writers.labels[0]] == symbol
+    assert writers.classes[writers.labels[0]] == symbol
 
 
 def test_a_first_point_begins_a_stroke_even_without_its_mark(tmp_path):
@@ -78,7 +78,7 @@ def test_a_first_point_begins_a_stroke_even_without_its_mark(tmp_path):
     text = written(("0", ELL)).replace(" 1 0.000000", " 0 0.000000", 1)
     (tmp_path / "complete" / "010-x_preprocessed").write_text(text)
 
-    assert load_digilets(tmp_path).images[0].max() > 200
+    assert load_digilets(tmp_path).observations[0].max() > 200
 
 
 @pytest.mark.parametrize("name", ["", "nowhere"])

@@ -48,15 +48,15 @@ def folder(tmp_path: Path) -> Path:
 def test_glyphs_stand_upright(folder):
     writers = load_emnist(folder, "letters", "train")
 
-    assert writers.images[0].tolist() == upright_l().tolist()
-    assert writers.images.flags.c_contiguous
-    assert writers.images.flags.writeable
+    assert writers.observations[0].tolist() == upright_l().tolist()
+    assert writers.observations.flags.c_contiguous
+    assert writers.observations.flags.writeable
 
 
 def test_letters_count_from_zero(folder):
     writers = load_emnist(folder, "letters", "train")
 
-    assert [writers.alphabet[label] for label in writers.labels] == ["L", "A", "Z"]
+    assert [writers.classes[label] for label in writers.labels] == ["L", "A", "Z"]
 
 
 def test_there_is_one_writer_in_the_order_of_the_file(folder):
@@ -74,7 +74,7 @@ def test_gzipped_files_are_read_alike(folder):
 
     packed = load_emnist(folder, "letters", "train")
 
-    assert packed.images.tolist() == plain.images.tolist()
+    assert packed.observations.tolist() == plain.observations.tolist()
     assert packed.labels.tolist() == plain.labels.tolist()
 
 
@@ -92,7 +92,7 @@ def test_every_split_has_all_its_classes_and_no_more(tmp_path, split, part):
     writers = load_emnist(tmp_path, split, part)
 
     assert writers.labels.tolist() == list(range(CLASSES[split]))
-    assert len(set(writers.alphabet)) == CLASSES[split]
+    assert len(set(writers.classes)) == CLASSES[split]
 
     labels_path.write_bytes(idx(labels + 1))
     with pytest.raises(InputError, match=f"{stem}: labels: value {CLASSES[split]} is outside"):
@@ -166,5 +166,5 @@ def test_a_label_below_the_first_letter_is_told(folder):
 def test_glyphs_of_another_size_are_told(folder):
     (folder / IMAGES).write_bytes(idx(np.zeros((3, 28, 20), np.uint8)))
 
-    with pytest.raises(InputError, match=rf"{STEM}: images: shape \(3, 20, 28\) is not"):
+    with pytest.raises(InputError, match=rf"{STEM}: observation: shape \[28, 20\] is not"):
         load_emnist(folder, "letters", "train")

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_ink_is_bright_on_dark_paper(folder):
-    images = load_femnist(folder).images
+    images = load_femnist(folder).observations
 
     assert images[:, 3, 5].tolist() == [255, 245, 235, 225]
     images[:, 3, 5] = 0
@@ -62,7 +62,7 @@ def test_ink_is_bright_on_dark_paper(folder):
 def test_labels_mean_the_characters(folder):
     writers = load_femnist(folder)
 
-    assert "".join(writers.alphabet[label] for label in writers.labels) == "0AaZ"
+    assert "".join(writers.classes[label] for label in writers.labels) == "0AaZ"
 
 
 def test_writers_stand_in_the_order_of_the_rows(folder):
@@ -87,7 +87,7 @@ def test_the_first_writers_are_kept_with_all_their_characters(folder):
     writers = load_femnist(folder, writers=1)
 
     assert writers.names == ("f0001_14",)
-    assert writers.images[:, 3, 5].tolist() == [255, 235, 225]
+    assert writers.observations[:, 3, 5].tolist() == [255, 235, 225]
 
 
 @pytest.mark.parametrize("writers", [-1, 0, 3])

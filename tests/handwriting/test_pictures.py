@@ -8,7 +8,7 @@ from fedhw.errors import InputError
 from fedhw.handwriting.pictures import load_picture
 from fedhw.handwriting.synthetic import synthetic_writers
 
-GLYPH = synthetic_writers(1, 1).images[0]
+GLYPH = synthetic_writers(1, 1).observations[0]
 
 
 def saved(folder: Path, pixels: np.ndarray, name: str = "glyph.png") -> Path:

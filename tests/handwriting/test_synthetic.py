@@ -8,10 +8,10 @@ from fedhw.handwriting.synthetic import synthetic_writers
 
 def test_the_same_seed_gives_the_same_writers():
     first, again = (synthetic_writers(2, characters=70, seed=3) for _ in range(2))
-    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.observations, again.observations)
     np.testing.assert_array_equal(first.labels, again.labels)
     other = synthetic_writers(2, characters=70, seed=4)
-    assert (first.images != other.images).any()
+    assert (first.observations != other.observations).any()
 
 
 def test_a_writer_is_the_same_in_any_company():
@@ -20,7 +20,7 @@ def test_a_writer_is_the_same_in_any_company():
     assert chosen.names == ("synthetic-9-4", "synthetic-9-1")
     for position, index in enumerate([4, 1]):
         np.testing.assert_array_equal(
-            chosen.images[chosen.rows_of(position)], crowd.images[crowd.rows_of(index)]
+            chosen.observations[chosen.rows_of(position)], crowd.observations[crowd.rows_of(index)]
         )
         np.testing.assert_array_equal(
             chosen.labels[chosen.rows_of(position)], crowd.labels[crowd.rows_of(index)]
@@ -44,7 +44,7 @@ def test_every_writer_has_an_order_of_their_own():
 
 
 def test_every_glyph_is_legible_ink_on_clean_paper():
-    images = synthetic_writers(20, characters=62).images
+    images = synthetic_writers(20, characters=62).observations
     ink = images.mean(axis=(1, 2)) / 255
     assert ink.min() > 0.04
     assert ink.max() < 0.6
@@ -58,7 +58,7 @@ def test_a_writer_resembles_themselves_more_than_others():
     by_class = np.stack(
         [row[np.argsort(written.labels[row], kind="stable")] for row in rows]
     )  # [12, 124]: two samples of each class side by side
-    pixels = written.images[by_class].astype(float).reshape(12, len(BYCLASS), 2, -1)
+    pixels = written.observations[by_class].astype(float).reshape(12, len(BYCLASS), 2, -1)
     first, second = pixels[:, :, 0], pixels[:, :, 1]
     distance = np.abs(first[:, None] - second[None]).mean(axis=3)  # [12, 12, 62]
     own = np.diagonal(distance).mean()
@@ -77,7 +77,7 @@ def test_drift_moves_the_style_along_the_order():
             pages = written.rows_of(writer).reshape(6, len(BYCLASS))
             for number, page in enumerate(pages):
                 page = page[np.argsort(written.labels[page])]
-                pixels[writer, number] = written.images[page].reshape(len(BYCLASS), -1)
+                pixels[writer, number] = written.observations[page].reshape(len(BYCLASS), -1)
         early = np.abs(pixels[:, 0] - pixels[:, 1]).mean()
         return np.abs(pixels[:, 0] - pixels[:, 5]).mean() / early
 

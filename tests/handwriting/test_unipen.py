@@ -48,7 +48,7 @@ def archive(tmp_path: Path) -> Archive:
 
 
 def text(writers: WriterSet) -> str:
-    return "".join(writers.alphabet[label] for label in writers.labels)
+    return "".join(writers.classes[label] for label in writers.labels)
 
 
 def test_digits_upper_and_lower_case_of_one_writer_stand_in_the_order_of_writing(archive):
@@ -103,8 +103,8 @@ def test_a_part_of_a_stroke_may_be_a_character(archive):
     alone.spell("1c/ann/x.dat", "ann/ink.dat", '0 OK "c"', '1 OK "l"')
 
     assert (
-        load_unipen(archive.folder).images.tolist()
-        == load_unipen(archive.folder / "alone").images.tolist()
+        load_unipen(archive.folder).observations.tolist()
+        == load_unipen(archive.folder / "alone").observations.tolist()
     )
 
 
@@ -112,7 +112,7 @@ def test_a_glyph_stands_upright(archive):
     archive.ink("ann/ink.dat", STEM, FOOT)
     archive.spell("1b/ann/x.dat", "ann/ink.dat", '0-1 OK "L"')
 
-    ink = load_unipen(archive.folder).images[0] > 100
+    ink = load_unipen(archive.folder).observations[0] > 100
 
     assert ink[20:].sum() > ink[:8].sum()
     assert ink[:, :14].sum() > ink[:, 14:].sum()
@@ -148,7 +148,7 @@ def test_jumps_to_the_origin_and_repeated_points_leave_no_ink(archive):
     archive.spell("1c/ann/a.dat", "ann/a.dat", '0 OK "l"')
     archive.spell("1c/ann/b.dat", "ann/b.dat", '0 OK "l"')
 
-    clean, dirty = load_unipen(archive.folder).images
+    clean, dirty = load_unipen(archive.folder).observations
 
     assert clean.tolist() == dirty.tolist()
 
@@ -256,7 +256,7 @@ def test_what_the_page_on_data_tells_to_run_makes_the_file_of_the_results(tmp_pa
 
     writers, read = load_npz(tmp_path / "writers.npz"), load_unipen(archive.folder)
     assert text(writers) == "lc"
-    assert writers.images.tolist() == read.images.tolist()
+    assert writers.observations.tolist() == read.observations.tolist()
     assert writers.names == read.names
 
 

@@ -24,9 +24,9 @@ def test_a_candidate_is_a_whole_release(public: Public, running: Release, tmp_pa
     make_candidate(tmp_path / "candidate", running.expert, running, public, privacy)
     made = Release.load(tmp_path / "candidate")
     assert made.manifest.privacy == privacy
-    assert made.manifest.alphabet == running.alphabet
+    assert made.manifest.labels == running.labels
     assert made.trained_on == running.trained_on
-    np.testing.assert_array_equal(made.generic.images, public.validation.images)
+    np.testing.assert_array_equal(made.generic.observations, public.validation.observations)
     np.testing.assert_array_equal(flat(made.expert), flat(running.expert))
 
 

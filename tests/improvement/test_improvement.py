@@ -31,7 +31,7 @@ def contributions(improvement: Improvement, state: State, task: Task) -> list[np
     return [
         task.contribution(
             improvement.recipe.training.update(
-                expert, one.images, one.labels.astype(np.int64), task.rate, seed=w
+                expert, one.observations, one.labels, task.rate, seed=w
             )
         )
         for w, one in enumerate(own)
@@ -53,12 +53,13 @@ def test_it_makes_the_expert_better_for_people_whom_nobody_trained_on(
     improvement = Improvement(running.expert, public, RECIPE)
     better = improvement.expert(run(improvement))
     before, after = (
-        accuracy(expert, STRANGERS.images, STRANGERS.labels) for expert in (running.expert, better)
+        accuracy(expert, STRANGERS.observations, STRANGERS.labels)
+        for expert in (running.expert, better)
     )
     assert after > before + 0.05
     generic = public.validation
-    assert accuracy(better, generic.images, generic.labels) > accuracy(
-        running.expert, generic.images, generic.labels
+    assert accuracy(better, generic.observations, generic.labels) > accuracy(
+        running.expert, generic.observations, generic.labels
     )
 
 
@@ -134,13 +135,13 @@ def test_it_goes_no_farther_than_public_characters_allow(running: Release, publi
     improvement = Improvement(running.expert, public, RECIPE)
     begun, characters = improvement.begin(), public.validation
     away = np.random.default_rng(0).normal(size=len(begun.average)).astype(np.float32)
-    before = recognised(running.expert, characters.images, characters.labels)
+    before = recognised(running.expert, characters.observations, characters.labels)
     shares = []
     for size in np.geomspace(1e-3, 1, 40, dtype=np.float32):
         state = begun._replace(average=begun.average + size * away)
         expert = improvement.expert(state)
         share = float((flat(expert) - begun.average) @ away) / float(size * (away @ away))
-        after = recognised(expert, characters.images, characters.labels)
+        after = recognised(expert, characters.observations, characters.labels)
         shares.append(round(share, 2))
         assert shares[-1] == 1 or not looks_worse(after, before)
     assert shares[0] == shares[-1] == 1  # all the way where it harms nothing, or nothing helps

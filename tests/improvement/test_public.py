@@ -12,7 +12,7 @@ from fedhw.release.release import Release
 
 
 def glyphs(data: WriterSet) -> set[bytes]:
-    return {glyph.tobytes() for glyph in data.images}
+    return {glyph.tobytes() for glyph in data.observations}
 
 
 def test_what_is_judged_by_is_not_rehearsed(
@@ -28,7 +28,7 @@ def test_writers_whom_the_release_never_saw_are_left_out(
 ) -> None:
     strangers = synthetic_writers(range(500, 503), 40)
     both = WriterSet.of(
-        np.concatenate([launch_data.images, strangers.images]),
+        np.concatenate([launch_data.observations, strangers.observations]),
         np.concatenate([launch_data.labels, strangers.labels]),
         np.concatenate([launch_data.writer, strangers.writer + len(launch_data.names)]),
         [*launch_data.names, *strangers.names],
@@ -42,7 +42,7 @@ def test_it_is_kept_whole(public: Public, tmp_path: Path) -> None:
     public.save(tmp_path / "public")
     public.save(tmp_path / "public")
     kept = Public.load(tmp_path / "public")
-    np.testing.assert_array_equal(kept.rehearsal.images, public.rehearsal.images)
+    np.testing.assert_array_equal(kept.rehearsal.observations, public.rehearsal.observations)
     np.testing.assert_array_equal(kept.validation.labels, public.validation.labels)
     assert kept.writers == public.writers
 

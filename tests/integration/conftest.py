@@ -264,5 +264,7 @@ def refusal() -> Refusal:
 def written(unseen_writers: WriterSet) -> list[Character]:
     """What one person writes, in order."""
     rows = unseen_writers.rows_of(0)
-    labels = (unseen_writers.alphabet[unseen_writers.labels[row]] for row in rows)
-    return [Character(*pair) for pair in zip(unseen_writers.images[rows], labels, strict=True)]
+    labels = (unseen_writers.classes[unseen_writers.labels[row]] for row in rows)
+    return [
+        Character(*pair) for pair in zip(unseen_writers.observations[rows], labels, strict=True)
+    ]

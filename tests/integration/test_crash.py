@@ -63,7 +63,7 @@ class Ledger:
         with closing(Store(copy / database.name)) as store:
             assert store.notices == []
             rows, version, personal = store.rows(), store.personal_version, store.personal
-        found = {row.id: (row.glyph, row.label) for row in rows}
+        found = {row.id: (row.observation, row.label) for row in rows}
         assert len(found) == len(rows)
         if self.pending.keys() & found.keys():
             self.acknowledged |= self.pending

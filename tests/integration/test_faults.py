@@ -88,7 +88,7 @@ def home(lived_in: Path, tmp_path: Path) -> Path:
 def contents(home: Path) -> list[tuple[bytes, str]]:
     with closing(Store(home / "device.db")) as store:
         assert store.notices == []
-        return [(row.glyph, row.label) for row in store.rows()]
+        return [(row.observation, row.label) for row in store.rows()]
 
 
 def pairs(characters: list[Character]) -> list[tuple[bytes, str]]:
@@ -417,7 +417,7 @@ def test_a_release_without_the_person_s_characters_is_refused(
     writers = synthetic_writers(4, 186)
     digits = writers.take((writers.labels < 10).nonzero()[0])
     digits = type(digits)(
-        digits.images, digits.labels, digits.writer, digits.names, digits.order, "0123456789"
+        digits.observations, digits.labels, digits.writer, digits.names, digits.order, "0123456789"
     )
     make_release(tmp_path / "digits", digits, "lenet5", Training(epochs=1, batch=64), hold_out=0)
     refusal(home, "--release", tmp_path / "digits")

@@ -76,8 +76,8 @@ class Running:
 
 def characters(writers: WriterSet, writer: int) -> list[Character]:
     rows = writers.rows_of(writer)[:EACH]
-    labels = [writers.alphabet[writers.labels[row]] for row in rows]
-    return [Character(*pair) for pair in zip(writers.images[rows], labels, strict=True)]
+    labels = [writers.classes[writers.labels[row]] for row in rows]
+    return [Character(*pair) for pair in zip(writers.observations[rows], labels, strict=True)]
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode
 
 from fedhw.invitation import Invitation
+from fedhw.observation import Labels
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Tally, make_report
@@ -485,7 +486,7 @@ def offers(quiet: Running, place: Path) -> dict[str, tuple[Parcel, str]]:
     manifest = Manifest.parse(new.manifest, "parcel")
     following = replace(manifest, version=9, parent=2)
     other = following.to_json().encode()
-    foreign = replace(following, alphabet=manifest.alphabet[::-1]).to_json().encode()
+    foreign = replace(following, labels=Labels(manifest.labels.texts[::-1])).to_json().encode()
     unknown = replace(following, architecture="resnet").to_json().encode()
     cut = {name: content[:-1] for name, content in new.files.items()}
     few = dict(itertools.islice(new.files.items(), 1))

@@ -115,8 +115,8 @@ def fleet(tmp_path: Path, release_directory: Path, unseen_writers: WriterSet) ->
 def written_by(writers: WriterSet, number: int) -> list[Character]:
     """Some of the characters of a writer; the seventh person writes like the first."""
     rows = writers.rows_of(number % len(writers.names))[-EACH * (1 + number // 6) :][:EACH]
-    labels = [writers.alphabet[writers.labels[row]] for row in rows]
-    return [Character(*pair) for pair in zip(writers.images[rows], labels, strict=True)]
+    labels = [writers.classes[writers.labels[row]] for row in rows]
+    return [Character(*pair) for pair in zip(writers.observations[rows], labels, strict=True)]
 
 
 def without(*names: str) -> list[str]:

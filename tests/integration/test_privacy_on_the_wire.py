@@ -115,7 +115,7 @@ def recording(
             [bytes(one.sent) for one in flower.conversations],
             outer_statistics.sent + outer_flower.sent,
             home,
-            Secrets(written[:CORRECTIONS], mixtures, release.alphabet, sentences),
+            Secrets(written[:CORRECTIONS], mixtures, release.labels, sentences),
             agent.logged,
         )
     finally:

@@ -477,7 +477,7 @@ def test_the_library(launch: Launch, tmp_path: Path, written: list[Character]) -
                 other.import_profile(profile, "battery staple")
             new.kill()
         with closing(Store(tmp_path / "new" / "device.db")) as store:
-            stored = [(row.glyph, row.label) for row in store.rows()]
+            stored = [(row.observation, row.label) for row in store.rows()]
         assert stored == [(c.glyph.tobytes(), c.label) for c in (written[0], *left)]
         assert device.forget(everything=True) == len(left)
         assert device.status().kept == 0

@@ -18,14 +18,14 @@ class World(NamedTuple):
     expert: GlobalExpert
     sketch: Sketch
     generic: Activations
-    images: list[NDArray[np.uint8]]
-    labels: list[NDArray[np.uint8]]
+    observations: list[NDArray[np.uint8]]
+    labels: list[NDArray[np.int64]]
 
     def cohort(self, counts: dict[int, int]) -> Cohort:
         """The first glyphs of these writers, as many as said."""
         return pad_cohort(
             self.expert,
-            [self.images[w][:count] for w, count in counts.items()],
+            [self.observations[w][:count] for w, count in counts.items()],
             [self.labels[w][:count] for w, count in counts.items()],
         )
 
@@ -36,15 +36,17 @@ def world() -> World:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expert = build("lenet5", 62)
-    train_expert(expert, public.images, public.labels, Training(epochs=12, batch=64))
-    sketch = Sketch.of(extract_features(expert, public.images[None, :1024]).features[0])
-    generic = extract_features(expert, synthetic_writers([98, 99], characters=62).images[None])
+    train_expert(expert, public.observations, public.labels, Training(epochs=12, batch=64))
+    sketch = Sketch.of(extract_features(expert, public.observations[None, :1024]).features[0])
+    generic = extract_features(
+        expert, synthetic_writers([98, 99], characters=62).observations[None]
+    )
     unseen = synthetic_writers(range(100, 152), characters=62)
     rows = [unseen.rows_of(w) for w in range(52)]
     return World(
         expert,
         sketch,
         generic,
-        [unseen.images[r] for r in rows],
+        [unseen.observations[r] for r in rows],
         [unseen.labels[r] for r in rows],
     )

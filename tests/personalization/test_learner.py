@@ -121,7 +121,7 @@ def test_learning_makes_better(world):
     learn_from, held_back = (
         pad_cohort(
             world.expert,
-            [written.images[r[part]] for r in rows],
+            [written.observations[r[part]] for r in rows],
             [written.labels[r[part]] for r in rows],
         )
         for part in (slice(0, 124), slice(124, 186))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedhw.experts.global_expert import as_ink, build
+from fedhw.experts.global_expert import build
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.person import (
@@ -72,11 +72,11 @@ def blind(running: Base) -> Base:
 
 def write(person: Person, base: Base, writer: int, first: int, last: int) -> Person:
     """Let a writer correct some of their characters."""
-    recogniser = Recogniser.of(base, WRITTEN.alphabet).of_person(person)
+    recogniser = Recogniser.of(base, WRITTEN.classes).of_person(person)
     for row in WRITTEN.rows_of(writer)[first:last]:
-        glyph, label = WRITTEN.images[row], int(WRITTEN.labels[row])
+        glyph, label = WRITTEN.observations[row], int(WRITTEN.labels[row])
         guess = recogniser.predict_one(glyph)
-        character = WRITTEN.alphabet[label]
+        character = WRITTEN.classes[label]
         person = person.count(guess.ge_label == character, guess.label == character)
         person = person.keep(glyph, recogniser.features(glyph), label)
     return person
@@ -99,9 +99,9 @@ def people_of(base: Base, counts: Sequence[int]) -> list[Person]:
 
 def right(person: Person, base: Base, samples: Sequence[Sample]) -> np.ndarray:
     """Which of these samples a person's device would recognise."""
-    recogniser = Recogniser.of(base, WRITTEN.alphabet).of_person(person)
-    labels = [recogniser.predict_one(sample.glyph).label for sample in samples]
-    return np.array([WRITTEN.alphabet[s.label] for s in samples]) == np.array(labels)
+    recogniser = Recogniser.of(base, WRITTEN.classes).of_person(person)
+    labels = [recogniser.predict_one(sample.observation).label for sample in samples]
+    return np.array([WRITTEN.classes[s.label] for s in samples]) == np.array(labels)
 
 
 def weights(person: Person) -> torch.Tensor:
@@ -120,7 +120,7 @@ def assert_alike(one: Person, other: Person, tolerance: float = 1e-4) -> None:
     assert one.replay.next_position == other.replay.next_position
     assert [s[2:] for s in one.replay.samples] == [s[2:] for s in other.replay.samples]
     for mine, theirs in zip(one.replay.samples, other.replay.samples, strict=True):
-        assert np.array_equal(mine.glyph, theirs.glyph)
+        assert np.array_equal(mine.observation, theirs.observation)
         np.testing.assert_allclose(mine.features, theirs.features, atol=tolerance)
     assert (one.mixture is None) == (other.mixture is None)
     if one.mixture is not None:
@@ -309,7 +309,7 @@ def test_who_follows_with_another_expert_has_its_features(running):
     torch.manual_seed(1)
     expert = build("leaf-cnn", 62)
     with torch.no_grad():
-        sketch = Sketch.of(expert.features(as_ink(WRITTEN.images[:100])))
+        sketch = Sketch.of(expert.features(expert.scale(WRITTEN.observations[:100])))
     other = Base(expert, sketch, "other")
     leader = write(new(running), running, 0, 0, 20)
     pauses: list[int] = []
@@ -317,7 +317,7 @@ def test_who_follows_with_another_expert_has_its_features(running):
     assert pauses
     for sample in follower.replay.samples:
         with torch.no_grad():
-            features = expert.features(as_ink(sample.glyph[None]))[0]
+            features = expert.features(expert.scale(sample.observation[None]))[0]
         np.testing.assert_allclose(sample.features, features, rtol=1e-4, atol=1e-5)
     [learned] = relearn([follower], other, QUICK, forced=True)
     assert learned.mixture is not None

@@ -125,7 +125,7 @@ def test_the_stored_glyph_is_a_copy():
     glyph = np.full((28, 28), 7, np.uint8)
     replay = Replay(recent).add(glyph, FEATURES, 0)
     glyph[:] = 0
-    assert (replay.rehearsed(1)[0].glyph == 7).all()
+    assert (replay.rehearsed(1)[0].observation == 7).all()
 
 
 def test_a_capacity_without_room_for_one_held_back_is_refused():

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedhw.experts.global_expert import build
+from fedhw.handwriting.glyph import GLYPH
+from fedhw.observation import Labels, ObservationType
 from fedhw.release.manifest import FOR_DEVICES, SKETCH, WEIGHTS, Manifest
 from fedhw.release.offer import (
     MAX_RELEASE_BYTES,
@@ -73,7 +75,8 @@ MANIFEST = Manifest(
     parent=None,
     restores=None,
     architecture="lenet5",
-    alphabet="abc",
+    observation=GLYPH,
+    labels=Labels.characters("abc"),
     created="2026-01-02T03:04:05+00:00",
     files=dict.fromkeys(FOR_DEVICES, "0" * 64),
     validation={"generic_accuracy": 0.75},
@@ -91,12 +94,14 @@ def test_a_release_from_before_there_were_registries_gives_way() -> None:
     ("changes", "reason"),
     [
         ({"version": 1}, Refusal.VERSION),
-        ({"version": 3, "restores": 1, "alphabet": "abd"}, Refusal.ALPHABET),
-        ({"version": 3, "alphabet": "abcd"}, Refusal.ALPHABET),
+        ({"version": 3, "restores": 1, "labels": Labels.characters("abd")}, Refusal.ALPHABET),
+        ({"version": 3, "labels": Labels.characters("abcd")}, Refusal.ALPHABET),
         ({"version": 3, "architecture": "vgg"}, Refusal.ARCHITECTURE),
         ({"version": 3, "files": {"../../etc/passwd": "0" * 64}}, Refusal.ARCHITECTURE),
         ({"version": True}, Refusal.ARCHITECTURE),
-        ({"version": 3, "format": 3}, Refusal.ARCHITECTURE),
+        ({"version": 3, "format": 4}, Refusal.ARCHITECTURE),
+        ({"version": 3, "observation": ObservationType((28,), "uint8")}, Refusal.ALPHABET),
+        ({"version": 3, "parts": {"x": {"required": True, "value": 1}}}, Refusal.ARCHITECTURE),
     ],
 )
 def test_each_reason_is_told_apart(changes: dict[str, Any], reason: Refusal) -> None:

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 from fedhw.errors import InputError
+from fedhw.observation import Labels
 from fedhw.release.manifest import FOR_DEVICES, MANIFEST, Manifest
 from fedhw.release.offer import verify_files, verify_offer
 from fedhw.release.registry import SIGNATURE, Registry
@@ -92,8 +93,8 @@ def test_what_must_not_be_published_is_refused(
     registry: Registry, release_directory: Path, vary: Vary, tmp_path: Path
 ) -> None:
     registry.publish(release_directory)
-    alphabet = Release.load(release_directory).alphabet
-    reversed_ = vary("reversed", nudge(0.1), alphabet=alphabet[::-1])
+    labels = Labels(Release.load(release_directory).labels.texts[::-1])
+    reversed_ = vary("reversed", nudge(0.1), labels=labels)
     broken = vary("broken", nudge(0.2))
     (broken / "weights.safetensors").write_bytes(b"x")
     for act, sentence in (

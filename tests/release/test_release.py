@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from fedhw.errors import InputError
 from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import build
+from fedhw.handwriting.alphabet import DIGITS
 from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.observation import Labels, ObservationType
 from fedhw.release.manifest import FOR_DEVICES, MANIFEST
 from fedhw.release.release import Release, sha256
 from fedhw.release.sketch import Sketch
@@ -20,7 +23,7 @@ from tests.release.conftest import rewrite
 
 def test_a_release_holds_what_it_says(release: Release) -> None:
     assert sum(p.numel() for p in release.expert.parameters()) == 66126
-    reached = accuracy(release.expert, release.generic.images, release.generic.labels)
+    reached = accuracy(release.expert, release.generic.observations, release.generic.labels)
     assert release.manifest.validation["generic_accuracy"] == pytest.approx(reached)
     assert len(release.trained_on) == 24
     assert release.sketch.steps.dtype == torch.int8
@@ -69,7 +72,7 @@ def other_architecture(directory: Path) -> None:
 
 def other_format(directory: Path) -> None:
     path = directory / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 4'))
 
 
 @pytest.mark.parametrize(
@@ -84,10 +87,14 @@ def other_format(directory: Path) -> None:
         (lambda d: (d / "manifest.json").write_text("{"), r"manifest.json cannot be read"),
         (lambda d: (d / "manifest.json").write_text("[]"), r"is not a manifest"),
         (lambda d: rewrite(d, version="two"), r"version in .* is 'two'"),
-        (other_format, r"format 3 of .* is not 2; update fedhw"),
+        (other_format, r"format 4 of .* is not 3; update fedhw"),
         (lambda d: rewrite(d, architecture="vgg"), r"architecture: 'vgg' is not known"),
-        (lambda d: rewrite(d, alphabet="ab"), r"does not hold a lenet5 for 2 classes"),
+        (lambda d: rewrite(d, labels=Labels(("a", "b"))), r"does not hold a lenet5 for 2 classes"),
         (other_architecture, r"does not hold a lenet5 for 62 classes"),
+        (
+            lambda d: rewrite(d, observation=ObservationType((49, 32), "float32")),
+            r"gives float32 \[49, 32\] to a lenet5, which takes uint8 \[28, 28\]; fetch another",
+        ),
     ],
 )
 def test_a_bad_release_is_one_sentence(
@@ -132,7 +139,7 @@ def test_what_travelled_recognises_and_says_what_it_lacks(
     for name, weights in travelled.expert.state_dict().items():
         assert torch.equal(weights, release.expert.state_dict()[name])
     for ask in (lambda: travelled.generic, lambda: travelled.trained_on):
-        with pytest.raises(InputError, match="travelled without its test characters; give the"):
+        with pytest.raises(InputError, match="travelled without its test data; give the"):
             ask()
 
 
@@ -154,14 +161,15 @@ def test_what_a_researcher_reads_is_the_file_in_the_manifest(
         ask(release)
 
 
-def test_data_of_another_alphabet_is_refused(release: Release) -> None:
+def test_data_of_other_labels_or_observations_is_refused(release: Release) -> None:
     writers = synthetic_writers(2, 10)
     digits = writers.take((writers.labels < 10).nonzero()[0])
-    other = type(digits).of(
-        digits.images, digits.labels, digits.writer, digits.names, alphabet="0123456789"
-    )
-    with pytest.raises(InputError, match="alphabet: '0123456789' is not the release's"):
+    other = type(digits).of(digits.observations, digits.labels, digits.writer, digits.names, DIGITS)
+    with pytest.raises(InputError, match="labels: 0123456789 are not the release's 0123"):
         release.check_fits(other)
+    smaller = replace(writers, observations=writers.observations[:, 1:])
+    with pytest.raises(InputError, match=r"observation: uint8 \[27, 28\] is not the release's"):
+        release.check_fits(smaller)
 
 
 def test_a_sketch_is_true_to_half_a_step() -> None:

@@ -127,7 +127,7 @@ def test_the_nearest_class_mean_wins(world, cohort):
 def test_the_prior_follows_what_a_writer_writes(world):
     labels = world.labels[0]
     digits = np.flatnonzero(labels < 10)
-    cohort = pad_cohort(world.expert, [world.images[0][digits]], [labels[digits]])
+    cohort = pad_cohort(world.expert, [world.observations[0][digits]], [labels[digits]])
     bias = learn(ClassPrior(), world, cohort).bias[0, 0]
     assert bias[:10].min() > 0 > bias[10:].max()
     faint = learn(ClassPrior(strength=1e9), world, cohort).bias
@@ -157,7 +157,7 @@ def test_the_distance_gate_opens_more_for_its_writer(world):
     twice = synthetic_writers(range(100, 110), characters=124)
     rows = [twice.rows_of(w) for w in range(10)]
     cohort = pad_cohort(
-        world.expert, [twice.images[r] for r in rows], [twice.labels[r] for r in rows]
+        world.expert, [twice.observations[r] for r in rows], [twice.labels[r] for r in rows]
     )
     gated = learn(DistanceGate(), world, cohort)
     own = (gated.means.distances_without_self(cohort).amin(-1) <= gated.reach).float()
@@ -166,7 +166,7 @@ def test_the_distance_gate_opens_more_for_its_writer(world):
 
 
 def test_a_glyph_is_no_evidence_for_itself(world):
-    images, labels = world.images[0][:6], np.array([3, 3, 3, 5, 5, 9], np.uint8)
+    images, labels = world.observations[0][:6], np.array([3, 3, 3, 5, 5, 9], np.uint8)
     cohort = pad_cohort(world.expert, [images], [labels])
     features = cohort.activations.features[0]
     far = ClassMeans.of(cohort, 62).distances_without_self(cohort)[0]

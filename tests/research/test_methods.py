@@ -120,7 +120,7 @@ def test_writers_may_come_in_any_order(world, learned, name):
 
 @per_method
 def test_one_sample_or_one_class_is_enough(world, name):
-    images, labels = world.images[0], world.labels[0]
+    images, labels = world.observations[0], world.labels[0]
     one_class = np.flatnonzero(labels == labels[0])
     cohort = pad_cohort(
         world.expert, [images[:1], images[one_class]], [labels[:1], labels[one_class]]

@@ -5,7 +5,7 @@ import torch
 
 from fedhw.errors import InputError
 from fedhw.experts.evaluation import accuracy
-from fedhw.experts.global_expert import GlobalExpert, as_ink, build
+from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.handwriting.augmentation import distort
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.research.training import Training, train_expert
@@ -24,12 +24,12 @@ def trained(
             raise KeyboardInterrupt
 
     training = Training(epochs=epochs, batch=64)
-    train_expert(expert, WRITERS.images, WRITERS.labels, training, checkpoint, after_epoch)
+    train_expert(expert, WRITERS.observations, WRITERS.labels, training, checkpoint, after_epoch)
     return expert
 
 
 def test_training_fits_its_data() -> None:
-    assert accuracy(trained(40), WRITERS.images, WRITERS.labels) > 0.5
+    assert accuracy(trained(40), WRITERS.observations, WRITERS.labels) > 0.5
 
 
 def test_a_training_cut_off_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str
     checkpoint = tmp_path / "training"
     with pytest.raises(KeyboardInterrupt):
         trained(4, checkpoint, stop_after=2)
-    images, expert, epochs = WRITERS.images, build("lenet5", 62), 4
+    images, expert, epochs = WRITERS.observations, build("lenet5", 62), 4
     if change == "epochs":
         epochs = 5
     elif change == "data":
@@ -61,7 +61,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str
 
 
 def test_distortion_grows_with_its_strength() -> None:
-    ink = as_ink(WRITERS.images[:32])
+    ink = build("lenet5", 62).scale(WRITERS.observations[:32])
     moved = [
         (distort(ink, strength, torch.Generator().manual_seed(0)) - ink).abs().mean().item()
         for strength in (0.0, 0.3, 1.0)

@@ -109,7 +109,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     made = []
     for number in range(2):
         torch.manual_seed(number)
-        expert = build("lenet5", len(writers.alphabet))
+        expert = build("lenet5", len(writers.classes))
         width = expert.head.in_features
         sketch = Sketch(torch.ones(4, width, dtype=torch.int8), torch.ones(width))
         made.append(tmp_path_factory.mktemp("releases") / f"[{number}]")

@@ -11,8 +11,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
+from fedhw.observation import Labels, Observations
 from fedhw.personalization.person import Person
 from fedhw.personalization.prequential import Prequential
 from fedhw.personalization.recogniser import Recognition
@@ -42,7 +42,7 @@ class Status:
 
     release: str
     architecture: str
-    alphabet: str
+    labels: Labels
     personal_version: int
     kept: int
     corrections: int
@@ -57,10 +57,10 @@ class Status:
 
 
 class Agent:
-    """Recognises one person's characters and learns from the corrections in a store.
+    """Recognises what one person makes and learns from the corrections in a store.
 
     At most `capacity` corrections are kept, each at most `keep_days`. Raises InputError when the
-    store holds characters that the release does not know.
+    store holds what the release does not take, or labels that it does not know.
     """
 
     def __init__(
@@ -115,17 +115,17 @@ class Agent:
         """Whether what works in the background still runs."""
         return self._learner.is_alive and (self._expiry is None or self._expiry.is_alive)
 
-    def recognize(self, glyph: NDArray[np.uint8]) -> Recognition:
-        """Recognise a glyph uint8 [28, 28]; raises InputError for one that is none."""
-        recognition = self._durable.in_use.recogniser.predict_one(glyph)
+    def recognize(self, observation: Observations) -> Recognition:
+        """Recognise an observation; raises InputError for one of another type."""
+        recognition = self._durable.in_use.recogniser.predict_one(observation)
         self.recognitions += 1
         return recognition
 
     def learn(self, corrections: Sequence[Correction]) -> list[str]:
         """Store corrections durably, all or none, and return their names.
 
-        A name that is stored already is not stored again. Raises InputError for a glyph or a label
-        that is none, for over 1,000 corrections, and StoreFullError.
+        A name that is stored already is not stored again. Raises InputError for an observation or a
+        label that does not fit the release, for over 1,000 corrections, and StoreFullError.
         """
         if len(corrections) > MOST_AT_ONCE:
             raise InputError(
@@ -165,15 +165,15 @@ class Agent:
 
         A rollback is followed in any case. What was learned is learned anew for it, and both judge
         the corrections that neither has learned from. `install` must put the release where the next
-        start looks for it. Raises InputError for another alphabet, StoreError when the agent is
-        closed, and whatever `install` raises; nothing has changed then.
+        start looks for it. Raises InputError for other labels or observations, StoreError when
+        the agent is closed, and whatever `install` raises; nothing has changed then.
         """
         return self._learner.adopt(release, install)
 
     def evaluate(self, release: Release) -> Evaluation:
         """Count how another release would do for this person, and change nothing.
 
-        Raises InputError for another alphabet and StoreError when the agent is closed.
+        Raises InputError for other labels or observations, and StoreError when the agent is closed.
         """
         return self._learner.evaluate(release)
 
@@ -181,21 +181,16 @@ class Agent:
         """Return every correction, encrypted; raises InputError for a short passphrase."""
         with self._durable.store() as store:
             rows = store.rows()
-        return Profile(rows, self.release.alphabet).seal(passphrase)
+        return Profile(rows, self.release.observation, self.release.labels).seal(passphrase)
 
     def import_profile(self, content: bytes, passphrase: str) -> int:
         """Add the corrections of a profile, as the newest here, and return how many were new.
 
-        Raises InputError for a profile that cannot be opened or holds characters that the release
-        does not know.
+        Raises InputError for a profile that cannot be opened, of another type of observation, or
+        with labels that the release does not know.
         """
         profile = Profile.unseal(content, passphrase)
-        unknown = sum(row.label not in self.release.alphabet for row in profile.rows)
-        if unknown:
-            raise InputError(
-                f"profile: the characters of {unknown} corrections are not in the alphabet of "
-                f"{self.release_name}; use a release that has them"
-            )
+        profile.check_fits(self.release)
         imported = self._durable.take_in(profile.rows)
         self._learner.wake()
         self._changed()
@@ -205,16 +200,16 @@ class Agent:
     def recent(self, n: int) -> list[Kept]:
         """Return at most n corrections, the newest first."""
         with self._durable.store() as store:
-            return [Kept.of(row) for row in store.newest(n)]
+            return [Kept.of(row, self.release.observation) for row in store.newest(n)]
 
-    def samples(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return glyphs [N, 28, 28] and classes [N] of what is kept and may be learned from.
+    def samples(self) -> tuple[Observations, NDArray[np.int64]]:
+        """Return observations [N, *shape] and classes [N] of what is kept and may be learned from.
 
         What is held back judges releases, so no release may have learned from it either.
         """
         kept = self.person.replay.learnable
-        images = np.array([each.glyph for each in kept], np.uint8).reshape(-1, SIDE, SIDE)
-        return images, np.array([each.label for each in kept], np.int64)
+        observations = self.release.observation.stack([each.observation for each in kept])
+        return observations, np.array([each.label for each in kept], np.int64)
 
     def progress(self, n: int = 250) -> list[Window]:
         """Return how guesses went in the n newest windows of 20 corrections, the oldest first."""
@@ -237,7 +232,7 @@ class Agent:
             right=sum(one.right for one in judged),
             opened=sum(one.opened for one in judged),
             recognitions=sum(latencies),
-            errors=tuple(wrong[label] for label in self.release.alphabet),
+            errors=tuple(wrong[label] for label in self.release.labels),
             latencies=latencies,
         )
 
@@ -247,7 +242,7 @@ class Agent:
         return Status(
             release=person.release,
             architecture=release.manifest.architecture,
-            alphabet=release.alphabet,
+            labels=release.labels,
             personal_version=person.version,
             kept=len(person.replay),
             corrections=person.replay.next_position,

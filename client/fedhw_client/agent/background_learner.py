@@ -109,10 +109,10 @@ class BackgroundLearner:
     def _considering(self, release: Release) -> Iterator[None]:
         """Learn for another release meanwhile, and nothing else."""
         running = self._person.in_use.release
-        if release.alphabet != running.alphabet:
+        if (release.labels, release.observation) != (running.labels, running.observation):
             raise InputError(
-                f"release: the alphabet of {release.manifest.name} is not that of "
-                f"{running.manifest.name}; give a release of the same alphabet"
+                f"release: the labels or observations of {release.manifest.name} are not those of "
+                f"{running.manifest.name}; give a release of the same"
             )
         self._changed()
         try:

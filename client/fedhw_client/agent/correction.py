@@ -2,17 +2,14 @@
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedhw.data.writers import SIDE
+from fedhw.observation import Observations, ObservationType
 from fedhw_client.store.stored_sample import StoredSample
 
 
 class Correction(NamedTuple):
-    """A glyph uint8 [28, 28], ink 255 on paper 0, the character that was meant, and its name."""
+    """An observation, the label that was meant, and the name of the correction."""
 
-    glyph: NDArray[np.uint8]
+    observation: Observations
     label: str
     id: str = ""
 
@@ -23,13 +20,12 @@ class Kept(NamedTuple):
     position: int
     id: str
     at: float
-    glyph: NDArray[np.uint8]
+    observation: Observations
     label: str
     ge_right: bool
     right: bool
 
     @classmethod
-    def of(cls, row: StoredSample) -> "Kept":
-        """Return a row of the store with its glyph as an array."""
-        glyph = np.frombuffer(row.glyph, np.uint8).reshape(SIDE, SIDE)
-        return cls(**row._asdict() | {"glyph": glyph})
+    def of(cls, row: StoredSample, takes: ObservationType) -> "Kept":
+        """Return a row of the store with its observation as an array."""
+        return cls(**row._asdict() | {"observation": takes.from_bytes(row.observation)})

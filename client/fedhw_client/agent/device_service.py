@@ -15,9 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
-from fedhw.data.writers import SIDE
 from fedhw.errors import InputError
+from fedhw.handwriting.glyph import GLYPH
 from fedhw.handwriting.strokes import MAX_POINTS
+from fedhw.observation import Observations
 from fedhw.personalization.prequential import Prequential
 from fedhw.personalization.recogniser import Recognition
 from fedhw.system.clock import Clock, SystemClock
@@ -95,12 +96,13 @@ class DeviceService(pb_grpc.DeviceServicer):
     async def Recognize(  # noqa: N802
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
     ) -> AsyncIterator[pb.RecognizeResponse]:
-        """Recognise glyph by glyph."""
+        """Recognise one observation after the other."""
         async with _Explained(context):
             async for request in requests:
                 began = self._clock.monotonic()
-                # A glyph needs no other thread: handing it over takes longer than recognising it.
-                recognition = self._agent.recognize(await _glyph(request.glyph))
+                observation = await self._observation(request.glyph)
+                # It needs no other thread: handing it over takes longer than recognising it.
+                recognition = self._agent.recognize(observation)
                 response = _response(recognition, self._agent, request.top_k or CANDIDATES)
                 self._observe(self._clock.monotonic() - began)
                 yield response
@@ -117,8 +119,8 @@ class DeviceService(pb_grpc.DeviceServicer):
                         raise TooMuchError(
                             f"corrections: over {MOST_AT_ONCE} in one call; send them in parts"
                         )
-                    glyph = await _glyph(request.glyph)
-                    corrections.append(Correction(glyph, request.label, request.id))
+                    observation = await self._observation(request.glyph)
+                    corrections.append(Correction(observation, request.label, request.id))
             # A stream that was cut off ends like any other; only sending fails on it.
             await context.send_initial_metadata(())
             return pb.LearnResponse(ids=await asyncio.to_thread(self._agent.learn, corrections))
@@ -142,6 +144,19 @@ class DeviceService(pb_grpc.DeviceServicer):
             return pb.ForgetResponse(
                 forgotten=await asyncio.to_thread(self._agent.forget, selection)
             )
+
+    async def Describe(  # noqa: N802
+        self, request: pb.DescribeRequest, context: Context
+    ) -> pb.DescribeResponse:
+        """Say what the release in use takes and what it answers with."""
+        release = self._agent.release
+        takes = release.observation
+        return pb.DescribeResponse(
+            release=release.manifest.name,
+            architecture=release.manifest.architecture,
+            observation=pb.ObservationType(shape=takes.shape, dtype=takes.dtype),
+            labels=release.labels,
+        )
 
     async def GetStatus(  # noqa: N802
         self, request: pb.GetStatusRequest, context: Context
@@ -187,6 +202,17 @@ class DeviceService(pb_grpc.DeviceServicer):
                     self._agent.import_profile, bytes(profile), passphrase
                 )
             return pb.ImportProfileResponse(added=added)
+
+    async def _observation(self, glyph: pb.Glyph) -> Observations:
+        takes = self._agent.release.observation
+        match glyph.WhichOneof("form"):
+            case "image":
+                return takes.from_bytes(glyph.image)
+            case "strokes" if takes == GLYPH:
+                return await draw(_strokes(glyph.strokes))
+            case "strokes":
+                raise InputError(f"strokes: the release takes {takes}; send its bytes as image")
+        raise InputError("glyph: is missing; send an image or strokes")
 
 
 class _Explained:
@@ -254,20 +280,6 @@ async def _deny(requests: object, context: Context) -> NoReturn:
     )
 
 
-async def _glyph(glyph: pb.Glyph) -> NDArray[np.uint8]:
-    match glyph.WhichOneof("form"):
-        case "image":
-            if len(glyph.image) != SIDE * SIDE:
-                raise InputError(
-                    f"image: {len(glyph.image)} bytes are not {SIDE * SIDE}; send 28 rows of 28"
-                )
-            return np.frombuffer(glyph.image, np.uint8).reshape(SIDE, SIDE)
-        case "strokes":
-            return await draw(_strokes(glyph.strokes))
-        case _:
-            raise InputError("glyph: is missing; send an image or strokes")
-
-
 def _strokes(message: pb.Strokes) -> list[NDArray[np.float32]]:
     total = sum(max(len(stroke.x), 1) for stroke in message.strokes)
     if total > MAX_POINTS:
@@ -306,7 +318,7 @@ def _seconds(time: Timestamp) -> float:
 
 
 def _response(recognition: Recognition, agent: Agent, top_k: int) -> pb.RecognizeResponse:
-    likeliest = recognition.likeliest(agent.release.alphabet, top_k)
+    likeliest = recognition.likeliest(agent.release.labels, top_k)
     local = None
     if recognition.le_label is not None and recognition.le_probability is not None:
         local = pb.Candidate(label=recognition.le_label, probability=recognition.le_probability)
@@ -332,7 +344,7 @@ def _status(status: Status) -> pb.Status:
     return pb.Status(
         release=status.release,
         architecture=status.architecture,
-        alphabet=status.alphabet,
+        alphabet="".join(status.labels) if status.labels.are_characters else "",
         personal_version=status.personal_version,
         kept=status.kept,
         corrections=status.corrections,

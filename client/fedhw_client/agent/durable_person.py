@@ -55,7 +55,8 @@ class InUse(NamedTuple):
 class DurablePerson:
     """One person's state in a store and in memory, with at most `capacity` corrections.
 
-    Raises InputError when the store holds characters that the release does not know.
+    Raises InputError when the store holds what the release does not take, or labels that it does
+    not know.
     """
 
     def __init__(self, release: Release, store: Store, capacity: int, clock: Clock) -> None:
@@ -103,7 +104,7 @@ class DurablePerson:
             newest = self._store.newest(1)
             if newest:
                 self._remove([newest[0].position])
-        return Kept.of(newest[0]) if newest else None
+            return Kept.of(newest[0], self.in_use.release.observation) if newest else None
 
     def forget(self, selection: Selection) -> int:
         """Take corrections and what was learned from them; returns how many there were."""
@@ -138,7 +139,7 @@ class DurablePerson:
         learns it anew.
         """
         base = base_of(release)
-        recogniser = Recogniser.of(base, release.alphabet)
+        recogniser = Recogniser.of(base, release.labels)
         with self._turn:
             [person] = follow([learned], [self.in_use.person], base, lambda: None)
             install()
@@ -147,7 +148,7 @@ class DurablePerson:
             self.in_use = in_use
 
     def _name(self, correction: Correction) -> str:
-        self.in_use.recogniser.check_label(correction.label)
+        self.in_use.release.labels.index(correction.label)
         if len(correction.id) > LONGEST_ID:
             raise InputError(
                 f"id: {len(correction.id)} characters are over {LONGEST_ID}; give a shorter name"
@@ -156,13 +157,13 @@ class DurablePerson:
 
     def _judged(self, i: int, id: str, correction: Correction) -> tuple[StoredSample, Opinion]:
         """The row of the i-th of some corrections, and what else is known of the guess before."""
-        guess = self.in_use.recogniser.predict_one(correction.glyph)
+        guess = self.in_use.recogniser.predict_one(correction.observation)
         label = correction.label
         row = StoredSample(
             position=self.in_use.person.replay.next_position + i,
             id=id,
             at=self._clock.wall(),
-            glyph=correction.glyph.tobytes(),
+            observation=self.in_use.release.observation.to_bytes(correction.observation),
             label=label,
             ge_right=guess.ge_label == label,
             right=guess.label == label,
@@ -183,9 +184,9 @@ class DurablePerson:
         """Keep what is stored; what has made room is noted, to be removed with the next ones."""
         stored = {sample.position for sample in replay.samples} | {row.position for row in rows}
         for row in rows:
-            glyph, label = Kept.of(row).glyph, recogniser.alphabet.index(row.label)
-            features = recogniser.features(glyph)
-            replay = replay.skip_to(row.position).add(glyph, features, label)
+            observation = recogniser.observation.from_bytes(row.observation)
+            features, label = recogniser.features(observation), recogniser.labels.index(row.label)
+            replay = replay.skip_to(row.position).add(observation, features, label)
         self._evicted |= stored - {sample.position for sample in replay.samples}
         return replay
 
@@ -199,13 +200,19 @@ class DurablePerson:
         self._persist(self.in_use)
 
     def _restored(self, release: Release, empty: Replay) -> InUse:
-        recogniser = Recogniser.of(base_of(release), release.alphabet)
+        recogniser = Recogniser.of(base_of(release), release.labels)
         rows = self._store.rows()
-        unknown = sum(row.label not in release.alphabet for row in rows)
+        unknown = sum(row.label not in release.labels for row in rows)
         if unknown:
             raise InputError(
-                f"release: {recogniser.release} does not know the characters of {unknown} stored "
+                f"release: {recogniser.release} does not know the labels of {unknown} stored "
                 "corrections; give a release that does, or another --home"
+            )
+        foreign = sum(len(row.observation) != release.observation.nbytes for row in rows)
+        if foreign:
+            raise InputError(
+                f"release: {recogniser.release} takes {release.observation}, unlike {foreign} "
+                "stored corrections; give a release that takes them, or another --home"
             )
         replay = self._kept(empty, rows, recogniser).skip_to(self._store.next_position)
         version = self._store.personal_version

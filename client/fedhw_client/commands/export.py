@@ -52,10 +52,8 @@ def export(
 
 def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
     """The mixture that a device with this profile would learn, its columns in order."""
-    import numpy as np
     import torch
 
-    from fedhw.data.writers import SIDE
     from fedhw.personalization.learner import Learner
     from fedhw.personalization.stream import Personalizer
     from fedhw.research.onnx_export.elastic import ordered
@@ -63,25 +61,20 @@ def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
     with needs("client"):
         from fedhw_client.store.profile import Profile
 
-    classes = len(release.alphabet)
+    classes = len(release.labels)
     if rank is not None and rank > classes:
         raise InputError(f"rank: {rank} is more than the {classes} classes; give fewer")
     content = file.read_bytes()
     passphrase = os.environ.get("FEDHW_PASSPHRASE") or typer.prompt("Passphrase", hide_input=True)
-    rows = Profile.unseal(content, passphrase).rows
-    unknown = sum(row.label not in release.alphabet for row in rows)
-    if unknown:
-        raise InputError(
-            f"profile: the characters of {unknown} corrections are not in the alphabet of "
-            f"{release.manifest.name}; use a release that has them"
-        )
+    kept = Profile.unseal(content, passphrase)
+    kept.check_fits(release)
     learner = Learner() if rank is None else replace(Learner(), rank=rank)
-    person = Personalizer(release.expert, release.sketch, release.alphabet, learner)
-    for row in rows:
-        person.keep(np.frombuffer(row.glyph, np.uint8).reshape(SIDE, SIDE), row.label)
+    person = Personalizer(release.expert, release.sketch, release.labels, learner)
+    for row in kept.rows:
+        person.keep(release.observation.from_bytes(row.observation), row.label)
     person.relearn(forced=True)
     mixture, replay = person.person.mixture, person.person.replay
     if mixture is None:
-        raise InputError(f"profile: {file} holds no corrections; correct some characters first")
-    features = np.stack([sample.features for sample in replay.samples])
-    return ordered(mixture, torch.from_numpy(features)[None])
+        raise InputError(f"profile: {file} holds no corrections; correct some first")
+    features = [torch.from_numpy(sample.features) for sample in replay.samples]
+    return ordered(mixture, torch.stack(features)[None])

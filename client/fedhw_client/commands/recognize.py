@@ -58,7 +58,7 @@ def _ranked_by_release(glyphs: "list[NDArray[np.uint8]]", release: Path) -> Rank
     known = Release.load(release)
     probabilities = extract_features(known.expert, np.stack(glyphs)[None]).scores[0].softmax(-1)
     return [
-        [(known.alphabet[i], p[i].item()) for i in p.argsort(descending=True)[:3].tolist()]
+        [(known.labels[i], p[i].item()) for i in p.argsort(descending=True)[:3].tolist()]
         for p in probabilities
     ]
 

@@ -82,16 +82,16 @@ def replay(
         ),
     ):
         began = time.perf_counter()
-        for number, (glyph, label) in enumerate(
-            zip(characters.images, characters.labels, strict=True)
+        for number, (observation, label) in enumerate(
+            zip(characters.observations, characters.labels, strict=True)
         ):
             if rate:
                 time.sleep(max(0.0, began + number / rate - time.perf_counter()))
-            truth = characters.alphabet[label]
+            truth = characters.classes[label]
             asked = time.perf_counter()
-            answer = device.recognize(glyph)
+            answer = device.recognize(observation)
             answered = time.perf_counter()
-            device.learn(glyph, truth)
+            device.learn(observation, truth)
             acknowledged.append(time.perf_counter() - answered)
             recognized.append(answered - asked)
             ge_right += answer.global_expert.label == truth

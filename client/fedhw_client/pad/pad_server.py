@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedhw.errors import InputError
+from fedhw.observation import Labels
 from fedhw.personalization.recogniser import Recognition
 from fedhw_client.agent.agent import Agent, Status
 from fedhw_client.agent.async_rasterise import draw
@@ -69,7 +70,7 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
 
     async def recognize(request: Request) -> Response:
         glyph = await _glyph(await _asked(request))
-        return JSONResponse(_recognition(agent.recognize(glyph), agent.release.alphabet))
+        return JSONResponse(_recognition(agent.recognize(glyph), agent.release.labels))
 
     async def learn(request: Request) -> Response:
         asked = await _asked(request)
@@ -224,13 +225,13 @@ def _selection(asked: dict[str, Any]) -> Selection:
     )
 
 
-def _recognition(recognition: Recognition, alphabet: str) -> dict[str, Any]:
+def _recognition(recognition: Recognition, labels: Labels) -> dict[str, Any]:
     return {
         "label": recognition.label,
         "probability": recognition.probability,
         "candidates": [
             {"label": label, "probability": p}
-            for label, p in recognition.likeliest(alphabet, CANDIDATES)
+            for label, p in recognition.likeliest(labels, CANDIDATES)
         ],
         "ge": {"label": recognition.ge_label, "probability": recognition.ge_probability},
         "le": recognition.le_label
@@ -251,7 +252,7 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
     return {
         "release": status.release,
         "architecture": status.architecture,
-        "alphabet": status.alphabet,
+        "alphabet": "".join(status.labels),
         "personal_version": status.personal_version,
         "kept": status.kept,
         "learning": status.learning,
@@ -265,7 +266,7 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
                 "at": kept.at,
                 "label": kept.label,
                 "right": kept.right,
-                "glyph": _picture(kept.glyph),
+                "glyph": _picture(kept.observation),
             }
             for kept in agent.recent(RECENT)
         ],

@@ -331,9 +331,9 @@ _SELECT = f"SELECT {_COLUMNS} FROM samples"
 
 
 def _row(
-    position: int, id: str, at: float, glyph: bytes, label: str, ge_right: int, right: int
+    position: int, id: str, at: float, observation: bytes, label: str, ge_right: int, right: int
 ) -> StoredSample:
-    return StoredSample(position, id, at, glyph, label, bool(ge_right), bool(right))
+    return StoredSample(position, id, at, observation, label, bool(ge_right), bool(right))
 
 
 def _delete(db: sqlite3.Connection, positions: Collection[int]) -> None:

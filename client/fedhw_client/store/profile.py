@@ -16,54 +16,49 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from fedhw.errors import InputError
-from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+from fedhw.observation import MAX_OBSERVATION_BYTES, Labels, ObservationType
+from fedhw.release.release import Release
+from fedhw_client.store.stored_sample import StoredSample
 
-MAGIC, VERSION = b"fedhw-profile", 1
+MAGIC, VERSION = b"fedhw-profile", 2
 
 SHORTEST_PASSPHRASE = 8
 """Characters."""
 
-LONGEST_ID, LONGEST_ALPHABET = 64, 256
-"""Characters; a release knows no more than 256 classes."""
+LONGEST_ID = 64
+"""Characters."""
 
-MOST = 8 * 2**20
-"""Most bytes of a profile, sealed or opened; some 6,500 samples, where a device keeps 2,000."""
+MOST = 200 * 2**20
+"""Most bytes of a profile, sealed or opened: the 2,000 samples of a device, at their largest."""
 
 # Magic, version, salt, log2 n, r and p of scrypt, nonce of AES-GCM.
 _HEADER = struct.Struct(">13sB16s3B12s")
 _LOG_N, _R, _P = 15, 8, 1
 # What a file may ask for: no less than was ever sealed with, no more than 64 MiB.
 _MOST_LOG_N, _MOST_P = 16, 4
-# More than the line of any sample takes.
-_LONGEST_LINE = 4096
+# More than the first line takes, with the most labels, and more than that of any sample.
+_LONGEST_FIRST_LINE, _LONGEST_LINE = 20 * 2**20, 2 * MAX_OBSERVATION_BYTES
+
+# What the first line of version 1 did not say.
+_SINCE_2 = ObservationType((28, 28), "uint8")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything a person wrote, in the order it was written, and the alphabet it is labelled in.
+    """Everything a person corrected, in that order, the type of an observation, and the labels.
 
-    Raises InputError for an alphabet that is not 1 to 256 different characters, and for rows that
-    no store takes: an id that is not 1 to 64 characters or occurs twice, a time that is not
-    finite, a glyph that is not 784 bytes, a label that is not a character of the alphabet.
+    Raises InputError for rows that no store takes: an id that is not 1 to 64 characters or occurs
+    twice, a time that is not finite, an observation of another type, a label that is not known.
     """
 
     rows: Sequence[StoredSample] = field(repr=False)
-    alphabet: str
+    observation: ObservationType
+    labels: Labels
 
     def __post_init__(self) -> None:
-        characters = frozenset(self.alphabet)
-        if (
-            not 1 <= len(self.alphabet) <= LONGEST_ALPHABET
-            or len(characters) < len(self.alphabet)
-            or not _is_text(self.alphabet)
-        ):
-            raise InputError(
-                f"alphabet: {self.alphabet!r} is not 1 to {LONGEST_ALPHABET} different "
-                "characters; take the alphabet of the release"
-            )
         ids: set[str] = set()
         for number, row in enumerate(self.rows, 1):
-            fault = _fault(row, characters, ids)
+            fault = self._fault(row, ids)
             if fault:
                 raise InputError(
                     f"profile: sample {number} has {fault}; seal the profile again on the old "
@@ -71,16 +66,31 @@ class Profile:
                 )
             ids.add(row.id)
 
+    def check_fits(self, release: Release) -> None:
+        """Raise InputError unless a release takes these observations and knows the rows' labels."""
+        if self.observation != release.observation:
+            raise InputError(
+                f"profile: its observations are {self.observation} and {release.manifest.name} "
+                f"takes {release.observation}; use a release that takes them"
+            )
+        unknown = sum(row.label not in release.labels for row in self.rows)
+        if unknown:
+            raise InputError(
+                f"profile: the labels of {unknown} corrections are not known to "
+                f"{release.manifest.name}; use a release that has them"
+            )
+
     def seal(self, passphrase: str) -> bytes:
         """Return the profile as an encrypted file.
 
         The file is a header, b"fedhw-profile", a byte for the version, a salt of 16 bytes, a byte
         each for log2 n, r and p of scrypt (RFC 7914), a nonce of 12 bytes, and then AES-256-GCM
         (NIST SP 800-38D), with the header as associated data, of the zlib-compressed content:
-        lines of JSON, first the alphabet, then a sample each. Positions are not kept, the order
-        is. The key is scrypt's of the passphrase in Unicode's form NFC as UTF-8.
+        lines of JSON, first the type of an observation and the labels, then a sample each. Version
+        1 had an alphabet, one character a class, and glyphs uint8 [28, 28]. Positions are not kept,
+        the order is. The key is scrypt's of the passphrase in Unicode's form NFC as UTF-8.
 
-        Raises InputError for a passphrase of fewer than 8 characters, and for more than 8 MiB.
+        Raises InputError for a passphrase of fewer than 8 characters, and for more than 200 MiB.
         """
         secret = _secret(passphrase)
         content = b"".join(_lines(self))
@@ -116,15 +126,32 @@ class Profile:
             )
         compressed = _decrypted(content, secret)
         try:
-            rows, alphabet = _parsed(_inflated(compressed))
+            return cls(*_parsed(_inflated(compressed), content[len(MAGIC)]))
         except InputError:
             raise
-        except (ValueError, RecursionError, zlib.error):
+        except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
             raise InputError(
                 "profile: the content is not what fedhw seals; seal the profile again on the old "
                 "device"
             ) from None
-        return cls(rows, alphabet)
+
+    def _fault(self, row: StoredSample, ids: set[str]) -> str | None:
+        """What is wrong with a row, without telling what was written."""
+        if not (1 <= len(row.id) <= LONGEST_ID and _is_text(row.id)):
+            return f"an id that is not 1 to {LONGEST_ID} characters"
+        if row.id in ids:
+            return f"the id {row.id!r} of an earlier one"
+        if not math.isfinite(row.at):
+            return f"the time {row.at}"
+        try:
+            self.observation.from_bytes(row.observation)
+        except InputError as error:
+            return (
+                str(error).partition("; ")[0].replace("observation:", "an observation of which", 1)
+            )
+        if row.label not in self.labels:
+            return "a label that is not known"
+        return None
 
 
 def _secret(passphrase: str) -> bytes:
@@ -143,23 +170,9 @@ def _is_text(text: str) -> bool:
     return text.encode(errors="ignore").decode() == text
 
 
-def _fault(row: StoredSample, characters: frozenset[str], ids: set[str]) -> str | None:
-    """What is wrong with a row, without telling what was written."""
-    if not (1 <= len(row.id) <= LONGEST_ID and _is_text(row.id)):
-        return f"an id that is not 1 to {LONGEST_ID} characters"
-    if row.id in ids:
-        return f"the id {row.id!r} of an earlier one"
-    if not math.isfinite(row.at):
-        return f"the time {row.at}"
-    if len(row.glyph) != GLYPH_BYTES:
-        return f"a glyph of {len(row.glyph)} bytes in place of {GLYPH_BYTES}"
-    if row.label not in characters:
-        return "a label that is not a character of the alphabet"
-    return None
-
-
 def _lines(profile: Profile) -> Iterator[bytes]:
-    yield _line({"alphabet": profile.alphabet})
+    takes = {"shape": list(profile.observation.shape), "dtype": profile.observation.dtype}
+    yield _line({"observation": takes, "labels": list(profile.labels)})
     for row in profile.rows:
         yield _line(
             {
@@ -169,7 +182,7 @@ def _lines(profile: Profile) -> Iterator[bytes]:
                 "label": row.label,
                 "ge_right": bool(row.ge_right),
                 "right": bool(row.right),
-                "glyph": base64.b64encode(row.glyph).decode(),
+                "observation": base64.b64encode(row.observation).decode(),
             }
         )
 
@@ -212,20 +225,27 @@ def _inflated(compressed: bytes) -> bytes:
     return content
 
 
-def _parsed(content: bytes) -> tuple[list[StoredSample], str]:
-    """Rows and alphabet of lines of JSON; a line at a time, so that little is held unchecked."""
+def _parsed(content: bytes, version: int) -> tuple[list[StoredSample], ObservationType, Labels]:
+    """What the lines of JSON say; a line at a time, so that little is held unchecked."""
     file = io.BytesIO(content)
-    lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
-    match json.loads(next(lines, b"")):
-        case {"alphabet": str(alphabet)}:
-            return [_row(position, line) for position, line in enumerate(lines, 1)], alphabet
-    raise ValueError("the first line has no alphabet")
+    first = json.loads(file.readline(_LONGEST_FIRST_LINE))
+    lines = enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1)
+    match version, first:
+        case 1, {"alphabet": str(alphabet)}:
+            rows = [_row(position, line, "glyph") for position, line in lines]
+            return rows, _SINCE_2, Labels.characters(alphabet)
+        case 2, {"observation": {"shape": list(shape), "dtype": str(dtype)}, "labels": list(texts)}:
+            takes = ObservationType(tuple(shape), dtype)
+            rows = [_row(position, line, "observation") for position, line in lines]
+            return rows, takes, Labels(tuple(texts))
+    raise ValueError("the first line has no labels")
 
 
-def _row(position: int, line: bytes) -> StoredSample:
-    match json.loads(line):
+def _row(position: int, line: bytes, form: str) -> StoredSample:
+    found = json.loads(line)
+    match found:
         case {"id": str(id_), "at": float(at), "label": str(label), "ge_right": bool(ge_right),
-              "right": bool(right), "glyph": str(text)}:  # fmt: skip
-            glyph = base64.b64decode(text, validate=True)
-            return StoredSample(position, id_, at, glyph, label, ge_right, right)
+              "right": bool(right)}:  # fmt: skip
+            content = base64.b64decode(found[form], validate=True)
+            return StoredSample(position, id_, at, content, label, ge_right, right)
     raise ValueError(f"line {position} is no sample")

@@ -4,18 +4,21 @@ Names and offsets are those of the SQLite file format, https://www.sqlite.org/fi
 """
 
 import struct
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+from fedhw.observation import MAX_OBSERVATION_BYTES
+from fedhw_client.store.stored_sample import StoredSample
 
 PAGE = 4096
 """Bytes of a page in the store's database."""
 
 # Pages of any size that SQLite knows, 512 to 65536, start at a multiple of the smallest.
 _SMALLEST_PAGE, _LARGEST_PAGE = 512, 65536
-_MOST_CELLS = _LARGEST_PAGE // GLYPH_BYTES
+_PAGE_SIZES = [2**n for n in range(9, 17)]
+_MOST_CELLS = _LARGEST_PAGE // 16
+# More than an observation, its name and its label take.
+_LARGEST_RECORD = 2 * MAX_OBSERVATION_BYTES
 _LEAF = 0x0D
 _COLUMNS = 8
 _WAL_HEADER, _FRAME_HEADER = 32, 24
@@ -32,17 +35,38 @@ def carve(database: Path) -> list[StoredSample]:
     one id the one at the last position, so that a new store takes them all.
 
     A deleted row comes back as long as a page from before its deletion is left, in the database
-    or in the log. So the store, with secure_delete on, truncates the log after forgetting. Rows
-    that overflow their page are not found; a page of 1024 bytes or more holds a row. A log whose
-    header is damaged is read whole, in pages of `PAGE` bytes.
+    or in the log. So the store, with secure_delete on, truncates the log after forgetting. A row
+    larger than its page is followed through its overflow pages, as they were when it was written.
+    A log whose header is damaged is read whole, in pages of `PAGE` bytes.
 
     Raises OSError when a file cannot be read; one that does not exist is an empty one.
     """
-    pages = _pages(_content(database))
-    frames = _frames(_content(database.with_name(f"{database.name}-wal")))
-    rows = {row.position: row for page in chain(pages, frames) for row in _rows(page)}
+    content = _content(database)
+    pages = _Pages(content, _page_size(content))
+    rows = {row.position: row for page in _possible_pages(content) for row in _rows(page, pages)}
+    for transaction in _transactions(_content(database.with_name(f"{database.name}-wal"))):
+        pages.write(transaction)
+        found = (row for _, page in transaction for row in _rows(page, pages))
+        rows |= {row.position: row for row in found}
     by_id = {rows[position].id: rows[position] for position in sorted(rows)}
     return sorted(by_id.values())
+
+
+class _Pages:
+    """The pages of a database by number, with those that its log has put in their place."""
+
+    def __init__(self, database: bytes, size: int) -> None:
+        self._database, self.size = memoryview(database), size
+        self._written: dict[int, memoryview] = {}
+
+    def write(self, pages: Iterable[tuple[int, memoryview]]) -> None:
+        """Put pages in the place of those of their numbers."""
+        self._written.update(pages)
+
+    def __getitem__(self, number: int) -> memoryview:
+        """Return a page; an empty one where there is none."""
+        start = (number - 1) * self.size
+        return self._written.get(number, self._database[start : start + self.size])
 
 
 def _content(file: Path) -> bytes:
@@ -52,24 +76,38 @@ def _content(file: Path) -> bytes:
         return b""
 
 
-def _pages(database: bytes) -> Iterator[memoryview]:
+def _page_size(database: bytes) -> int:
+    """What the file header says, if it can be (section 1.3.2)."""
+    size = int.from_bytes(database[16:18])
+    size = _LARGEST_PAGE if size == 1 else size
+    return size if size in _PAGE_SIZES else PAGE
+
+
+def _possible_pages(database: bytes) -> Iterator[memoryview]:
     """Whatever may be a page; the first, with its file header, holds the schema and no rows."""
     for start in range(0, len(database), _SMALLEST_PAGE):
         yield memoryview(database)[start : start + _LARGEST_PAGE]
 
 
-def _frames(wal: bytes) -> Iterator[memoryview]:
-    """The pages in a log, if its header can tell of its current run and committed (section 4.1)."""
+def _transactions(wal: bytes) -> Iterator[list[tuple[int, memoryview]]]:
+    """The pages of each transaction in a log, by number (section 4.1).
+
+    Only those that are of the log's current run and committed, if its header can tell; else all of
+    them at once.
+    """
     intact = _is_intact(wal[:_WAL_HEADER])
     size = int.from_bytes(wal[8:12]) if intact else PAGE
-    uncommitted: list[memoryview] = []
+    uncommitted: list[tuple[int, memoryview]] = []
     for start in range(_WAL_HEADER, len(wal), _FRAME_HEADER + size):
         if intact and wal[start + 8 : start + 16] != wal[16:24]:
             continue
-        uncommitted.append(memoryview(wal)[start + _FRAME_HEADER :][:size])
-        if not intact or any(wal[start + 4 : start + 8]):
-            yield from uncommitted
-            uncommitted.clear()
+        page = memoryview(wal)[start + _FRAME_HEADER :][:size]
+        uncommitted.append((int.from_bytes(wal[start : start + 4]), page))
+        if intact and any(wal[start + 4 : start + 8]):
+            yield uncommitted
+            uncommitted = []
+    if not intact:
+        yield uncommitted
 
 
 def _is_intact(header: bytes) -> bool:
@@ -85,37 +123,65 @@ def _is_intact(header: bytes) -> bool:
     return header[24:] == struct.pack(">2I", first, second)
 
 
-def _rows(page: memoryview) -> Iterator[StoredSample]:
+def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample]:
     """The rows of a leaf of a table (section 1.6); a cell that does not parse is passed over."""
     if page[0:1] != bytes([_LEAF]):
         return
     cells = min(int.from_bytes(page[3:5]), _MOST_CELLS)
     for pointer in range(8, 8 + 2 * cells, 2):
-        try:
-            row = _row(page, int.from_bytes(page[pointer : pointer + 2]))
-        except (IndexError, ValueError, struct.error):
-            continue
-        if row is not None:
-            yield row
+        cell = int.from_bytes(page[pointer : pointer + 2])
+        for payload in (_within, _overflowing):
+            try:
+                row = _row(*payload(page, cell, pages))
+            except (IndexError, ValueError, struct.error):
+                continue
+            if row is not None:
+                yield row
+                break
 
 
-def _row(page: memoryview, cell: int) -> StoredSample | None:
-    """The row in a cell: payload size, rowid, then a record (section 2.1)."""
-    _, cursor = _varint(page, cell)
-    position, record = _varint(page, cursor)
-    header, cursor = _varint(page, record)
-    body = record + header
+def _within(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memoryview]:
+    """The rowid and the record of a cell that lies in its page whole (section 1.6)."""
+    size, cursor = _varint(page, cell)
+    position, cursor = _varint(page, cursor)
+    return position, page[cursor : cursor + size]
+
+
+def _overflowing(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memoryview]:
+    """The rowid and the record of a cell that goes on in other pages (section 1.7)."""
+    size, cursor = _varint(page, cell)
+    position, cursor = _varint(page, cursor)
+    fewest, most = (pages.size - 12) * 32 // 255 - 23, pages.size - 35
+    if not most < size <= _LARGEST_RECORD:
+        raise ValueError("a record that does not overflow")
+    local = fewest + (size - fewest) % (pages.size - 4)
+    end = cursor + (local if local <= most else fewest)
+    record, following = bytearray(page[cursor:end]), page[end : end + 4]
+    while len(record) < size:
+        overflow = pages[int.from_bytes(following)]
+        if len(overflow) <= 4:
+            raise ValueError("a page that is not there")
+        following = overflow[:4]
+        record += overflow[4 : 4 + size - len(record)]
+    return position, memoryview(record)
+
+
+def _row(position: int, record: memoryview) -> StoredSample | None:
+    """The row in a record (section 2.1)."""
+    body, cursor = _varint(record, 0)
     values: list[int | float | str | bytes | None] = []
     for _ in range(_COLUMNS):
-        serial, cursor = _varint(page, cursor)
-        value, body = _value(page, serial, body)
+        serial, cursor = _varint(record, cursor)
+        value, body = _value(record, serial, body)
         values.append(value)
     match values:
         # The position is the rowid, so its own column is NULL; a whole number of seconds is kept
         # as an integer though its column is REAL.
-        case [None, str(id_), int() | float() as at, bytes(glyph), str(label), 0 | 1 as ge_right,
+        case [None, str(id_), int() | float() as at, bytes(content), str(label), 0 | 1 as ge_right,
               0 | 1 as right, int(checksum)]:  # fmt: skip
-            row = StoredSample(position, id_, float(at), glyph, label, bool(ge_right), bool(right))
+            row = StoredSample(
+                position, id_, float(at), content, label, bool(ge_right), bool(right)
+            )
             return row if row.checksum == checksum else None
     return None
 

@@ -4,26 +4,22 @@ import struct
 import zlib
 from typing import NamedTuple
 
-GLYPH_BYTES = 28 * 28
-"""Bytes of a glyph [28, 28] of uint8, row by row."""
-
 
 class StoredSample(NamedTuple):
-    """A glyph somebody wrote, what it was, and whether it was recognised.
+    """An observation, what was meant by it, and whether it was recognised.
 
-    `position` counts samples in the order they were written; `at` is in seconds since 1970;
-    `glyph` is [28, 28] uint8, row by row, ink 255 on paper 0; `label` is one character;
-    `ge_right` says whether the global expert alone was right, `right` whether the person was
-    shown the right character.
+    `position` counts samples in the order they were made; `at` is in seconds since 1970;
+    `observation` is what `ObservationType.to_bytes` makes of it; `ge_right` says whether the global
+    expert alone was right, `right` whether the person was shown the right label.
 
-    >>> StoredSample(1, "a", 0.5, bytes(GLYPH_BYTES), "7", True, True).checksum
+    >>> StoredSample(1, "a", 0.5, bytes(784), "7", True, True).checksum
     80052520
     """
 
     position: int
     id: str
     at: float
-    glyph: bytes
+    observation: bytes
     label: str
     ge_right: bool
     right: bool
@@ -32,10 +28,10 @@ class StoredSample(NamedTuple):
     def checksum(self) -> int:
         """CRC-32 of all fields, 0 to 2**32 - 1: it tells damage from data, not friend from foe.
 
-        It covers the fixed fields, little-endian, then the lengths of id, glyph and label in
+        It covers the fixed fields, little-endian, then the lengths of id, observation and label in
         bytes, then these three, text as UTF-8. Raises struct.error for a position beyond 64 bits.
         """
-        parts = (self.id.encode(), self.glyph, self.label.encode())
+        parts = (self.id.encode(), self.observation, self.label.encode())
         # SQLite keeps no sign of zero, so neither does the sum: -0.0 + 0.0 is 0.0.
         at = self.at + 0.0
         lengths = map(len, parts)

@@ -1,17 +1,19 @@
-"""A global expert of one's own, entered into the registry under a name."""
+"""A global expert of one's own."""
 
 # --8<-- [start:expert]
 from torch import Tensor, nn
 
-from fedhw.experts.global_expert import GlobalExpert, register
+from fedhw.experts.architecture import Architecture
+from fedhw.experts.global_expert import GlobalExpert
+from fedhw.handwriting.augmentation import distort
+from fedhw.handwriting.glyph import GLYPH
 
 
-@register("drawings")
 class DrawingExpert(GlobalExpert):
     """A small residual network, with strides in place of pooling."""
 
-    def __init__(self, classes: int) -> None:
-        super().__init__()
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__(architecture)
         self.first = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.ReLU())
         self.block = nn.Sequential(
             nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
@@ -25,10 +27,12 @@ class DrawingExpert(GlobalExpert):
         )
         self.head = nn.Linear(64, classes)
 
-    def features(self, ink: Tensor) -> Tensor:
-        """Return 64 features [B, D] of float glyphs [B, 28, 28], ink 1 on paper 0."""
-        seen = self.first(ink[:, None])
+    def features(self, scaled: Tensor) -> Tensor:
+        """Return 64 features [B, D] of scaled glyphs [B, 28, 28], ink 1 on paper 0."""
+        seen = self.first(scaled[:, None])
         return self.last(seen + self.block(seen))
 
+
+DRAWINGS = Architecture(GLYPH, DrawingExpert, augment=distort)
 
 # --8<-- [end:expert]

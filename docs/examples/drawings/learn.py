@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-import drawings.expert  # noqa: F401  (enters itself into the registry)
+from drawings.expert import DRAWINGS
 from drawings.loader import draw
 from fedhw.data.writers import WriterSet, stratified_split
+from fedhw.experts.architecture import register
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import Cohort, extract_features, pad_cohort
 from fedhw.personalization.stream import Personalizer
@@ -17,8 +18,10 @@ from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 
-
 # --8<-- [start:release]
+register("drawings", DRAWINGS)  # in this process; an installed package has its entry point
+
+
 def train(directory: Path) -> Release:
     """Train a global expert on people 0 to 59, and keep what devices need of it."""
     recipe = Training(epochs=12, batch=64)
@@ -52,7 +55,7 @@ def personalise(release: Release, people: WriterSet) -> Outcome:
     mixtures = Learner().learn(release.expert, learn, release.sketch, seed=0)
 
     everybody = release.generic  # drawings that nobody was trained on
-    generic = extract_features(release.expert, everybody.images[None])
+    generic = extract_features(release.expert, everybody.observations[None])
     return Outcome(
         before=right(test.activations.scores, test.labels.numpy()).mean(1),
         after=right(mixtures.scores(test.activations), test.labels.numpy()).mean(1),
@@ -63,9 +66,9 @@ def personalise(release: Release, people: WriterSet) -> Outcome:
 
 def cohort(release: Release, people: WriterSet, rows: tuple[NDArray[np.int64], ...]) -> Cohort:
     """What the global expert makes of each person's rows."""
-    images = [people.images[own] for own in rows]
+    observations = [people.observations[own] for own in rows]
     labels = [people.labels[own] for own in rows]
-    return pad_cohort(release.expert, images, labels)  # all have as many
+    return pad_cohort(release.expert, observations, labels)  # all have as many
 
 
 def right(scores: Tensor, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -79,10 +82,10 @@ def right(scores: Tensor, labels: NDArray[np.integer]) -> NDArray[np.bool_]:
 # --8<-- [start:stream]
 def live(release: Release, drawings: WriterSet) -> Personalizer:
     """Let one person draw and correct, a drawing at a time."""
-    me = Personalizer(release.expert, release.sketch, release.alphabet)
-    for glyph, label in zip(drawings.images, drawings.labels, strict=True):
+    me = Personalizer(release.expert, release.sketch, release.labels)
+    for glyph, label in zip(drawings.observations, drawings.labels, strict=True):
         me.predict_one(glyph)  # what an app shows; changes nothing
-        me.learn_one(glyph, release.alphabet[label])
+        me.learn_one(glyph, release.labels[label])
     return me
 
 

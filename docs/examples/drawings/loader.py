@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
 from fedhw.handwriting.strokes import rasterise
+from fedhw.observation import Labels
 
 Stroke = NDArray[np.float64]
 
@@ -52,8 +53,8 @@ SHARED: list[tuple[str, list[Stroke]]] = [
 ]
 """What one draws for a tree another draws for a balloon: each of these means one of three."""
 
-THINGS = "".join(PLAIN)
-"""The alphabet: each thing has one character for its name, and a label is its place here."""
+THINGS = Labels(tuple(PLAIN))
+"""What the classes are called; a label is a place in here."""
 
 
 # --8<-- [start:people]
@@ -76,7 +77,7 @@ def draw(people: Iterable[int], drawings: int) -> WriterSet:
         labels,
         writer=np.repeat(np.arange(len(numbers)), drawings),
         names=[f"person-{number}" for number in numbers],
-        alphabet=THINGS,
+        classes=THINGS,
     )
 
 

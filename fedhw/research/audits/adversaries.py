@@ -121,9 +121,11 @@ def improve(
         task = improvement.task(state, len(devices), len(devices))
         expert, sent = improvement.start(state), []
         for device, own in devices:
-            labels = device.labels(own.labels.astype(np.int64), len(own.alphabet))
+            labels = device.labels(own.labels, len(own.classes))
             seed = int(random.integers(2**31))
-            sent.append((device, training.update(expert, own.images, labels, task.rate, seed)))
+            sent.append(
+                (device, training.update(expert, own.observations, labels, task.rate, seed))
+            )
         try:
             state, failed = _advanced(improvement, state, task, sent, defence, random), 0
         except (InputError, ValueError):  # no honest sum, or of no number nothing is left

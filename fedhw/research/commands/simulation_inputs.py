@@ -8,7 +8,6 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.release.release import Release
 from fedhw.research.simulation.population import (
-    UNSEEN,
     Population,
     RecordedPopulation,
     Shots,
@@ -53,7 +52,10 @@ def release_and_writers(
 ) -> tuple[Release, WriterSet]:
     """Return a release and a source's writers; the synthetic ones are so many that it never saw."""
     known = release_or_quick(release, data, seed, quick)
-    return known, load_source(data, seed, range(UNSEEN, UNSEEN + writers))
+    if data == "synthetic":
+        population = SyntheticPopulation.for_shots(writers, "half", seed)
+        return known, population.write(range(writers))
+    return known, load_source(data, seed)
 
 
 def population_of(

@@ -247,7 +247,7 @@ class LocalFleet:
         device.start(self._logs / device.name, invitation, self._plan.rate, self._stop)
 
     def _look_at_windows(self) -> None:
-        classes = len(self._release.alphabet)
+        classes = len(self._release.labels)
         for window, cohort in self._fleet.reports.windows():
             known = self._windows.get(window)
             if known is not None and known.cohort == cohort:
@@ -357,12 +357,12 @@ class _Device:
                             return
                 began = time.monotonic()
                 for number, (glyph, label) in enumerate(
-                    zip(self._characters.images, self._characters.labels, strict=True)
+                    zip(self._characters.observations, self._characters.labels, strict=True)
                 ):
                     due = began + number / rate if rate else 0.0
                     if stop.wait(max(0.0, due - time.monotonic())):
                         return
-                    truth = self._characters.alphabet[label]
+                    truth = self._characters.classes[label]
                     answer = agent.recognize(glyph)
                     agent.learn(glyph, truth)
                     ge_right = answer.global_expert.label == truth

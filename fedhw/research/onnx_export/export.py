@@ -1,5 +1,6 @@
 """A release, and what was learned of one person, in one file."""
 
+import json
 from pathlib import Path
 
 import onnx
@@ -12,29 +13,32 @@ from fedhw.research.onnx_export.int8 import quantised
 from fedhw.system.atomic import replacing
 
 CALIBRATED_ON = 512
-"""Public characters by which the ranges of int8 are set."""
+"""Public observations by which the ranges of int8 are set."""
 
 
 def export(path: Path, release: Release, mixture: Mixture | None, int8: bool = False) -> None:
     """Write the release's expert and the mixture's first writer to an ONNX file.
 
-    Its metadata say `release`, `alphabet` (class i is character i), `rank` of the local expert, 0
+    Its metadata say `release`, `labels` (a JSON list, class i is the i-th), `alphabet` (the labels
+    in a row, where each is one character), `rank` of the local expert, 0
     for none, and `private`, yes or no: whether there are weights in it that were learned from a
     person. A private file is readable by its owner only. Raises InputError for int8 of a release
     that has travelled, since it has no characters to calibrate on.
     """
     model = graph(release.expert, mixture)
     if int8:
-        model = quantised(model, release.generic.images[:CALIBRATED_ON])
+        model = quantised(model, release.generic.observations[:CALIBRATED_ON])
     _strip(model)
     model.producer_name, model.producer_version = "fedhw", __version__
     model.model_version = release.manifest.version
     said = {
         "release": release.manifest.name,
-        "alphabet": release.alphabet,
+        "labels": json.dumps(list(release.labels), ensure_ascii=False),
         "rank": str(0 if mixture is None else mixture.local.u.shape[-1]),
         "private": "no" if mixture is None else "yes",
     }
+    if release.labels.are_characters:
+        said["alphabet"] = "".join(release.labels)
     onnx.helper.set_model_props(model, said)
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as unfinished:

@@ -1,7 +1,7 @@
 """The three networks as one ONNX graph, traced from the code that devices run.
 
-Input `glyphs` uint8 [B, 28, 28], ink 255 on paper 0: what cameras, canvases and the rest of fedhw
-have, so that no app scales it wrongly. Outputs `scores` [B, C], the mixture's; `gate` [B, 1], its
+Input `observations` [B, *shape] of the release's type, so that no app scales it wrongly; of
+handwriting they are called `glyphs`. Outputs `scores` [B, C], the mixture's; `gate` [B, 1], its
 opening; `ge_scores` [B, C], the global expert's alone. The private tensors keep their names: u, v,
 b, w, c.
 """
@@ -16,7 +16,6 @@ import onnxscript  # noqa: F401 - torch's exporter wants it when it runs
 import torch
 from torch import Tensor, nn
 
-from fedhw.data.writers import SIDE
 from fedhw.experts.gate import Gate
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.local_expert import LocalExpert
@@ -33,11 +32,11 @@ def graph(expert: GlobalExpert, mixture: Mixture | None) -> onnx.ModelProto:
     other code for a person of whom nothing was learned.
     """
     device = _Device(expert, mixture).eval()
-    glyphs = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    takes = expert.architecture.observation
     with _quiet():
         program = torch.onnx.export(
             device,
-            (glyphs,),
+            (torch.from_numpy(takes.empty(2)),),
             dynamo=True,
             verbose=False,
             input_names=[INPUT],
@@ -66,8 +65,9 @@ class _Device(nn.Module):
             for name, tensor in (mixture.local._asdict() | mixture.gate._asdict()).items():
                 self.register_buffer(name, tensor[:1])
 
-    def forward(self, glyphs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = self.expert.features(glyphs.float() / 255)
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scaled = self.expert.architecture.standardise(observations.float())
+        features = self.expert.features(scaled)
         alone = self.expert.head(features)
         if not self.is_personal:
             return alone.clone(), torch.zeros_like(alone[:, :1]), alone

@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from fedhw.observation import Observations
 from fedhw.research.onnx_export.graph import INPUT
 
 BATCH = 64
 
 
-def quantised(model: onnx.ModelProto, glyphs: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Return the graph with its global expert in int8, calibrated on glyphs [N, 28, 28].
+def quantised(model: onnx.ModelProto, observations: Observations) -> onnx.ModelProto:
+    """Return the graph with its global expert in int8, calibrated on observations [N, *shape].
 
     Weights are int8 with a scale for each channel, activations uint8, since most come from a ReLU:
     ONNX Runtime's static quantisation, written as pairs of QuantizeLinear and DequantizeLinear.
@@ -33,7 +32,7 @@ def quantised(model: onnx.ModelProto, glyphs: NDArray[np.uint8]) -> onnx.ModelPr
         quantize_static(
             prepared,
             made,
-            _Characters(glyphs),
+            _Batches(observations),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -44,10 +43,10 @@ def quantised(model: onnx.ModelProto, glyphs: NDArray[np.uint8]) -> onnx.ModelPr
         return onnx.load(made)
 
 
-class _Characters(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, glyphs: NDArray[np.uint8]) -> None:
-        self._batches: Iterator[NDArray[np.uint8]] = (
-            glyphs[i : i + BATCH] for i in range(0, len(glyphs), BATCH)
+class _Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, observations: Observations) -> None:
+        self._batches: Iterator[Observations] = (
+            observations[i : i + BATCH] for i in range(0, len(observations), BATCH)
         )
 
     def get_next(self) -> dict[str, Any] | None:

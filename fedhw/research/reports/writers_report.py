@@ -366,10 +366,10 @@ def _spread(some: list[Change], most: int, seed: int) -> list[Change]:
 
 def _glyphs(experiment: Experiment, some: Sequence[Change]) -> str:
     trial, items = experiment.trial, []
-    written = {c.writer: trial.population.write([c.writer]).images for c in some}
+    written = {c.writer: trial.population.write([c.writer]).observations for c in some}
     for change in some:
         true, before, after = (
-            escape(trial.release.alphabet[label])
+            escape(trial.release.labels[label])
             for label in (change.true, change.before, change.after)
         )
         writer = escape(experiment.outcome.names[change.writer])

@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.sources import SYNTHETIC_CHARACTERS
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.handwriting.synthetic import SYNTHETIC_CHARACTERS, synthetic_writers
 from fedhw.release.release import Release
 
 COHORT = 50
@@ -140,8 +139,8 @@ class RecordedPopulation(Population):
     @property
     def identity(self) -> str:
         """A digest of every character, whose it is, and what the labels stand for."""
-        digest = hashlib.sha256(repr((self.data.names, self.data.alphabet)).encode())
-        for array in (self.data.images, self.data.labels, self.data.counts()):
+        digest = hashlib.sha256(repr((self.data.names, self.data.classes.texts)).encode())
+        for array in (self.data.observations, self.data.labels, self.data.counts()):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
@@ -150,11 +149,11 @@ def _taken(data: WriterSet, rows: Sequence[NDArray[np.int64]], names: Sequence[s
     """Rows of some writers, one writer after the other."""
     chosen = np.concatenate(rows)
     return WriterSet.of(
-        data.images[chosen],
+        data.observations[chosen],
         data.labels[chosen],
         writer=np.repeat(np.arange(len(rows)), [len(own) for own in rows]),
         names=names,
-        alphabet=data.alphabet,
+        classes=data.classes,
     )
 
 

@@ -164,7 +164,7 @@ class Coordinator:
         return found
 
     def _estimated(self, sums: Sums) -> list[Estimate] | None:
-        classes = len(self.versions[0].release.alphabet)
+        classes = len(self.versions[0].release.labels)
         return estimate(sums, classes, self._policy.minimum_cohort)
 
     def _improve(self, day: int, take_round: Round) -> None:
@@ -193,7 +193,7 @@ class Coordinator:
         candidate, policy = trial.candidate, self._policy
         shadow = None
         if trial.sums is not None:
-            classes = len(candidate.release.alphabet)
+            classes = len(candidate.release.labels)
             shadow = estimate(trial.sums, classes, policy.minimum_cohort, SHADOW)
         verdict = judge(shadow, day - trial.began >= policy.patience)
         about = f"candidate {candidate.name} on canary devices"

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhw.experts.mixture import Mixture
+from fedhw.observation import Observations
 from fedhw.personalization import person
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import pad_cohort
@@ -66,9 +67,9 @@ class Device:
 
 
 class Written(NamedTuple):
-    """What became of glyphs [N, 28, 28]: features [N, D], labels, who was right, gate above 0.5."""
+    """What became of observations [N, *shape]: features [N, D], who was right, gate above 0.5."""
 
-    glyphs: NDArray[np.uint8]
+    observations: Observations
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     ge_right: Bools
@@ -89,12 +90,12 @@ def cohorts(devices: Iterable[Device]) -> Iterator[list[Device]]:
 @torch.no_grad()
 def recognise(
     cohort: Sequence[Device],
-    images: list[NDArray[np.uint8]],
-    labels: list[NDArray[np.uint8]],
+    observations: list[Observations],
+    labels: list[NDArray[np.int64]],
 ) -> list[Written]:
-    """Show each device of a cohort some glyphs [n, 28, 28]; changes nothing."""
+    """Show each device of a cohort some observations [n, *shape]; changes nothing."""
     expert = _base(cohort).expert
-    (_, features, scores), target, mask = pad_cohort(expert, images, labels)
+    (_, features, scores), target, mask = pad_cohort(expert, observations, labels)
     silent = Mixture.silent(expert, LEARNER.rank)
     mixture = Mixture.join([device.person.mixture or silent for device in cohort])
     opening = mixture.opening(features, scores)
@@ -104,7 +105,7 @@ def recognise(
     opened = (opening[..., 0] > 0.5).numpy()
     return [
         Written(
-            images[row],
+            observations[row],
             features[row, own].numpy(),
             target[row, own].numpy(),
             *(each[row, own.numpy()] for each in (*rights, opened)),

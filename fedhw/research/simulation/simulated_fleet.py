@@ -30,6 +30,7 @@ from fedhw.errors import InputError
 from fedhw.improvement.improvement import Improvement, State
 from fedhw.improvement.local_update import FEWEST
 from fedhw.improvement.public import Public
+from fedhw.observation import Observations
 from fedhw.privacy.budget import Budget, BudgetSpentError, Limits
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.estimate import Estimate, Sums
@@ -280,15 +281,15 @@ class _Fleet:
         rows = {person.device: person.rows.pop(day) for person in self._people}
         written: dict[Device, Written] = {}
         for cohort in cohorts(device for device, own in rows.items() if len(own)):
-            images = [self._data.images[rows[device]] for device in cohort]
+            observations = [self._data.observations[rows[device]] for device in cohort]
             labels = [self._data.labels[rows[device]] for device in cohort]
-            tested = recognise(cohort, images, labels)
+            tested = recognise(cohort, observations, labels)
             written.update(zip(cohort, tested, strict=True))
         return written
 
     def _correct(self, written: Mapping[Device, Written]) -> dict[Device, Tally]:
         """Have everybody correct or confirm; what they do is kept, and counted."""
-        nothing = Tally.empty(len(self._data.alphabet))
+        nothing = Tally.empty(len(self._data.classes))
         tallies = {person.device: nothing for person in self._people}
         tallies |= {device: self._corrected(device, one) for device, one in written.items()}
         return tallies
@@ -299,9 +300,9 @@ class _Fleet:
         for row in np.flatnonzero(chosen):
             counted = device.person.count(bool(tested.ge_right[row]), bool(tested.right[row]))
             device.person = counted.keep(
-                tested.glyphs[row], tested.features[row], int(tested.labels[row])
+                tested.observations[row], tested.features[row], int(tested.labels[row])
             )
-        errors = np.bincount(tested.labels[~tested.right], minlength=len(self._data.alphabet))
+        errors = np.bincount(tested.labels[~tested.right], minlength=len(self._data.classes))
         return Tally(
             corrections=int(chosen.sum()),
             ge_right=int(tested.ge_right[chosen].sum()),
@@ -403,10 +404,10 @@ class _Fleet:
         )
 
 
-def _learned_from(device: Device) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _learned_from(device: Device) -> tuple[Observations, NDArray[np.int64]]:
     """Glyphs and classes that a device may learn from."""
     kept = device.person.replay.learnable
-    return np.stack([each.glyph for each in kept]), np.array([each.label for each in kept])
+    return np.stack([each.observation for each in kept]), np.array([each.label for each in kept])
 
 
 def _truth(name: str, told: Sequence[Tally]) -> float:

@@ -9,6 +9,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, State
 from fedhw.improvement.local_update import Lesson
+from fedhw.observation import Observations
 
 
 def take_round(
@@ -16,7 +17,7 @@ def take_round(
 ) -> State:
     """Return the state after a round among these people's devices, each with its own characters."""
     task = improvement.task(state, len(people), len(people))
-    own = ((each.images, each.labels.astype(np.int64)) for each in people)
+    own = ((each.observations, each.labels) for each in people)
     total = summed(improvement, state, task, own, random)
     return improvement.advance(state, task, total, len(people))
 
@@ -25,7 +26,7 @@ def summed(
     improvement: Improvement,
     state: State,
     task: Task,
-    people: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    people: Iterable[tuple[Observations, NDArray[np.int64]]],
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Return the sum int64 [P + 1] of what devices add to a task, each for its characters."""

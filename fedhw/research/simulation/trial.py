@@ -205,13 +205,13 @@ class Trial:
         chosen = list(rows)
         return pad_cohort(
             self.release.expert,
-            [data.images[own] for own in chosen],
+            [data.observations[own] for own in chosen],
             [data.labels[own] for own in chosen],
         )
 
     @cached_property
     def _generic(self) -> Activations:
-        return extract_features(self.release.expert, self.release.generic.images[None])
+        return extract_features(self.release.expert, self.release.generic.observations[None])
 
     @cached_property
     def _cost(self) -> Cost:
@@ -221,7 +221,7 @@ class Trial:
     def _measured(
         self, personal: PersonalModel, custom: Floats, test: Cohort, seconds: float
     ) -> Measurement:
-        labels = torch.from_numpy(self.release.generic.labels.astype(np.int64))
+        labels = torch.from_numpy(self.release.generic.labels)
         right = torch.zeros(len(custom))
         for i in range(0, len(labels), AT_ONCE):
             guess = personal.scores(self._generic.between(i, i + AT_ONCE)).argmax(-1)

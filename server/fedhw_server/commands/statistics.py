@@ -32,7 +32,7 @@ def statistics(
         from fedhw_server.store.window_estimates import window_estimates
 
         latest, policy = place.registry.latest, fleet.policy
-        found = window_estimates(fleet, len(latest.alphabet), window) if latest else None
+        found = window_estimates(fleet, len(latest.labels), window) if latest else None
     if latest is None or found is None:
         raise InputError(
             f"statistics: no window has reports of {policy.minimum_cohort} devices, and nothing is "
@@ -53,7 +53,7 @@ def statistics(
         return
     out.print(f"window {window_span(found.window, policy.window)}, {found.cohort} devices")
     out.print(_table_of_means(found.estimates))
-    out.print(_table_of_errors(found.estimates, latest.alphabet))
+    out.print(_table_of_errors(found.estimates, latest.labels.texts))
 
 
 def _table_of_means(estimates: "Sequence[Estimate]") -> Table:

@@ -146,7 +146,7 @@ class _FleetCollector(Collector):
 
     def _statistics(self) -> Iterator[Metric]:
         latest = self._registry.latest
-        found = window_estimates(self._fleet, len(latest.alphabet)) if latest is not None else None
+        found = window_estimates(self._fleet, len(latest.labels)) if latest is not None else None
         if found is None:
             return
         mean = GaugeMetricFamily(

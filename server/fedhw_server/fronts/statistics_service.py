@@ -179,7 +179,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         return Accepted(report, hashlib.sha256(request.report).hexdigest())
 
     def _classes_of(self, message: pb.Report) -> int | None:
-        """The size of a release's alphabet, None for one that the device should not report of."""
+        """The size of a release's labels, None for one that the device should not report of."""
         release = message.release
         if message.schema == SHADOW.schema:  # none of its statistics goes by class
             return 0 if self._attempts.is_canary(message.device, release) else None
@@ -189,7 +189,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             except InputError as error:
                 log.error("releases cannot be read", reason=str(error))
                 raise _unavailable() from None
-            self._classes = {each.name: len(each.alphabet) for each in published}
+            self._classes = {each.name: len(each.labels) for each in published}
         return self._classes.get(release)
 
     def _verify(self, device: str, request: pb.SendReportRequest) -> None:

@@ -140,7 +140,7 @@ class Improver:
         ended = [attempt for attempt in self._attempts.all() if attempt.stage in ENDS]
         expert = self._registry.release(newest.version).expert
         rho = self._attempts.rho + plan.rho(sum(each.numel() for each in expert.parameters()))
-        classes = len(newest.alphabet)
+        classes = len(newest.labels)
         return plan.trigger.decide(
             _look(window_estimates(self._fleet, classes)),
             _look(self._after(ended, classes)),
@@ -338,7 +338,7 @@ class Improver:
         elif newest.files != Manifest.load(place / MANIFEST).files:
             self._give_way(attempt, newest)
             return
-        before = window_estimates(self._fleet, len(newest.alphabet))
+        before = window_estimates(self._fleet, len(newest.labels))
         guarded = [] if before is None else [e for e in before.estimates if e.name in GUARDED]
         baseline = json.dumps(guarded)
         attempt = attempt._replace(version=newest.version, window=self._now, baseline=baseline)
@@ -347,7 +347,7 @@ class Improver:
 
     def _roll_out(self, attempt: Attempt, newest: Manifest) -> None:
         """Look at a window that is new, and let the release go further, or back."""
-        found = window_estimates(self._fleet, len(newest.alphabet))
+        found = window_estimates(self._fleet, len(newest.labels))
         is_for_all = self._attempts.roll_out(newest).share == 1
         new, old = self._compared(attempt, newest, found, is_for_all)
         if found is None or not (new and old):

@@ -91,8 +91,8 @@ def device(home: Home, key: ReleaseKey) -> Iterator[Device]:
 def write(device: Device, writers: WriterSet, n: int = 120) -> None:
     """Correct until something was learned."""
     own = writers.take(writers.rows_of(0)[:n])
-    for glyph, label in zip(own.images, own.labels, strict=True):
-        device.agent.learn([Correction(glyph, own.alphabet[label])])
+    for glyph, label in zip(own.observations, own.labels, strict=True):
+        device.agent.learn([Correction(glyph, own.classes[label])])
     until(lambda: device.agent.status().personal_version > 0, SOON)
     until(lambda: not device.agent.status().learning, SOON)
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.one_sample import compile_for_one_sample
+from fedhw.observation import Labels
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.person import Person, relearn
 from fedhw.personalization.stream import Personalizer
@@ -198,7 +199,7 @@ def test_a_profile_moves_a_person(agent, release, tmp_path):
     until(lambda: new.recognize(CROSS).label == "Q")
 
     def content(kept):
-        return kept.id, kept.at, kept.label, kept.glyph.tobytes(), kept.right
+        return kept.id, kept.at, kept.label, kept.observation.tobytes(), kept.right
 
     assert [content(kept) for kept in new.recent(16)] == [content(k) for k in agent.recent(16)]
     with pytest.raises(InputError, match="passphrase"):
@@ -245,8 +246,8 @@ def test_it_recognises_with_one_mixture_after_another_while_it_learns(
     def correct() -> None:
         number = 0
         while not stop.is_set():
-            glyph = unseen_writers.images[number % len(unseen_writers)]
-            label = unseen_writers.alphabet[unseen_writers.labels[number % len(unseen_writers)]]
+            glyph = unseen_writers.observations[number % len(unseen_writers)]
+            label = unseen_writers.classes[unseen_writers.labels[number % len(unseen_writers)]]
             agent.learn([Correction(glyph, label)])
             number += 1
             time.sleep(0.005)
@@ -280,7 +281,7 @@ def test_listeners_hear_of_changes_until_they_end(agent):
 def test_the_release_must_know_what_is_stored(agent, release, tmp_path):
     agent.learn(corrections("Q", 2))
     agent.close()
-    manifest = replace(release.manifest, alphabet="0123456789" * 6 + "ab")
+    manifest = replace(release.manifest, labels=Labels(tuple(map(str, range(62)))))
     digits = replace(release, manifest=manifest)
     with (
         closing(Store(tmp_path / "device.db")) as store,
@@ -296,8 +297,8 @@ def better(release: Release, version: int = 1) -> Release:
 def handwriting(writers: WriterSet, n: int, writer: int = 0) -> list[Correction]:
     own = writers.take(writers.rows_of(writer)[:n])
     return [
-        Correction(glyph, own.alphabet[label])
-        for glyph, label in zip(own.images, own.labels, strict=True)
+        Correction(glyph, own.classes[label])
+        for glyph, label in zip(own.observations, own.labels, strict=True)
     ]
 
 
@@ -325,9 +326,9 @@ def test_what_was_learned_is_learned_anew_for_the_new_release(release, unseen_wr
     assert (after.kept, after.corrections) == (before.kept, before.corrections)
     assert [k.id for k in agent.recent(999)] == [k.id for k in kept]
     # It is the mixture that the new release's own features give.
-    alone = Personalizer(new.expert, new.sketch, new.alphabet, capacity=CAPACITY)
+    alone = Personalizer(new.expert, new.sketch, new.labels, capacity=CAPACITY)
     for correction in written:
-        alone.keep(correction.glyph, correction.label)
+        alone.keep(correction.observation, correction.label)
     alone.relearn(forced=True)
     torch.testing.assert_close(weights(agent.person), weights(alone.person))
     expected = agent.recognize(CROSS)
@@ -370,7 +371,7 @@ def test_what_cannot_be_installed_is_not_used(agent, release, unseen_writers):
 
 
 def test_a_release_of_another_alphabet_is_not_adopted(agent, release):
-    manifest = replace(release.manifest, alphabet=release.alphabet[::-1])
+    manifest = replace(release.manifest, labels=Labels(release.labels.texts[::-1]))
     with pytest.raises(InputError, match="give a release of the same alphabet"):
         agent.adopt(replace(release, manifest=manifest))
     assert agent.release is release
@@ -427,7 +428,7 @@ def agent(release: Release, tmp_path: Path, clock: Pausing) -> Iterator[Agent]:
 
 
 def in_memory(agent: Agent) -> list[tuple[int, str]]:
-    return [(s.position, agent.release.alphabet[s.label]) for s in agent.person.replay.samples]
+    return [(s.position, agent.release.labels[s.label]) for s in agent.person.replay.samples]
 
 
 def on_disk(agent: Agent) -> list[tuple[int, str]]:
@@ -455,11 +456,13 @@ def test_corrections_and_recognitions_go_on_during_an_adoption(
     # Their features are those of the new expert.
     look = compile_for_one_sample(better(release).expert)
     for sample in agent.person.replay.samples:
-        np.testing.assert_allclose(sample.features, look(sample.glyph)[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            sample.features, look(sample.observation)[0], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_no_correction_is_too_late_for_an_adoption(release, unseen_writers, tmp_path):
-    adopting, late = threading.current_thread(), iter(unseen_writers.images)
+    adopting, late = threading.current_thread(), iter(unseen_writers.observations)
 
     class Correcting(SettableClock):
         """One by which somebody corrects whenever an adoption pauses."""
@@ -553,7 +556,7 @@ def test_a_window_is_tallied_from_what_is_still_kept(agent, clock, release, unse
     agent.learn(first)
     until(lambda: agent.status().personal_version > 0)
     settled(agent)
-    guesses = [agent.recognize(correction.glyph) for correction in second]
+    guesses = [agent.recognize(correction.observation) for correction in second]
     clock.advance(100)
     now = clock.wall()
     agent.learn(second)
@@ -567,7 +570,7 @@ def test_a_window_is_tallied_from_what_is_still_kept(agent, clock, release, unse
     assert tally.opened == sum(guess.opening > 0.5 for guess in guesses)
     assert 0 < tally.le_right != tally.ge_right
     wrong = [label for guess, label in pairs if guess.label != label]
-    assert tally.errors == tuple(wrong.count(label) for label in release.alphabet)
+    assert tally.errors == tuple(wrong.count(label) for label in release.labels)
     # Before anything was learned the local expert said what the global one did.
     earlier = agent.tally(now - 100, now, latencies)
     assert earlier.corrections == 60
@@ -624,7 +627,7 @@ class AnyOrder(RuleBasedStateMachine):
     def agree(self) -> None:
         newest = [kept.label for kept in self.agent.recent(10_000)]
         assert newest[::-1] == self.expected
-        alphabet = self.release.alphabet
+        alphabet = self.release.labels
         in_memory = [alphabet[s.label] for s in self.agent.person.replay.samples]
         assert in_memory == self.expected
         status = self.agent.status()

@@ -55,7 +55,7 @@ def test_what_made_room_before_it_was_forgotten_is_unlearned_too(durable):
     assert durable.in_use.recogniser.predict_one(CROSS).label == "Q"
     for _ in range(40):
         durable.learn([Correction(BAR, "7")] * 12)
-    alphabet = durable.in_use.release.alphabet
+    alphabet = durable.in_use.release.labels
     assert {alphabet[s.label] for s in durable.in_use.person.replay.samples} == {"7"}
     # Nothing but the mixture speaks of a Q now.
     assert durable.in_use.recogniser.predict_one(CROSS).label == "Q"

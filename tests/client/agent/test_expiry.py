@@ -48,7 +48,7 @@ def durable(release: Release, tmp_path: Path, clock: SettableClock) -> Iterator[
 
 
 def labels(durable: DurablePerson) -> str:
-    alphabet = durable.in_use.release.alphabet
+    alphabet = durable.in_use.release.labels
     return "".join(alphabet[sample.label] for sample in durable.in_use.person.replay.samples)
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fedhw.cli import app
 from fedhw.data.writers import WriterSet
+from fedhw.observation import Labels
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.method import extract_features
 from fedhw.personalization.stream import Personalizer
@@ -29,27 +30,27 @@ def run(*arguments: object) -> int:
     return command_line.run("export", *arguments)
 
 
-def sealed(data: WriterSet, characters: int, alphabet: str) -> bytes:
+def sealed(data: WriterSet, characters: int) -> bytes:
     """The profile of the first writer after so many corrections."""
     rows = [
         StoredSample(
             position=i,
             id=f"{i}",
             at=float(i),
-            glyph=data.images[r].tobytes(),
-            label=data.alphabet[data.labels[r]],
+            observation=data.observations[r].tobytes(),
+            label=data.classes[data.labels[r]],
             ge_right=True,
             right=True,
         )
         for i, r in enumerate(data.rows_of(0)[:characters])
     ]
-    return Profile(rows, alphabet).seal(PASSPHRASE)
+    return Profile(rows, data.observation, data.classes).seal(PASSPHRASE)
 
 
 @pytest.fixture(scope="module")
 def profile(unseen_writers: WriterSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("profiles") / "anna.profile"
-    path.write_bytes(sealed(unseen_writers, 80, unseen_writers.alphabet))
+    path.write_bytes(sealed(unseen_writers, 80))
     return path
 
 
@@ -79,9 +80,9 @@ def test_without_a_profile_it_is_for_anybody(release: Release, tmp_path: Path, s
     assert printed == f"{out}: {release.manifest.name}, for anybody, {size(out)} kB\n"
     assert complaints == ""
     session = onnxruntime.InferenceSession(out)
-    glyph = release.generic.images[:1]
+    glyph = release.generic.observations[:1]
     scores, gate, _ = session.run(None, {"glyphs": glyph})
-    person = Personalizer(release.expert, release.sketch, release.alphabet)
+    person = Personalizer(release.expert, release.sketch, release.labels)
     expected = person.predict_one(glyph[0])
     np.testing.assert_allclose(softmax(scores[0]), expected.probabilities, atol=1e-4)
     assert gate[0, 0] == expected.opening == 0
@@ -102,15 +103,17 @@ def test_with_a_profile_it_reads_as_the_device_would(
         f"{out}: {release.manifest.name}, rank 4, {size(out)} kB\n"
         "private: what it learned is one person's handwriting; keep it as you keep the profile\n"
     )
-    person = Personalizer(release.expert, release.sketch, release.alphabet, Learner(rank=4))
+    person = Personalizer(release.expert, release.sketch, release.labels, Learner(rank=4))
     rows = unseen_writers.rows_of(0)
     for r in rows[:80]:
-        person.keep(unseen_writers.images[r], unseen_writers.alphabet[unseen_writers.labels[r]])
+        person.keep(
+            unseen_writers.observations[r], unseen_writers.classes[unseen_writers.labels[r]]
+        )
     assert person.relearn(forced=True)
     session = onnxruntime.InferenceSession(out)
-    scores, gate, _ = session.run(None, {"glyphs": unseen_writers.images[rows]})
+    scores, gate, _ = session.run(None, {"glyphs": unseen_writers.observations[rows]})
     for r, score, opening in zip(rows, scores, gate[:, 0], strict=True):
-        expected = person.predict_one(unseen_writers.images[r])
+        expected = person.predict_one(unseen_writers.observations[r])
         np.testing.assert_allclose(softmax(score), expected.probabilities, atol=1e-3)
         assert opening == pytest.approx(expected.opening, abs=1e-3)
     assert gate.max() > 0.5
@@ -131,7 +134,7 @@ def test_the_columns_of_a_personal_file_are_in_order(
     u, v = tensors["u"][0], tensors["v"][0]
     assert (u.shape, v.shape) == ((84, 10), (10, 62))
     np.testing.assert_allclose(v @ v.T, np.eye(10), atol=1e-5)
-    images = unseen_writers.images[None, unseen_writers.rows_of(0)[:80]]
+    images = unseen_writers.observations[None, unseen_writers.rows_of(0)[:80]]
     features = extract_features(release.expert, images).features[0].numpy()
     worth = np.square(features @ u).sum(0)
     assert (worth[:-1] > worth[1:]).all()
@@ -194,8 +197,10 @@ def test_what_cannot_be_is_told_in_a_sentence(
     }
     places |= {"release": release.directory, "profile": profile}
     places["folder"].mkdir()
-    places["empty"].write_bytes(sealed(unseen_writers, 0, unseen_writers.alphabet))
-    foreign = WriterSet.of(unseen_writers.images[:2], [0, 1], [0, 0], ["one"], alphabet="äö")
+    places["empty"].write_bytes(sealed(unseen_writers, 0))
+    foreign = WriterSet.of(
+        unseen_writers.observations[:2], [0, 1], [0, 0], ["one"], Labels(("ä", "ö"))
+    )
     places["foreign"].write_bytes(sealed(foreign, 2, "äö"))
     shutil.copytree(release.directory, places["travelled"])
     for name in FOR_RESEARCH:

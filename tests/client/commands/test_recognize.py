@@ -29,7 +29,7 @@ def device(
 
 @pytest.fixture
 def picture(tmp_path: Path, unseen_writers: WriterSet) -> Path:
-    Image.fromarray(unseen_writers.images[0]).save(tmp_path / "letter.png")
+    Image.fromarray(unseen_writers.observations[0]).save(tmp_path / "letter.png")
     return tmp_path / "letter.png"
 
 

@@ -85,7 +85,7 @@ def written(writers: WriterSet, writer: int, count: int) -> list[Correction]:
     """What somebody has written, with names so that it is stored once."""
     rows = writers.rows_of(writer)[:count]
     return [
-        Correction(writers.images[row], writers.alphabet[writers.labels[row]], f"{row}")
+        Correction(writers.observations[row], writers.classes[writers.labels[row]], f"{row}")
         for row in rows
     ]
 

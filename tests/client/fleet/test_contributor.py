@@ -268,7 +268,7 @@ def test_what_is_held_back_is_not_trained_on(anna):
     assert len(kept) == 40
     assert len(images) == len(labels) == 35
     for sample in kept:
-        known = any(np.array_equal(sample.glyph, image) for image in images)
+        known = any(np.array_equal(sample.observation, image) for image in images)
         assert known is not sample.is_held_back
 
 
@@ -381,7 +381,7 @@ def test_that_training_failed_is_neither_seen_nor_explained(anna, release, monke
 def test_recognition_goes_on_while_it_trains(anna, release, unseen_writers):
     anna.contributor.advertise(ONE, task(release))
     assert anna.contributor._sum.training.is_alive()
-    anna.agent.recognize(unseen_writers.images[0])
+    anna.agent.recognize(unseen_writers.observations[0])
     assert anna.contributor._sum.training.is_alive()
 
 

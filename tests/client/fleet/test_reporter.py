@@ -91,10 +91,10 @@ def figure(charge: Charge, name: str) -> float:
 def test_each_window_is_reported_once_an_idle_one_too(
     services, report, agent, ledger, unseen_writers: WriterSet
 ):
-    label = unseen_writers.alphabet[unseen_writers.labels[0]]
+    label = unseen_writers.classes[unseen_writers.labels[0]]
     report()
     until(lambda: len(arrived(ledger)) >= 2)
-    agent.learn([Correction(unseen_writers.images[0], label)] * 30)
+    agent.learn([Correction(unseen_writers.observations[0], label)] * 30)
     at = agent.recent(1)[0].at
     until(lambda: arrived(ledger)[-1].about > at // WINDOW)
     charges = arrived(ledger)

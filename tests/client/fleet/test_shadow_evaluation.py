@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedhw.data.writers import WriterSet
+from fedhw.observation import Labels
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
@@ -94,8 +95,8 @@ def shadow(agent: Agent, enrolment: Enrolment, ledger: Ledger) -> Iterator[Shado
 def write(agent: Agent, writers: WriterSet, n: int = 120) -> None:
     """Correct until all was learned."""
     own = writers.take(writers.rows_of(0)[:n])
-    for glyph, label in zip(own.images, own.labels, strict=True):
-        agent.learn([Correction(glyph, own.alphabet[label])])
+    for glyph, label in zip(own.observations, own.labels, strict=True):
+        agent.learn([Correction(glyph, own.classes[label])])
     until(lambda: agent.status().personal_version > 0, SOON)
     until(lambda: not agent.status().learning, SOON)
 
@@ -304,7 +305,7 @@ def test_a_ledger_that_is_lost_means_silence(shadow, candidate, tmp_path):
 
 def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_path):
     parcel = candidate(shuffled(1))
-    manifest = replace(release.manifest, alphabet=release.alphabet[::-1])
+    manifest = replace(release.manifest, labels=Labels(release.labels.texts[::-1]))
     with (
         closing(Agent(replace(release, manifest=manifest), Store(tmp_path / "other.db"))) as agent,
         closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow,

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
+from fedhw.handwriting.glyph import GLYPH
 from fedhw.system.sqlite import StoreError
 from fedhw_client.store.corrections import (
     MIGRATIONS,
@@ -19,11 +20,11 @@ from fedhw_client.store.corrections import (
     StoredMixture,
     Window,
 )
-from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+from fedhw_client.store.stored_sample import StoredSample
 
 
 def row(position: int, label: str = "a", at: float = 0.0, right: bool = True) -> StoredSample:
-    glyph = position.to_bytes(4, "big") + bytes(GLYPH_BYTES - 4)
+    glyph = position.to_bytes(4, "big") + bytes(GLYPH.nbytes - 4)
     return StoredSample(position, f"id-{position}", at, glyph, label, False, right)
 
 
@@ -119,7 +120,7 @@ def test_a_selection_means_what_meets_all_that_is_given(store):
 
 
 def test_what_is_removed_is_on_the_disk_no_more(store, path):
-    secret = StoredSample(1, "secret-name", 0, b"\xab\xcd" * (GLYPH_BYTES // 2), "a", True, True)
+    secret = StoredSample(1, "secret-name", 0, b"\xab\xcd" * (GLYPH.nbytes // 2), "a", True, True)
     store.append([row(0), secret, row(2)])
     store.set_personal(StoredMixture("release", b"secret-weights"), 1)
     store.remove([1])
@@ -234,7 +235,7 @@ def test_a_glyph_that_changed_on_the_disk_is_not_believed(store, path):
     store.append(rows(*range(20)))
     store.close()
     content = path.read_bytes()
-    where = content.index(row(7).glyph) + 200
+    where = content.index(row(7).observation) + 200
     damage(path, where, 1)
     again = Store(path)
     assert again.rows() == rows(*range(7), *range(8, 20))

@@ -16,11 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
-from fedhw_client.store.profile import LONGEST_ALPHABET, MOST, Profile
-from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+from fedhw.handwriting.glyph import GLYPH
+from fedhw.observation import Labels, ObservationType
+from fedhw_client.store.profile import MOST, Profile
+from fedhw_client.store.stored_sample import StoredSample
 
 PASSPHRASE = "correct horse"
-ALPHABET = "0123456789abcé字"
+LABELS = Labels((*"0123456789abcé字", "seven"))
+WINDOW = ObservationType((2, 49), "float32")
+FIRST = {"observation": {"shape": [28, 28], "dtype": "uint8"}, "labels": list(LABELS)}
+OLD = {"alphabet": "0123456789abcé字"}
+"""The first line of version 1, whose samples have a glyph."""
 HEADER_BYTES = 14 + 16 + 3 + 12
 PARAMETERS = 14 + 16
 
@@ -32,41 +38,50 @@ ROWS = [
 ]
 
 
+NOTHING = Profile([], GLYPH, LABELS)
+
+
 def text(longest: int) -> st.SearchStrategy[str]:
     return st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=longest)
 
 
+labels_ = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=64)
+
+
 @st.composite
 def profiles(draw: st.DrawFn) -> Profile:
-    alphabet = "".join(dict.fromkeys(draw(text(80))))
+    labels = Labels(tuple(draw(st.lists(labels_, unique=True, min_size=1, max_size=20))))
+    takes = draw(st.sampled_from([GLYPH, WINDOW]))
     ids = draw(st.lists(text(64), unique=True, max_size=6))
     rows = [
         StoredSample(
             position,
             id_,
             draw(st.floats(allow_nan=False, allow_infinity=False)),
-            draw(st.binary(min_size=1, max_size=40)).ljust(GLYPH_BYTES, b"\x80"),
-            draw(st.sampled_from(alphabet)),
+            draw(st.binary(min_size=1, max_size=40)).ljust(takes.nbytes, b"\x42"),
+            draw(st.sampled_from(labels.texts)),
             draw(st.booleans()),
             draw(st.booleans()),
         )
         for position, id_ in enumerate(ids, 1)
     ]
-    return Profile(rows, alphabet)
+    return Profile(rows, takes, labels)
 
 
 @pytest.fixture(scope="module")
 def sealed() -> bytes:
-    return Profile(ROWS, ALPHABET).seal(PASSPHRASE)
+    return Profile(ROWS, GLYPH, LABELS).seal(PASSPHRASE)
 
 
 def key(salt: bytes) -> AESGCM:
     return AESGCM(Scrypt(salt, 32, 2**15, 8, 1).derive(PASSPHRASE.encode()))
 
 
-def sealed_by_hand(content: bytes, compress: Callable[[bytes], bytes] = zlib.compress) -> bytes:
+def sealed_by_hand(
+    content: bytes, compress: Callable[[bytes], bytes] = zlib.compress, version: int = 2
+) -> bytes:
     salt, nonce = os.urandom(16), os.urandom(12)
-    header = b"fedhw-profile\x01" + salt + bytes([15, 8, 1]) + nonce
+    header = b"fedhw-profile" + bytes([version]) + salt + bytes([15, 8, 1]) + nonce
     return header + key(salt).encrypt(nonce, compress(content), header)
 
 
@@ -80,9 +95,9 @@ def lines(*records: object) -> bytes:
 
 
 def record(**changes: object) -> dict[str, Any]:
-    glyph = base64.b64encode(bytes(GLYPH_BYTES)).decode()
-    whole = {"id": "a", "at": 1.5, "label": "7", "ge_right": True, "right": False, "glyph": glyph}
-    return {**whole, **changes}
+    content = base64.b64encode(bytes(GLYPH.nbytes)).decode()
+    whole = {"id": "a", "at": 1.5, "label": "7", "ge_right": True, "right": False}
+    return {**whole, "observation": content, **changes}
 
 
 # Each example derives two keys, which is slow on purpose.
@@ -94,37 +109,52 @@ def test_what_was_sealed_is_unsealed(profile: Profile, passphrase: str) -> None:
 
 def test_the_file_is_as_documented(sealed: bytes) -> None:
     first, *rest = map(json.loads, opened_by_hand(sealed).splitlines())
-    assert first == {"alphabet": ALPHABET}
+    assert first == FIRST
     assert [line["label"] for line in rest] == list("7éa")
-    by_hand = sealed_by_hand(lines({"alphabet": ALPHABET}, record()))
+    by_hand = sealed_by_hand(lines(FIRST, record()))
     assert Profile.unseal(by_hand, PASSPHRASE) == Profile(
-        [StoredSample(1, "a", 1.5, bytes(GLYPH_BYTES), "7", True, False)], ALPHABET
+        [StoredSample(1, "a", 1.5, bytes(GLYPH.nbytes), "7", True, False)], GLYPH, LABELS
+    )
+
+
+def test_a_profile_of_version_1_is_opened() -> None:
+    old = record()
+    old["glyph"] = old.pop("observation")
+    by_hand = sealed_by_hand(lines(OLD, old), version=1)
+    assert Profile.unseal(by_hand, PASSPHRASE) == Profile(
+        [StoredSample(1, "a", 1.5, bytes(GLYPH.nbytes), "7", True, False)],
+        GLYPH,
+        Labels.characters(OLD["alphabet"]),
     )
 
 
 def test_order_is_kept_and_positions_are_numbered_anew() -> None:
     rows = [ROWS[2]._replace(position=900), ROWS[0]._replace(position=17)]
-    found = Profile.unseal(Profile(rows, ALPHABET).seal(PASSPHRASE), PASSPHRASE)
+    found = Profile.unseal(Profile(rows, GLYPH, LABELS).seal(PASSPHRASE), PASSPHRASE)
     assert found.rows == [ROWS[2]._replace(position=1), ROWS[0]._replace(position=2)]
 
 
 def test_numbers_for_times_and_answers_are_read_back() -> None:
     row = ROWS[0]._replace(at=5, ge_right=1, right=0)  # type: ignore[arg-type]
-    assert Profile.unseal(Profile([row], ALPHABET).seal(PASSPHRASE), PASSPHRASE).rows == [row]
+    assert Profile.unseal(Profile([row], GLYPH, LABELS).seal(PASSPHRASE), PASSPHRASE).rows == [row]
 
 
 def test_nothing_written_shows_in_the_file_or_in_a_log(sealed: bytes) -> None:
     for row in ROWS:
-        for plain in (row.glyph[:16], base64.b64encode(row.glyph)[:16], row.id.encode()):
+        for plain in (
+            row.observation[:16],
+            base64.b64encode(row.observation)[:16],
+            row.id.encode(),
+        ):
             assert plain not in sealed
-    assert ALPHABET.encode() not in sealed
+    assert "".join(LABELS).encode() not in sealed
     assert b"glyph" not in sealed
     assert PASSPHRASE.encode() not in sealed
-    assert "sample" not in repr(Profile(ROWS, ALPHABET))
+    assert "sample" not in repr(Profile(ROWS, GLYPH, LABELS))
 
 
 def test_no_two_files_share_a_salt_or_a_nonce(sealed: bytes) -> None:
-    again = Profile(ROWS, ALPHABET).seal(PASSPHRASE)
+    again = Profile(ROWS, GLYPH, LABELS).seal(PASSPHRASE)
     assert again[14:30] != sealed[14:30]
     assert again[33:45] != sealed[33:45]
 
@@ -139,13 +169,13 @@ def test_a_passphrase_is_the_same_however_it_was_typed() -> None:
     composed = "pässwörtlich"
     decomposed = unicodedata.normalize("NFD", composed)
     assert composed != decomposed
-    assert Profile.unseal(Profile([], "a").seal(decomposed), composed) == Profile([], "a")
+    assert Profile.unseal(NOTHING.seal(decomposed), composed) == NOTHING
 
 
 @pytest.mark.parametrize("passphrase", ["", "secrets", "e\u0301" * 7, "\udcff" * 8])
 def test_a_weak_or_broken_passphrase_is_refused(sealed: bytes, passphrase: str) -> None:
     for act in (
-        lambda: Profile(ROWS, ALPHABET).seal(passphrase),
+        lambda: Profile(ROWS, GLYPH, LABELS).seal(passphrase),
         lambda: Profile.unseal(sealed, passphrase),
     ):
         with pytest.raises(InputError, match=r"^passphrase: ") as error:
@@ -178,8 +208,8 @@ def test_a_file_that_is_no_profile_is_told(content: bytes) -> None:
 
 
 def test_a_newer_version_is_told(sealed: bytes) -> None:
-    with pytest.raises(InputError, match="version 2 is newer than 1; update fedhw"):
-        Profile.unseal(sealed[:13] + b"\x02" + sealed[14:], PASSPHRASE)
+    with pytest.raises(InputError, match="version 3 is newer than 2; update fedhw"):
+        Profile.unseal(sealed[:13] + b"\x03" + sealed[14:], PASSPHRASE)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +247,11 @@ def test_a_file_that_grows_too_big_is_refused_before_it_does() -> None:
 
 
 def test_more_samples_than_a_profile_holds_are_told() -> None:
-    rows = [ROWS[0]._replace(position=n, id=str(n)) for n in range(60_000)]
-    with pytest.raises(InputError, match=r"60000 samples take .* forget the oldest"):
-        Profile(rows, ALPHABET).seal(PASSPHRASE)
+    large = ObservationType((2**16,), "uint8")
+    row = ROWS[0]._replace(observation=bytes(large.nbytes))
+    rows = [row._replace(position=n, id=str(n)) for n in range(2500)]
+    with pytest.raises(InputError, match=r"2500 samples take .* forget the oldest"):
+        Profile(rows, large, LABELS).seal(PASSPHRASE)
 
 
 @pytest.mark.parametrize(
@@ -230,38 +262,40 @@ def test_more_samples_than_a_profile_holds_are_told() -> None:
         b"[" * 4000,
         b"\xff\xfe\xff",
         b"null",
-        lines({"alphabet": 7}),
-        lines({"alphabet": ""}),
-        lines({"alphabet": "aa"}),
-        lines({"alphabet": "a\ud800"}),
-        lines({"alphabet": "".join(map(chr, range(256, 257 + LONGEST_ALPHABET)))}),
+        lines(FIRST | {"labels": 7}),
+        lines(FIRST | {"labels": []}),
+        lines(FIRST | {"labels": ["a\ud800"]}),
+        lines(FIRST | {"labels": ["a", "a"]}),
+        lines(FIRST | {"labels": "abc"}),
+        lines(FIRST | {"observation": {"shape": [28, 28], "dtype": "float64"}}),
+        lines(OLD),
         lines(record()),
-        lines({"alphabet": ALPHABET}, record(id="")),
-        lines({"alphabet": ALPHABET}, record(id="a" * 65)),
-        lines({"alphabet": ALPHABET}, record(id="\ud800")),
-        lines({"alphabet": ALPHABET}, record(id=7)),
-        lines({"alphabet": ALPHABET}, record(), record()),
-        lines({"alphabet": ALPHABET}, record(at=math.nan)),
-        lines({"alphabet": ALPHABET}, record(at=math.inf)),
-        lines({"alphabet": ALPHABET}, record(at="1.5")),
-        lines({"alphabet": ALPHABET}, record(at=10**400)),
-        lines({"alphabet": ALPHABET}, record(label="")),
-        lines({"alphabet": ALPHABET}, record(label="z")),
-        lines({"alphabet": ALPHABET}, record(label="01")),
-        lines({"alphabet": ALPHABET}, record(ge_right=1)),
-        lines({"alphabet": ALPHABET}, record(right=None)),
-        lines({"alphabet": ALPHABET}, record(glyph="")),
-        lines({"alphabet": ALPHABET}, record(glyph="!" + record()["glyph"])),
-        lines({"alphabet": ALPHABET}, record(glyph="é" * 1048)),
-        lines({"alphabet": ALPHABET}, record(glyph=base64.b64encode(bytes(785)).decode())),
-        lines({"alphabet": ALPHABET}, record(more="x" * 5000)),
-        lines({"alphabet": ALPHABET}, {"id": "a"}),
-        lines({"alphabet": ALPHABET}) + b"\n",
-        lines({"alphabet": ALPHABET}, record())[:-40],
+        lines(FIRST, record(id="")),
+        lines(FIRST, record(id="a" * 65)),
+        lines(FIRST, record(id="\ud800")),
+        lines(FIRST, record(id=7)),
+        lines(FIRST, record(), record()),
+        lines(FIRST, record(at=math.nan)),
+        lines(FIRST, record(at=math.inf)),
+        lines(FIRST, record(at="1.5")),
+        lines(FIRST, record(at=10**400)),
+        lines(FIRST, record(label="")),
+        lines(FIRST, record(label="z")),
+        lines(FIRST, record(label="01")),
+        lines(FIRST, record(ge_right=1)),
+        lines(FIRST, record(right=None)),
+        lines(FIRST, record(observation="")),
+        lines(FIRST, record(observation="!" + record()["observation"])),
+        lines(FIRST, record(observation="é" * 1048)),
+        lines(FIRST, record(observation=base64.b64encode(bytes(785)).decode())),
+        lines(FIRST, record(more="x" * 200_000)),
+        lines(FIRST, {"id": "a"}),
+        lines(FIRST) + b"\n",
+        lines(FIRST, record())[:-40],
     ],
 )
 def test_content_that_is_not_valid_is_refused(content: bytes) -> None:
-    with pytest.raises(InputError, match=r"^(profile|alphabet): .*; "):
+    with pytest.raises(InputError, match=r"^(profile|labels.*|observation): .*; "):
         Profile.unseal(sealed_by_hand(content), PASSPHRASE)
 
 
@@ -277,11 +311,11 @@ def test_what_could_not_be_unsealed_is_not_sealed() -> None:
     for fault in (
         {"id": ""},
         {"at": math.nan},
-        {"glyph": bytes(783)},
+        {"observation": bytes(783)},
         {"label": "secret"},
         {"label": "\ud800"},
         {"id": ROWS[0].id},
     ):
         with pytest.raises(InputError, match=r"^profile: sample 2 has ") as error:
-            Profile([ROWS[0], ROWS[1]._replace(**fault)], ALPHABET)
+            Profile([ROWS[0], ROWS[1]._replace(**fault)], GLYPH, LABELS)
         assert "secret" not in str(error.value)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedhw.handwriting.glyph import GLYPH
 from fedhw_client.store.salvage import PAGE, carve
-from fedhw_client.store.stored_sample import GLYPH_BYTES, StoredSample
+from fedhw_client.store.stored_sample import StoredSample
 
 SCHEMA = """
 CREATE TABLE samples (
@@ -36,7 +37,7 @@ def sample(position: int, at: float | None = None, label: str = "7") -> StoredSa
         position,
         f"sample-{position}",
         1.7e9 + rng.random() if at is None else at,
-        rng.randbytes(GLYPH_BYTES),
+        rng.randbytes(GLYPH.nbytes),
         label,
         rng.random() < 0.5,
         rng.random() < 0.5,
@@ -129,10 +130,10 @@ def places(content: bytes, first: int, step: int) -> dict[StoredSample, set[int]
     """The pages or frames each row is in, found by its glyph."""
     found = defaultdict(set)
     for row in ROWS:
-        at = content.find(row.glyph)
+        at = content.find(row.observation)
         while at >= 0:
             found[row].add((at - first) // step)
-            at = content.find(row.glyph, at + 1)
+            at = content.find(row.observation, at + 1)
     return found
 
 
@@ -200,8 +201,8 @@ def test_a_row_whose_checksum_fails_is_left_out(database: Path) -> None:
 
 def test_the_checksum_knows_where_a_field_ends() -> None:
     row = StoredSample(1, "ab", 0.5, b"c", "d", True, False)
-    assert row.checksum != row._replace(id="a", glyph=b"bc").checksum
-    assert row.checksum != row._replace(glyph=b"", label="cd").checksum
+    assert row.checksum != row._replace(id="a", observation=b"bc").checksum
+    assert row.checksum != row._replace(observation=b"", label="cd").checksum
 
 
 def test_the_header_and_the_schema_are_not_needed(checkpointed: Files) -> None:
@@ -244,7 +245,7 @@ def test_damage_to_the_log_takes_rows_of_its_frames_alone_and_invents_none(
 
 
 def test_cells_of_a_damaged_page_are_tried_one_by_one(checkpointed: Files) -> None:
-    glyph = checkpointed.database.find(ROWS[50].glyph)
+    glyph = checkpointed.database.find(ROWS[50].observation)
     content = bytearray(checkpointed.database)
     content[glyph + 100] ^= 1
     assert carved(Files(bytes(content), b"")) == [row for row in ROWS if row != ROWS[50]]
@@ -303,7 +304,7 @@ def test_frames_of_an_earlier_run_of_the_log_are_not_read(database: Path) -> Non
         # Without truncation the next write starts at the front of a log that keeps old frames.
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
         insert(connection, ROWS[20:21])
-        assert ROWS[2].glyph in wal_of(database).read_bytes()
+        assert ROWS[2].observation in wal_of(database).read_bytes()
         assert carve(database) == [row for row in ROWS[:21] if row != ROWS[2]]
 
 
@@ -319,7 +320,7 @@ def test_what_was_forgotten_does_not_come_back(database: Path, forgotten: list[i
         checkpoint(connection)
         assert carve(database) == [row for row in ROWS if row.position not in forgotten]
         left = database.read_bytes() + wal_of(database).read_bytes()
-        assert not any(row.glyph in left for row in ROWS if row.position in forgotten)
+        assert not any(row.observation in left for row in ROWS if row.position in forgotten)
 
 
 def test_of_rows_at_one_position_the_last_logged_is_returned(database: Path) -> None:

@@ -47,7 +47,7 @@ def run(improvement: Improvement, liar: Device, liars: int, defence: Defence) ->
 
 
 def reached(found: Improved) -> float:
-    return accuracy(found.expert, STRANGERS.images, STRANGERS.labels)
+    return accuracy(found.expert, STRANGERS.observations, STRANGERS.labels)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def honest(improvement: Improvement) -> float:
 
 @pytest.fixture(scope="module")
 def before(improvement: Improvement) -> float:
-    return accuracy(improvement.running, STRANGERS.images, STRANGERS.labels)
+    return accuracy(improvement.running, STRANGERS.observations, STRANGERS.labels)
 
 
 def test_honest_devices_improve_the_expert(honest: float, before: float) -> None:

@@ -130,8 +130,9 @@ def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
 def npz(path: Path, **changes: object) -> Path:
     """Write a good file with some arrays replaced."""
     arrays = {
-        "images": WRITERS.images,
+        "observations": WRITERS.observations,
         "labels": WRITERS.labels,
+        "classes": np.array(WRITERS.classes.texts),
         "writer": WRITERS.writer,
         "writers": np.array(WRITERS.names),
         "order": WRITERS.order,
@@ -143,24 +144,28 @@ def npz(path: Path, **changes: object) -> Path:
 def few(characters: int, classes: int) -> WriterSet:
     """One writer of so many characters and classes."""
     labels = np.arange(characters) % classes
-    return WriterSet.of(WRITERS.images[:characters], labels, [0] * characters, ["one"])
+    some = WRITERS.observations[:characters]
+    return WriterSet.of(some, labels, [0] * characters, ["one"], WRITERS.classes)
 
 
 BAD_DATA = {
-    "float images": (
-        lambda p: npz(p, images=WRITERS.images.astype(float)),
-        "images",
+    "doubles": (lambda p: npz(p, observations=np.zeros((248, 28, 28))), "observation"),
+    "NaN": (
+        lambda p: npz(p, observations=np.full((248, 28, 28), np.nan, np.float32)),
+        "observation: it holds NaN",
     ),
-    "NaN": (lambda p: npz(p, images=np.full((248, 28, 28), np.nan)), "images"),
-    "wrong size": (lambda p: npz(p, images=WRITERS.images[:, :20]), "images"),
+    "wrong size": (
+        lambda p: npz(p, observations=WRITERS.observations[:, :20]),
+        r"observation: uint8 \[20, 28\] is not",
+    ),
     "a label outside": (lambda p: npz(p, labels=np.full(248, 62, np.uint8)), "labels"),
     "objects": (lambda p: npz(p, labels=np.array([{}] * 248, dtype=object)), "labels"),
-    "no characters": (lambda p: npz(p, images=WRITERS.images[:0]), ""),
+    "no characters": (lambda p: npz(p, observations=WRITERS.observations[:0]), ""),
     "an empty file": (lambda p: p.touch(), "npz"),
     "a truncated file": (lambda p: p.write_bytes(npz(p).read_bytes()[:5000]), "npz"),
     "another alphabet": (
-        lambda p: npz(p, labels=WRITERS.labels % 10, alphabet=np.array("0123456789")),
-        "alphabet: '0123456789' is not the release's",
+        lambda p: npz(p, labels=WRITERS.labels % 10, classes=np.array(list("0123456789"))),
+        "labels: 0123456789 are not the release's",
     ),
     "a writer of one sample": (lambda p: save_npz(p, few(1, 1)), "data: no writer"),
     "a writer of one class": (lambda p: save_npz(p, few(60, 1)), "of two classes or more"),

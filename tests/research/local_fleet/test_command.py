@@ -136,7 +136,7 @@ def test_it_writes_everything_and_says_what_is_true(start, tmp_path, release, un
 def right_by(release: Release, writers: WriterSet, name: str) -> int:
     """How many of a writer's characters the global expert has right, all at once."""
     characters = characters_of(writers, name)
-    scores = extract_features(release.expert, characters.images[None, :WRITTEN]).scores[0]
+    scores = extract_features(release.expert, characters.observations[None, :WRITTEN]).scores[0]
     return int((scores.argmax(-1).numpy() == characters.labels[:WRITTEN]).sum())
 
 

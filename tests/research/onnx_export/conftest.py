@@ -44,7 +44,7 @@ def mixture(release: Release, unseen_writers: WriterSet) -> Mixture:
     """What is learned from 93 characters of somebody whom the release never saw."""
     rows = unseen_writers.rows_of(0)[::2]
     cohort = pad_cohort(
-        release.expert, [unseen_writers.images[rows]], [unseen_writers.labels[rows]]
+        release.expert, [unseen_writers.observations[rows]], [unseen_writers.labels[rows]]
     )
     return Learner().learn(release.expert, cohort, release.sketch, seed=0).mixture
 

@@ -38,7 +38,7 @@ def test_a_file_says_what_it_is(files, release):
         known = onnxruntime.InferenceSession(files[name]).get_modelmeta()
         assert known.custom_metadata_map == {
             "release": release.manifest.name,
-            "alphabet": release.alphabet,
+            "alphabet": release.labels,
             "rank": rank,
             "private": private,
         }
@@ -77,6 +77,6 @@ def test_int8_of_a_release_that_travelled_is_refused(release, tmp_path):
 
 def test_int8_is_calibrated_on_public_characters_alone(files, release, model):
     """What was written by the person must not be told by the ranges of int8."""
-    expected = quantised(model, release.generic.images[:512])
+    expected = quantised(model, release.generic.observations[:512])
     made = onnx.load(files["int8"])
     assert [*made.graph.initializer] == [*expected.graph.initializer]

@@ -48,7 +48,7 @@ def drawn(depth: int, classes: int, rank: int) -> Mixture:
 
 @pytest.mark.parametrize("rank", [1, 4, 10])
 def test_of_a_trained_release_it_says_what_torch_says(release, unseen_writers, mixture, rank):
-    glyphs = unseen_writers.images[unseen_writers.rows_of(0)]
+    glyphs = unseen_writers.observations[unseen_writers.rows_of(0)]
     cut = first(ordered(mixture, extract_features(release.expert, glyphs[None]).features), rank)
     run = Runtime(graph(release.expert, cut))
     for batch in (1, 7):
@@ -66,7 +66,7 @@ def test_of_every_architecture_it_says_what_torch_says(unseen_writers, architect
     mixture = drawn(expert.head.in_features, 62, rank)
     run = Runtime(graph(expert, mixture))
     for batch in (1, 7):
-        glyphs = unseen_writers.images[:batch]
+        glyphs = unseen_writers.observations[:batch]
         check_same(run(glyphs), in_torch(expert, mixture, glyphs))
 
 
@@ -81,7 +81,7 @@ def test_whatever_is_written_it_says_what_torch_says(run, release, mixture, glyp
 
 
 def test_without_a_mixture_the_global_expert_decides(release, unseen_writers):
-    glyphs = unseen_writers.images[:7]
+    glyphs = unseen_writers.observations[:7]
     found = Runtime(graph(release.expert, None))(glyphs)
     np.testing.assert_array_equal(found.scores, found.ge_scores)
     np.testing.assert_array_equal(found.gate, np.zeros((7, 1)))

@@ -14,13 +14,13 @@ AGREEING = 0.97
 
 @pytest.fixture(scope="module")
 def small(model: onnx.ModelProto, release) -> onnx.ModelProto:
-    return quantised(model, release.generic.images[:512])
+    return quantised(model, release.generic.observations[:512])
 
 
 @pytest.fixture(scope="module")
 def answers(model: onnx.ModelProto, small: onnx.ModelProto) -> tuple[Answer, Answer]:
     """What both say of characters that neither training nor calibration has seen."""
-    glyphs = synthetic_writers(range(3000, 3020), 62).images
+    glyphs = synthetic_writers(range(3000, 3020), 62).observations
     return Runtime(model)(glyphs), Runtime(small)(glyphs)
 
 
@@ -54,6 +54,6 @@ def test_it_leaves_no_files_and_the_given_graph_as_it_was(model, release, tmp_pa
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     before = model.SerializeToString()
-    quantised(model, release.generic.images[:64])
+    quantised(model, release.generic.observations[:64])
     assert model.SerializeToString() == before
     assert not list(tmp_path.iterdir())

@@ -27,13 +27,13 @@ def test_it_runs_in_ten_lines(release, mixture, capsys: pytest.CaptureFixture[st
     export(Path("anna.onnx"), release, mixture)
     exec(RUN)
     character, told = capsys.readouterr().out.split(" ", 1)
-    assert character in release.alphabet
+    assert character in release.labels
     assert told in {"by herself: True\n", "by herself: False\n"}
     assert len([line for line in RUN.splitlines() if line]) <= 10
 
 
 def test_one_training_serves_every_budget(release, unseen_writers, mixture):
-    images = unseen_writers.images[None, unseen_writers.rows_of(0)]
+    images = unseen_writers.observations[None, unseen_writers.rows_of(0)]
     features = extract_features(release.expert, images).features
     exec(CUT, {"release": release, "learned": PersonalMixture(mixture), "features": features})
     sizes = []
@@ -64,7 +64,7 @@ def test_private_tensors_may_be_put_into_another_file(release, unseen_writers, m
     for each in other.graph.initializer:
         if each.name == "v":
             each.CopyFrom(onnx.numpy_helper.from_array(changed.local.v.numpy(), "v"))
-    glyphs = unseen_writers.images[:50]
+    glyphs = unseen_writers.observations[:50]
     expected = in_torch(release.expert, changed, glyphs).scores
     np.testing.assert_allclose(
         Runtime(other)(glyphs).scores, expected, rtol=1e-4, atol=1e-4 * abs(expected).max()

@@ -187,7 +187,7 @@ def test_changes_are_of_what_was_written_and_make_up_the_gain(experiment: Experi
 def test_the_page_lists_changes_that_happened_and_of_every_writer(
     experiment: Experiment, page: str
 ) -> None:
-    alphabet = experiment.trial.release.alphabet
+    alphabet = experiment.trial.release.labels
     happened = {
         (
             str(experiment.outcome.names[c.writer]),

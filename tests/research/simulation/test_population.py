@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.observation import Labels
 from fedhw.release.manifest import FOR_DEVICES, MANIFEST, TRAINING
 from fedhw.release.release import Release, sha256
 from fedhw.research.simulation.population import (
@@ -32,9 +33,9 @@ def test_synthetic_writers_write_the_same_whoever_else_is_asked() -> None:
     two = population.write([7, 900])
     one = population.write([900])
     assert len(two) == 60
-    assert np.array_equal(two.images[30:], one.images)
+    assert np.array_equal(two.observations[30:], one.observations)
     assert two.names[1] == one.names[0]
-    assert not np.array_equal(two.images[:30], two.images[30:])
+    assert not np.array_equal(two.observations[:30], two.observations[30:])
 
 
 def test_recorded_writers_write_what_they_wrote_in_their_order(unseen_writers: WriterSet) -> None:
@@ -45,7 +46,7 @@ def test_recorded_writers_write_what_they_wrote_in_their_order(unseen_writers: W
     written = population.write([1, 0])
     assert written.names == (unseen_writers.names[4], unseen_writers.names[1])
     rows = np.concatenate([unseen_writers.rows_of(4), unseen_writers.rows_of(1)])
-    assert np.array_equal(written.images, unseen_writers.images[rows])
+    assert np.array_equal(written.observations, unseen_writers.observations[rows])
     assert np.array_equal(written.labels, unseen_writers.labels[rows])
 
 
@@ -71,17 +72,19 @@ def test_an_identity_is_that_of_the_writers_and_their_characters(
     unseen_writers: WriterSet,
 ) -> None:
     whole = unseen_writers
-    images, labels, writer = (array.copy() for array in (whole.images, whole.labels, whole.writer))
-    images[5, 14, 14] ^= 1
+    observations, labels, writer = (
+        array.copy() for array in (whole.observations, whole.labels, whole.writer)
+    )
+    observations[5, 14, 14] ^= 1
     labels[5] ^= 1
     writer[185] = 1  # the last character of the first writer is the second's
     others = [
         whole,
-        dataclasses.replace(whole, images=images),
+        dataclasses.replace(whole, observations=observations),
         dataclasses.replace(whole, labels=labels),
         dataclasses.replace(whole, writer=writer),
         dataclasses.replace(whole, names=("somebody", *whole.names[1:])),
-        dataclasses.replace(whole, alphabet=whole.alphabet[::-1]),
+        dataclasses.replace(whole, classes=Labels(whole.classes.texts[::-1])),
     ]
     identities = {RecordedPopulation.of(data, (0, 1)).identity for data in others}
     identities.add(RecordedPopulation.of(whole, (0, 2)).identity)

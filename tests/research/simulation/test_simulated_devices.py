@@ -43,7 +43,7 @@ def worse(release: Release) -> Version:
 def write(devices: Sequence[Device], written: WriterSet, first: int, last: int) -> list[Written]:
     """Let each device's writer write some of their characters, and correct or confirm all."""
     rows = [written.rows_of(w)[first:last] for w in range(len(devices))]
-    images = [written.images[own] for own in rows]
+    images = [written.observations[own] for own in rows]
     labels = [written.labels[own] for own in rows]
     tested = recognise(devices, images, labels)
     for device, own in zip(devices, tested, strict=True):
@@ -64,15 +64,15 @@ def devices(version: Version) -> list[Device]:
 def test_a_device_does_what_a_personalizer_does(release: Release, version: Version) -> None:
     """Alone and among others, from the first character on."""
     some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
-    people = [Personalizer(release.expert, release.sketch, release.alphabet) for _ in WRITTEN.names]
+    people = [Personalizer(release.expert, release.sketch, release.labels) for _ in WRITTEN.names]
     for first in range(0, 62, 20):
         tested = write(some, WRITTEN, first, first + 20)
         for w, (person, own) in enumerate(zip(people, tested, strict=True)):
             for row, right, ge_right, opened in zip(
                 WRITTEN.rows_of(w)[first:], own.right, own.ge_right, own.opened, strict=False
             ):
-                label = release.alphabet[WRITTEN.labels[row]]
-                guess = person.store(WRITTEN.images[row], label)
+                label = release.labels[WRITTEN.labels[row]]
+                guess = person.store(WRITTEN.observations[row], label)
                 assert (guess.label == label) == right
                 assert (guess.ge_label == label) == ge_right
                 assert (guess.opening > 0.5) == opened
@@ -93,7 +93,7 @@ def test_a_device_does_what_a_personalizer_does(release: Release, version: Versi
 def test_recognising_changes_nothing(devices: list[Device]) -> None:
     before = copy.deepcopy([device.person for device in devices])
     rows = [WRITTEN.rows_of(w) for w in range(3)]
-    recognise(devices, [WRITTEN.images[r] for r in rows], [WRITTEN.labels[r] for r in rows])
+    recognise(devices, [WRITTEN.observations[r] for r in rows], [WRITTEN.labels[r] for r in rows])
     for person, device in zip(before, devices, strict=True):
         assert person.mixture is not None
         assert device.person.mixture is not None

@@ -135,7 +135,8 @@ def test_an_improvement_is_triggered_promoted_and_helps(improved: Chronicle) -> 
     assert sum(day.rounds for day in improved.days) == RECIPE.rounds
     first, second = improved.versions
     before, after = (
-        accuracy(version.release.expert, FLEET.images, FLEET.labels) for version in (first, second)
+        accuracy(version.release.expert, FLEET.observations, FLEET.labels)
+        for version in (first, second)
     )
     assert after > before + 0.02
     assert improved.days[-1].devices["v2"] > WRITERS / 2

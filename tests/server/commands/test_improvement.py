@@ -10,6 +10,7 @@ from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement.public import Public
 from fedhw.improvement.trigger import Trigger
+from fedhw.observation import Labels
 from fedhw.release.release import Release, publish
 from fedhw_server.leader.plan import Plan
 from tests.server.conftest import Pen
@@ -55,11 +56,11 @@ def test_public_characters_are_of_the_fleets_alphabet(
 ):
     expert = Release.load(releases[0])
     writers = synthetic_writers(range(3000, 3002), 62)
-    turned = replace(writers, alphabet=writers.alphabet[::-1])
+    turned = replace(writers, classes=Labels(writers.classes.texts[::-1]))
     publish(tmp_path / "turned", expert.expert, "lenet5", expert.sketch, turned, [], {})
     typed("publish", tmp_path / "turned")
     told = typed("public", launch_data, release_directory, code=2)
-    assert told.startswith("alphabet: ")
+    assert told.startswith("labels: ")
     assert not home.public.exists()
 
 

@@ -20,6 +20,7 @@ from fedhw.improvement.local_update import flat
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
+from fedhw.observation import Labels
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.secure_sum import SumError
@@ -175,7 +176,7 @@ class World:
             better = 50 + round(100 * self.gain) + NAMES.index(name) % 2
             return Evaluation(100, better, 50, better, 50)
         rows = PEOPLE.rows_of(NAMES.index(name))
-        images, labels = PEOPLE.images[rows], PEOPLE.labels[rows].astype(np.int64)
+        images, labels = PEOPLE.observations[rows], PEOPLE.labels[rows]
         new, old = (
             int(recognised(expert, images, labels).sum())
             for expert in (candidate.expert, self.registry.release(1).expert)
@@ -244,7 +245,7 @@ def test_what_it_makes_is_published_with_its_price(world: World, better: GlobalE
     old, new = (world.registry.release(version) for version in (1, 2))
     strangers = synthetic_writers(range(400, 410), 62)
     before, after = (
-        accuracy(each.expert, strangers.images, strangers.labels) for each in (old, new)
+        accuracy(each.expert, strangers.observations, strangers.labels) for each in (old, new)
     )
     assert after > before + 0.05
     assert world.latest.privacy == {
@@ -595,14 +596,14 @@ def test_a_candidate_of_another_run_is_not_taken_for_this_one(world: World) -> N
 
 def test_public_characters_of_another_alphabet_are_not_rehearsed(world: World) -> None:
     given = Public.load(world.home.public)
-    alphabet = given.rehearsal.alphabet[::-1]
-    Public(*(replace(part, alphabet=alphabet) for part in vars(given).values())).save(
+    classes = Labels(given.rehearsal.classes.texts[::-1])
+    Public(*(replace(part, classes=classes) for part in vars(given).values())).save(
         world.home.public
     )
     world.begin()
     world.step()
     assert world.attempts.all()[-1].stage == Stage.ABANDONED
-    assert world.reason.startswith("alphabet: ")
+    assert world.reason.startswith("labels: ")
 
 
 def test_without_public_characters_nothing_is_begun(world: World) -> None:
