@@ -145,10 +145,8 @@ class Profile:
             return f"the time {row.at}"
         try:
             self.observation.from_bytes(row.observation)
-        except InputError as error:
-            return (
-                str(error).partition("; ")[0].replace("observation:", "an observation of which", 1)
-            )
+        except InputError:
+            return f"an observation that is not {self.observation} of finite numbers"
         if row.label not in self.labels:
             return "a label that is not known"
         return None

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH
@@ -58,7 +59,7 @@ def profiles(draw: st.DrawFn) -> Profile:
             position,
             id_,
             draw(st.floats(allow_nan=False, allow_infinity=False)),
-            draw(st.binary(min_size=1, max_size=40)).ljust(takes.nbytes, b"\x42"),
+            takes.to_bytes(draw(arrays(takes.dtype, takes.shape, elements=st.integers(0, 99)))),
             draw(st.sampled_from(labels.texts)),
             draw(st.booleans()),
             draw(st.booleans()),
