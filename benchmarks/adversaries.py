@@ -4,7 +4,7 @@
 
 Synthetic writers: some for the launch, one for each device, and some whom nobody trains on. All
 devices take part in all rounds, without noise, which would hide liars, too. A candidate that passes
-on public data would go on to the canary devices.
+on public data would go on to the shadow evaluation.
 """
 
 import math
@@ -20,12 +20,12 @@ from tables import show
 from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.handwriting.synthetic import synthetic_writers
-from fedhw.improvement.candidate import Outcome
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.local_update import flat
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedMuon
+from fedhw.improvement.verdicts import Outcome
 from fedhw.privacy.discrete_gaussian import discrete_gaussian
 from fedhw.release.release import Release
 from fedhw.research.audits.adversaries import (

@@ -1,16 +1,6 @@
-"""A candidate for the next release, and what it must prove before it is one.
+"""A candidate for the next release, and what it must show on public characters."""
 
-on public data: not clearly worse than the running expert         validate
-on the canary devices' own characters, by their noised reports:   judge
-    the expert alone is better, surely
-    the mixtures learned on it are not clearly worse
-"""
-
-import math
-from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,27 +8,9 @@ import torch
 from fedhw.experts.evaluation import looks_worse, recognised
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.improvement.public import Public
-from fedhw.privacy.estimate import Estimate
+from fedhw.improvement.verdicts import Outcome, Verdict
 from fedhw.release.release import Release, publish
 from fedhw.release.sketch import SKETCH_SIZE, Sketch
-
-CONFIDENCE = 0.95
-"""Of the interval of a shadow evaluation whose lower end must be above zero."""
-
-
-class Outcome(StrEnum):
-    """What becomes of a candidate."""
-
-    WAIT = "wait"
-    PASS = "pass"
-    REJECT = "reject"
-
-
-class Verdict(NamedTuple):
-    """An outcome and the reason for it, one sentence for people."""
-
-    outcome: Outcome
-    reason: str
 
 
 def make_candidate(
@@ -87,28 +59,3 @@ def validate(candidate: GlobalExpert, running: GlobalExpert, public: Public) -> 
     if looks_worse(new, old):
         return Verdict(Outcome.REJECT, f"worse on public data: {figures}")
     return Verdict(Outcome.PASS, figures)
-
-
-def judge(shadow: Sequence[Estimate] | None, is_complete: bool) -> Verdict:
-    """Judge a candidate by the canary's reports; until they are complete it waits for more.
-
-    A gain that is not clear once all have reported is none.
-    """
-    if shadow is None:
-        if is_complete:
-            return Verdict(Outcome.REJECT, "too few of the canary devices have reported")
-        return Verdict(Outcome.WAIT, "too few of the canary devices have reported so far")
-    figures = {each.name: each for each in shadow}
-    alone, mixed = figures["ge_gain"], figures["gain"]
-    low, high = alone.interval(CONFIDENCE)
-    said = f"gain of the expert {alone.mean:+.2%} ({low:+.2%} to {high:+.2%}), "
-    said += f"of the mixtures {mixed.mean:+.2%}, {alone.cohort} devices"
-    if mixed.interval(CONFIDENCE)[1] < 0:
-        return Verdict(Outcome.REJECT, f"the mixtures are worse: {said}")
-    if high < 0:
-        return Verdict(Outcome.REJECT, f"worse for the canary: {said}")
-    if not is_complete:
-        return Verdict(Outcome.WAIT, said)
-    if not low > 0 or not math.isfinite(low):
-        return Verdict(Outcome.REJECT, f"no gain that is sure: {said}")
-    return Verdict(Outcome.PASS, said)

@@ -33,7 +33,7 @@ from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import LocalTraining, flat, unflatten
 from fedhw.improvement.public import Public
 from fedhw.improvement.robust import clipped
-from fedhw.improvement.server_optimiser import FedMuon, Moments, ServerOptimiser, Vector
+from fedhw.improvement.server_optimiser import FedMuon, ServerOptimiser, Vector
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Of the way from the running expert to the mean."""
@@ -59,7 +59,7 @@ class Recipe:
     training: LocalTraining = field(default_factory=LocalTraining)
 
 
-class State(NamedTuple):
+class ImprovementState(NamedTuple):
     """Where an improvement stands after `round` rounds; `radius` is for a rate of 1.
 
     `average` is the mean of the `parameters` after the rounds of the second half so far.
@@ -68,7 +68,7 @@ class State(NamedTuple):
     round: int
     parameters: Vector
     average: Vector
-    moments: Moments
+    velocity: Vector
     radius: float
 
     def to_bytes(self) -> bytes:
@@ -79,18 +79,22 @@ class State(NamedTuple):
                 "radius": np.array(self.radius),
                 "parameters": self.parameters,
                 "average": self.average,
-                **self.moments._asdict(),
+                "first": self.velocity,
             }
         )
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "State":
+    def from_bytes(cls, content: bytes) -> "ImprovementState":
         """Read what `to_bytes` wrote; raises InputError where it is damaged."""
         try:
             found = safetensors.numpy.load(content)
-            moments = Moments(found["first"], found["second"])
-            done, radius = int(found["round"]), float(found["radius"])
-            return cls(done, found["parameters"], found["average"], moments, radius)
+            return cls(
+                int(found["round"]),
+                found["parameters"],
+                found["average"],
+                found["first"],
+                float(found["radius"]),
+            )
         except (safetensors.SafetensorError, KeyError, ValueError):
             raise InputError(
                 "improvement: its state is damaged; begin anew with `fedhw server improve`"
@@ -106,13 +110,12 @@ class Improvement:
     recipe: Recipe
     seed: int = 0
 
-    def begin(self) -> State:
+    def begin(self) -> ImprovementState:
         """Return the state before the first round."""
         parameters = flat(self.running)
-        moments = Moments.zero(len(parameters))
-        return State(0, parameters, parameters, moments, self.recipe.radius)
+        return ImprovementState(0, parameters, parameters, 0 * parameters, self.recipe.radius)
 
-    def task(self, state: State, devices: int, survivors: int) -> Task:
+    def task(self, state: ImprovementState, devices: int, survivors: int) -> Task:
         """Return what so many devices are asked next, of whom `survivors` must stay."""
         return Task(
             parameters=state.parameters.astype("<f4").tobytes(),
@@ -123,7 +126,9 @@ class Improvement:
             survivors=survivors,
         )
 
-    def advance(self, state: State, task: Task, total: NDArray[np.int64], devices: int) -> State:
+    def advance(
+        self, state: ImprovementState, task: Task, total: NDArray[np.int64], devices: int
+    ) -> ImprovementState:
         """Return the state after a round in which the contributions of `devices` sum to `total`.
 
         Raises InputError where honest devices cannot have summed to that.
@@ -135,20 +140,24 @@ class Improvement:
         update, within = task.mean(total, devices)
         return self.step(state, task, update, within)
 
-    def step(self, state: State, task: Task, update: Vector, within: float) -> State:
+    def step(
+        self, state: ImprovementState, task: Task, update: Vector, within: float
+    ) -> ImprovementState:
         """Return the state after a step along the devices' mean update [P]."""
         recipe, weight = self.recipe, self.recipe.rehearsal
         if weight > 0:
             update = (1 - weight) * update + weight * self._rehearsed(state, task)
         shapes = [tuple(part.shape) for part in self.running.parameters()]
-        parameters, moments = recipe.optimiser.step(state.parameters, update, state.moments, shapes)
+        parameters, velocity = recipe.optimiser.step(
+            state.parameters, update, state.velocity, shapes
+        )
         done = state.round + 1
         averaged = max(1, done - recipe.rounds // 2)
         average = state.average + (parameters - state.average) / np.float32(averaged)
         radius = adapted(state.radius, within, recipe.quantile)
-        return State(done, parameters, average, moments, radius)
+        return ImprovementState(done, parameters, average, velocity, radius)
 
-    def expert(self, state: State) -> GlobalExpert:
+    def expert(self, state: ImprovementState) -> GlobalExpert:
         """Return the improved expert: the farthest on the way to the mean that unlearns nothing.
 
         Where even half the way is clearly worse on the public validation characters, it is the
@@ -164,11 +173,11 @@ class Improvement:
                 return expert
         return unflatten(self.running, state.average)
 
-    def start(self, state: State) -> GlobalExpert:
+    def start(self, state: ImprovementState) -> GlobalExpert:
         """Return the expert that devices start from in the next round."""
         return unflatten(self.running, state.parameters)
 
-    def _rehearsed(self, state: State, task: Task) -> Vector:
+    def _rehearsed(self, state: ImprovementState, task: Task) -> Vector:
         """The mean update of some public writers, who train as devices do."""
         data = self.public.rehearsal
         rng = np.random.default_rng((self.seed, state.round))

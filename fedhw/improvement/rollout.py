@@ -1,55 +1,46 @@
-"""A promoted release goes to a few devices, to more, and to all; or back.
+"""How far a release goes: to a few devices, to more, and to all, step by step.
 
-stage by stage, each for so many windows:
-    the devices that drew a small enough number run the new release, the others the one before
-    clearly worse than the others by the statistics -> back to the one before
-    not clearly worse after the stage's time -> the next stage
+The devices that drew a small enough number run the new release, the others the one before.
 """
 
 import hashlib
-import math
-from collections.abc import Iterable
-from enum import StrEnum
-from statistics import NormalDist
 from typing import NamedTuple
 
-from fedhw.privacy.estimate import Estimate
+SHARES = (0.01, 0.1, 1.0)
+"""The share of devices that are offered the new release, step by step."""
 
-STAGES = (0.01, 0.1, 1.0)
-"""The share of devices that are offered the new release."""
-
-WINDOWS = 2
-"""Windows of reports that a stage lasts at least."""
-
-GUARDED = ("moe_accuracy", "ge_accuracy")
-"""What must not be worse under the new release than under the one before."""
-
-CONFIDENCE = 0.999
-"""Of each test, of which a roll-out has a dozen."""
+FLOOR_COHORTS = 2
+"""Minimum cohorts that a roll-out reaches at least, since not everybody reports."""
 
 
-class Step(StrEnum):
-    """What to do with a roll-out after a look at the statistics."""
+class RollOut(NamedTuple):
+    """The version `newest`, called `name`, is for a `share` of the devices, `before` for the rest.
 
-    WAIT = "wait"
-    ADVANCE = "advance"
-    ROLL_BACK = "roll back"
-
-
-class Verdict(NamedTuple):
-    """A step and the reason for it, one sentence for people."""
-
-    step: Step
-    reason: str
-
-
-def share_at(stage: int, devices: int, fewest: int) -> float:
-    """Return the share of so many devices that a stage reaches: at least `fewest` of them.
-
-    >>> share_at(0, 10_000, 10), share_at(0, 100, 10), share_at(2, 100, 10)
-    (0.01, 0.1, 1.0)
+    >>> RollOut.at(0, 2, "v2-0123abcd", 1, devices=10_000, minimum_cohort=10).share
+    0.01
+    >>> RollOut.at(0, 2, "v2-0123abcd", 1, devices=100, minimum_cohort=10).share
+    0.2
     """
-    return min(1.0, max(STAGES[stage], fewest / max(devices, 1)))
+
+    newest: int
+    name: str
+    before: int
+    share: float
+
+    @classmethod
+    def at(
+        cls, step: int, newest: int, name: str, before: int, *, devices: int, minimum_cohort: int
+    ) -> "RollOut":
+        """Return how far it goes at a step: to all where else too few would be left to report."""
+        fewest = FLOOR_COHORTS * minimum_cohort
+        share = min(1.0, max(SHARES[step], fewest / max(devices, 1)))
+        has_others = (1 - share) * devices >= fewest
+        return cls(newest, name, before, share if has_others else 1.0)
+
+    def version_for(self, device: str, running: str | None) -> int:
+        """Return the version that a device should run; nobody is taken one that it has."""
+        is_for = running == self.name or draw(device, self.name) < self.share
+        return self.newest if is_for else self.before
 
 
 def draw(device: str, release: str) -> float:
@@ -59,26 +50,3 @@ def draw(device: str, release: str) -> float:
     """
     digest = hashlib.sha256(f"{release}\0{device}".encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64
-
-
-def look(new: Iterable[Estimate], old: Iterable[Estimate], windows: int) -> Verdict:
-    """Compare estimates under the new release with those under the old one, after so many windows.
-
-    Whether it got worse is a one-sided test of each
-    guarded mean by normal approximation.
-    """
-    before = {each.name: each for each in old}
-    for after in new:
-        if after.name not in GUARDED or after.name not in before:
-            continue
-        change = after.mean - before[after.name].mean
-        error = math.hypot(after.standard_error, before[after.name].standard_error)
-        if change + NormalDist().inv_cdf(CONFIDENCE) * error < 0:
-            return Verdict(
-                Step.ROLL_BACK,
-                f"{after.name} is {change:+.3f} (standard error {error:.3f}) against the release "
-                "before",
-            )
-    if windows < WINDOWS:
-        return Verdict(Step.WAIT, f"{windows} of {WINDOWS} windows have been looked at")
-    return Verdict(Step.ADVANCE, f"not worse in {windows} windows")

@@ -1,14 +1,13 @@
 """How the server steps along the mean of the devices' updates.
 
-Reddi et al. 2021, Adaptive Federated Optimization, arXiv 2003.00295; FedAvgM is Hsu, Qi, Brown
-2019, arXiv 1909.06335. The state is explicit, so that a coordinator can keep it on its disk.
+FedAvgM is Hsu, Qi, Brown 2019, arXiv 1909.06335. What an optimiser remembers, its velocity [P], is
+handed in and returned, so that a coordinator can keep it on its disk; it begins with zeros.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,18 +20,6 @@ Shapes = Sequence[tuple[int, ...]]
 """Of the expert's parameters, in the order in which they stand in a vector."""
 
 
-class Moments(NamedTuple):
-    """What an optimiser remembers of earlier updates: their mean and that of their squares, [P]."""
-
-    first: Vector
-    second: Vector
-
-    @classmethod
-    def zero(cls, entries: int) -> "Moments":
-        """Return the memory of one that has not stepped yet."""
-        return cls(np.zeros(entries, np.float32), np.zeros(entries, np.float32))
-
-
 @dataclass(frozen=True)
 class ServerOptimiser(ABC):
     """Steps of length `rate`, with `momentum`."""
@@ -42,9 +29,9 @@ class ServerOptimiser(ABC):
 
     @abstractmethod
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
-    ) -> tuple[Vector, Moments]:
-        """Return the parameters [P] after a step along the mean update [P], and the new memory."""
+        self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
+    ) -> tuple[Vector, Vector]:
+        """Return the parameters [P] after a step along the mean update [P], and the velocity."""
 
     def _moved(self, parameters: Vector, along: Vector) -> Vector:
         there: Vector = parameters + np.float32(self.rate) * along
@@ -56,55 +43,17 @@ class FedAvgM(ServerOptimiser):
     """The sum of all updates, the older ones fading; without momentum it is FedAvg.
 
     >>> one = np.ones(1, np.float32)
-    >>> after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, Moments.zero(1), [(1,)])
+    >>> after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, 0 * one, [(1,)])
     >>> after.tolist()
     [3.0]
     """
 
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
-    ) -> tuple[Vector, Moments]:
-        """Return the parameters [P] after a step along the mean update [P], and the new memory."""
-        first = self.momentum * moments.first + update
-        return self._moved(parameters, first), Moments(first, moments.second)
-
-
-@dataclass(frozen=True)
-class _Adaptive(ServerOptimiser):
-    """Each entry steps by its own scale; `caution` bounds how far a rarely changed one goes."""
-
-    memory: float = 0.99
-    caution: float = 1e-3
-
-    def step(
-        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
-    ) -> tuple[Vector, Moments]:
-        """Return the parameters [P] after a step along the mean update [P], and the new memory."""
-        first = self.momentum * moments.first + (1 - self.momentum) * update
-        second = self._second(moments.second, np.square(update))
-        along = (first / (np.sqrt(second) + self.caution)).astype(np.float32)
-        return self._moved(parameters, along), Moments(first, second)
-
-    @abstractmethod
-    def _second(self, second: Vector, square: Vector) -> Vector:
-        """Return the new mean of squares."""
-
-
-@dataclass(frozen=True)
-class FedAdam(_Adaptive):
-    """Adam on the mean update, without the correction of its beginning (Reddi et al.)."""
-
-    def _second(self, second: Vector, square: Vector) -> Vector:
-        return self.memory * second + (1 - self.memory) * square
-
-
-@dataclass(frozen=True)
-class FedYogi(_Adaptive):
-    """Yogi on the mean update: the mean of squares changes by no more than the square itself."""
-
-    def _second(self, second: Vector, square: Vector) -> Vector:
-        change: Vector = (1 - self.memory) * square * np.sign(second - square)
-        return second - change
+        self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
+    ) -> tuple[Vector, Vector]:
+        """Return the parameters [P] after a step along the mean update [P], and the velocity."""
+        velocity = self.momentum * velocity + update
+        return self._moved(parameters, velocity), velocity
 
 
 @dataclass(frozen=True)
@@ -117,17 +66,17 @@ class FedMuon(ServerOptimiser):
     """
 
     def step(
-        self, parameters: Vector, update: Vector, moments: Moments, shapes: Shapes
-    ) -> tuple[Vector, Moments]:
-        """Return the parameters [P] after a step along the mean update [P], and the new memory."""
-        first = self.momentum * moments.first + (1 - self.momentum) * update
-        ahead = self.momentum * first + (1 - self.momentum) * update
+        self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
+    ) -> tuple[Vector, Vector]:
+        """Return the parameters [P] after a step along the mean update [P], and the velocity."""
+        velocity = self.momentum * velocity + (1 - self.momentum) * update
+        lookahead = self.momentum * velocity + (1 - self.momentum) * update
         ends = np.cumsum([math.prod(shape) for shape in shapes])
-        parts = np.split(ahead, ends[:-1])
+        parts = np.split(lookahead, ends[:-1])
         along = np.concatenate(
             [_orthogonal(part, shape) for part, shape in zip(parts, shapes, strict=True)]
         )
-        return self._moved(parameters, along), Moments(first, moments.second)
+        return self._moved(parameters, along), velocity
 
 
 def _orthogonal(part: Vector, shape: tuple[int, ...]) -> Vector:

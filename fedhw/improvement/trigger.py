@@ -1,38 +1,32 @@
 """Whether an improvement of the global expert is worth its privacy now, by the statistics."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from fedhw.errors import InputError
-from fedhw.privacy.estimate import Estimate
+from fedhw.improvement.verdicts import Outcome, Verdict
+from fedhw.privacy.window_estimates import WindowEstimates
 from fedhw.system.clock import DAY_SECONDS
 
 CLEARLY = 2.0
 """Standard errors by which a figure must be above a bound."""
 
 
-class Decision(NamedTuple):
-    """Whether to improve now, and why or why not, one sentence for people."""
+@dataclass(frozen=True)
+class Outlook:
+    """What decides whether an attempt should begin: of the fleet, and of all attempts so far.
 
-    improve: bool
-    reason: str
+    `epsilon` is what the device that was in most rounds would have paid with one attempt more;
+    `since_last` is infinite before any has ended.
+    """
 
-
-class Look(NamedTuple):
-    """What the statistics said of one window: `ended` in Unix seconds, `cohort` devices."""
-
-    ended: float
-    cohort: int
-    estimates: Sequence[Estimate]
-
-    def of(self, name: str) -> Estimate:
-        """Return the estimate of one figure; raises KeyError where it is not there."""
-        for each in self.estimates:
-            if each.name == name and each.entry is None:
-                return each
-        raise KeyError(name)
+    has_public: bool
+    enrolled: int
+    online: int
+    since_last: float
+    epsilon: float
+    newest: WindowEstimates | None
+    after_last: WindowEstimates | None
 
 
 @dataclass(frozen=True)
@@ -62,55 +56,47 @@ class Trigger:
             if not is_good:
                 raise InputError(f"{option}: {value:g} is out of range; see --help")
 
-    def decide(
-        self,
-        newest: Look | None,
-        after_last: Look | None,
-        online: int,
-        since_last: float,
-        epsilon: float,
-    ) -> Decision:
-        """Decide by the newest window and by the first one after the last improvement, if any.
-
-        `online` devices are there, the last improvement ended `since_last` seconds ago (infinity
-        where there was none), and `epsilon` would be spent by all improvements with this one.
-        """
+    def decide(self, outlook: Outlook) -> Verdict:
+        """Pass or wait."""
+        newest, after_last = outlook.newest, outlook.after_last
         if newest is None:
-            return Decision(False, "no window has reports of enough devices yet")
-        if since_last < self.pause:
-            return Decision(
-                False,
-                f"the last improvement was {since_last / DAY_SECONDS:.1f} days ago, less than the "
-                f"{self.pause / DAY_SECONDS:.1f} between two",
+            return Verdict(Outcome.WAIT, "no window has reports of enough devices yet")
+        if outlook.since_last < self.pause:
+            return Verdict(
+                Outcome.WAIT,
+                f"the last improvement was {outlook.since_last / DAY_SECONDS:.1f} days ago, less "
+                f"than the {self.pause / DAY_SECONDS:.1f} between two",
             )
-        if online < self.cohort:
-            return Decision(False, f"{online} devices are online and {self.cohort} are wanted")
-        if epsilon > self.epsilon:
-            return Decision(
-                False,
-                f"one more improvement would make epsilon {epsilon:.2f} of all of them, above "
-                f"{self.epsilon:g}",
+        if outlook.online < self.cohort:
+            return Verdict(
+                Outcome.WAIT, f"{outlook.online} devices are online and {self.cohort} are wanted"
             )
-        accuracy = newest.of("ge_accuracy")
+        if outlook.epsilon > self.epsilon:
+            return Verdict(
+                Outcome.WAIT,
+                f"one more improvement would make epsilon {outlook.epsilon:.2f} of all of them, "
+                f"above {self.epsilon:g}",
+            )
+        accuracy = newest.get("ge_accuracy")
         error, doubt = 1 - accuracy.mean, accuracy.standard_error
         if error - CLEARLY * doubt > self.error:
-            return Decision(
-                True,
+            return Verdict(
+                Outcome.PASS,
                 f"the global expert is wrong on {error:.1%} of the corrections (standard error "
                 f"{doubt:.1%}), above {self.error:.1%}",
             )
         if after_last is not None:
-            now, then = newest.of("gate_open"), after_last.of("gate_open")
+            now, then = newest.get("gate_open"), after_last.get("gate_open")
             rise = now.mean - then.mean
             doubt = math.hypot(now.standard_error, then.standard_error)
             if rise - CLEARLY * doubt > self.rise:
-                return Decision(
-                    True,
+                return Verdict(
+                    Outcome.PASS,
                     f"gates open on {rise:.1%} more of the corrections than after the last "
                     f"improvement (standard error {doubt:.1%}), above {self.rise:.1%}",
                 )
-        return Decision(
-            False,
+        return Verdict(
+            Outcome.WAIT,
             f"the global expert is wrong on {error:.1%} of the corrections (standard error "
             f"{accuracy.standard_error:.1%}), not clearly above {self.error:.1%}",
         )

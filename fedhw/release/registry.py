@@ -50,6 +50,10 @@ class Registry:
         places = self._places()
         return self._manifest(places[max(places)]) if places else None
 
+    def manifest(self, version: int) -> Manifest:
+        """Return a version's manifest; raises InputError for one that is not there."""
+        return self._manifest(self._place(version))
+
     def release(self, version: int) -> Release:
         """Return a version; raises InputError for one that is not there."""
         place = self._place(version)
@@ -82,8 +86,7 @@ class Registry:
 
         Raises InputError for a version that is not there or whose files are those of the newest.
         """
-        place = self._place(version)
-        manifest = self._manifest(place)
+        manifest, place = self.manifest(version), self._place(version)
         return self._publish(replace(manifest, restores=version), read_files(place, manifest))
 
     def _publish(self, manifest: Manifest, files: dict[str, bytes]) -> Manifest:

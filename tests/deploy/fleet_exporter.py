@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fedhw.improvement.attempt import ENDS, IN_FLIGHT, Stage
 from fedhw_server.fronts.statistics_service import REASONS
-from fedhw_server.store.attempts import ENDS, IN_FLIGHT, Stage
 
 STATISTICS = (
     "ge_accuracy",

@@ -21,7 +21,8 @@ from fedhw.handwriting.allographs import allographs
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.strokes import Stroke, rasterise
-from fedhw.personalization.stream import FIRST_LEARNING_SAMPLES, Personalizer
+from fedhw.personalization.person import FIRST_LEARNING_SAMPLES
+from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
 from tests.parts import SHARED
 from tests.waiting import PATIENCE

@@ -1,31 +1,41 @@
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from fedhw.errors import InputError
-from fedhw.improvement.trigger import Look, Trigger
+from fedhw.improvement.trigger import Outlook, Trigger
+from fedhw.improvement.verdicts import Outcome
 from fedhw.privacy.estimate import Estimate
+from fedhw.privacy.window_estimates import WindowEstimates
 from fedhw.system.clock import DAY_SECONDS
 
 
-def seen(ge_accuracy: float, gate_open: float = 0.3, error: float = 0.01) -> Look:
+def seen(ge_accuracy: float, gate_open: float = 0.3, error: float = 0.01) -> WindowEstimates:
     figures = [
         Estimate("error_share", 0, 0.9, 0.1, 500, "share"),
         Estimate("ge_accuracy", None, ge_accuracy, error, 500, "share"),
         Estimate("gate_open", None, gate_open, error, 500, "share"),
     ]
-    return Look(1e9, 500, figures)
+    return WindowEstimates(1, 1e9, 500, figures, {})
 
 
-def decide(newest: Look | None = None, **changes: object) -> tuple[bool, str]:
-    facts = {
-        "newest": newest or seen(0.7),
-        "after_last": None,
-        "online": 500,
-        "since_last": math.inf,
-        "epsilon": 2.0,
-    }
-    return Trigger().decide(**(facts | changes))
+OUTLOOK = Outlook(
+    has_public=True,
+    enrolled=1000,
+    online=500,
+    since_last=math.inf,
+    epsilon=2.0,
+    newest=seen(0.7),
+    after_last=None,
+)
+
+
+def decide(newest: WindowEstimates | None = OUTLOOK.newest, **changes: Any) -> tuple[bool, str]:
+    outcome, reason = Trigger().decide(replace(OUTLOOK, newest=newest, **changes))
+    assert outcome in (Outcome.PASS, Outcome.WAIT)
+    return outcome == Outcome.PASS, reason
 
 
 def test_many_errors_are_a_reason() -> None:
@@ -63,7 +73,7 @@ def test_what_forbids_an_improvement_is_said(changes: dict[str, float], reason: 
 
 
 def test_without_a_window_nothing_is_known() -> None:
-    assert not Trigger().decide(None, None, 500, math.inf, 2.0).improve
+    assert not decide(None)[0]
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.improvement.candidate import Outcome, Verdict, validate
+from fedhw.improvement.candidate import validate
 from fedhw.improvement.contribution import Task
-from fedhw.improvement.improvement import Improvement, State
+from fedhw.improvement.improvement import Improvement, ImprovementState
 from fedhw.improvement.robust import clipped, trimmed_mean
 from fedhw.improvement.server_optimiser import Vector
+from fedhw.improvement.verdicts import Outcome, Verdict
 
 TRIMMED = 0.2
 """The share of devices that a trimmed mean leaves out at either end of each entry."""
@@ -140,12 +141,12 @@ def improve(
 
 def _advanced(
     improvement: Improvement,
-    state: State,
+    state: ImprovementState,
     task: Task,
     sent: Sequence[tuple[Device, Vector]],
     defence: Defence,
     random: np.random.Generator,
-) -> State:
+) -> ImprovementState:
     """Take a step along what the defence makes of the updates."""
     if defence is Defence.MASKED:
         total = np.sum(

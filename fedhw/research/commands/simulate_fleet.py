@@ -41,20 +41,19 @@ def simulate_fleet(
     from fedhw.improvement.public import Public
     from fedhw.research.commands.simulation_inputs import quick_place, release_and_writers
     from fedhw.research.reports.fleet_report import summary, table, write_report
-    from fedhw.research.simulation.simulated_coordinator import Policy
-    from fedhw.research.simulation.simulated_fleet import Plan, draw_people
+    from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
     from fedhw.research.simulation.simulated_fleet import simulate_fleet as live_through
 
     check_places(out_dir, json_file)
     quick = quick_place(out_dir, data, seed)
     known, unseen = release_and_writers(release, data, seed, writers or DEVICES, quick)
     people = draw_people(known, unseen, writers, seed)
-    plan = Plan(days, epsilon, seed, Policy.quick(len(people), noise))
+    scenario = Scenario.quick(days, epsilon, seed, devices=len(people), noise=noise)
     public = Public.of(load_source(data, seed), known)
     with progress() as shown:
-        bar = shown.add_task("days", total=plan.days)
+        bar = shown.add_task("days", total=scenario.days)
         chronicle = live_through(
-            known, public, unseen, people, plan, lambda day: shown.advance(bar)
+            known, public, unseen, people, scenario, lambda day: shown.advance(bar)
         )
     out.print(table(chronicle))
     write_report(chronicle, out_dir)

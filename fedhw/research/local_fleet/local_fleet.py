@@ -30,7 +30,6 @@ from fedhw_server.store.coordinator_home import Home as ServerHome
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.invitations import invite
 from fedhw_server.store.members import Member
-from fedhw_server.store.window_estimates import window_estimates
 
 AGENT_MIB, COORDINATOR_MIB = 400, 900
 """Memory that they take; the coordinator has three processes."""
@@ -252,7 +251,7 @@ class LocalFleet:
             known = self._windows.get(window)
             if known is not None and known.cohort == cohort:
                 continue
-            found = window_estimates(self._fleet, classes, window)
+            found = self._fleet.reports.estimates(classes, window)
             if found is None:
                 continue
             [gain] = [each for each in found.estimates if each.name == "gain"]

@@ -13,14 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from fedhw import __version__
+from fedhw.improvement.attempt import Decision
 from fedhw.privacy.estimate import Estimate
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.research.reports.plots import by_day, devices_by_version
 from fedhw.research.reports.writers_report import listed, page, section, write
 from fedhw.research.simulation.simulated_fleet import DELTA, FOLLOWED, Chronicle, Day, Figure
+from fedhw.system.clock import DAY_SECONDS
 
 CONFIDENCE = 0.95
 """Of the intervals that are drawn."""
+
+DECIDED = ("day", "attempt", "decision", "reason")
+"""The columns of what was decided."""
 
 USUAL = 2.0
 """What a report costs in a real fleet, unless its operator wants it otherwise."""
@@ -33,7 +38,7 @@ Floats = NDArray[np.float64]
 def summary(chronicle: Chronicle) -> dict[str, Any]:
     """Return the figures, ready for JSON: accuracies as fractions, None for what there is not."""
     return {
-        "seed": chronicle.plan.seed,
+        "seed": chronicle.scenario.seed,
         "writers": chronicle.writers,
         "days": [_told(day) for day in chronicle.days],
         "versions": {
@@ -43,17 +48,20 @@ def summary(chronicle: Chronicle) -> dict[str, Any]:
             }
             for version in chronicle.versions
         },
-        "decisions": [decision._asdict() for decision in chronicle.decisions],
+        "decisions": [
+            {"day": _day(each), "attempt": each.attempt}
+            | dict(zip(DECIDED[2:], each[2:], strict=True))
+            for each in chronicle.decisions
+        ],
     }
 
 
 def table(chronicle: Chronicle) -> Table:
     """Return what was decided, other than to wait, for a terminal."""
-    shown = Table("day", "about", "outcome", "reason", box=box.SIMPLE_HEAD, show_edge=False)
+    shown = Table(*DECIDED, box=box.SIMPLE_HEAD, show_edge=False)
     for decision in chronicle.decisions:
-        if decision.outcome != "wait":
-            cells = str(decision.day + 1), decision.about, decision.outcome, decision.reason
-            shown.add_row(*map(Text, cells))
+        if decision.decision != "wait":
+            shown.add_row(*map(Text, _cells(decision)))
     return shown
 
 
@@ -170,7 +178,7 @@ def _pictures(chronicle: Chronicle) -> str:
         section(
             "What devices have told",
             f"Epsilon of all reports and rounds so far, at delta {DELTA:g}. A device tells no more "
-            f"than {chronicle.plan.limits.in_all:,.1f}.",
+            f"than {chronicle.scenario.limits.in_all:,.1f}.",
             by_day("Epsilon told, day by day", "epsilon", spent),
         ),
     )
@@ -188,9 +196,10 @@ def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
 def _decisions(chronicle: Chronicle) -> str:
     rows = []
     for decision in chronicle.decisions:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in decision[1:])
-        rows.append(f'<tr><th scope="row">{decision.day + 1}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("day", "about", "outcome", "reason"))
+        day, *rest = map(escape, _cells(decision))
+        cells = "".join(f"<td>{cell}</td>" for cell in rest)
+        rows.append(f'<tr><th scope="row">{day}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in DECIDED)
     return section(
         "What was decided, and why",
         "By the coordinator at the end of each day, from what it knows.",
@@ -200,10 +209,20 @@ def _decisions(chronicle: Chronicle) -> str:
     )
 
 
+def _cells(decision: Decision) -> tuple[str, str, str, str]:
+    number = "" if decision.attempt is None else str(decision.attempt)
+    return str(_day(decision) + 1), number, decision.decision, decision.reason
+
+
+def _day(decision: Decision) -> int:
+    """The day by whose reports something was decided: they come on the next one."""
+    return int(decision.moment // DAY_SECONDS) - 1
+
+
 def _origin(chronicle: Chronicle) -> str:
-    plan, manifest = chronicle.plan, chronicle.release.manifest
-    recipe, days = plan.policy.recipe, chronicle.days
-    worth = GaussianMechanism(USUAL, DELTA).sigma / GaussianMechanism(plan.epsilon, DELTA).sigma
+    scenario, manifest = chronicle.scenario, chronicle.release.manifest
+    plan, days = scenario.policy.plan, chronicle.days
+    worth = GaussianMechanism(USUAL, DELTA).sigma / GaussianMechanism(scenario.epsilon, DELTA).sigma
     accuracies = (
         f"{version.name} {version.release.manifest.validation['generic_accuracy']:.1%}"
         + (f" (restores v{version.restores})" if version.restores is not None else "")
@@ -212,12 +231,12 @@ def _origin(chronicle: Chronicle) -> str:
     facts = {
         "people": f"{chronicle.writers:,}, who wrote {sum(d.characters for d in days):,} "
         "characters",
-        "reports": f"{sum(d.reports for d in days):,}, epsilon {plan.epsilon:g} each; with noise "
-        f"as of {USUAL:g} it takes {worth**2:,.1f} times as many devices to know as much",
-        "rounds": f"{sum(d.rounds for d in days)} of at most {plan.participants} devices, noise "
-        f"{recipe.noise:g}",
+        "reports": f"{sum(d.reports for d in days):,}, epsilon {scenario.epsilon:g} each; with "
+        f"noise as of {USUAL:g} it takes {worth**2:,.1f} times as many devices to know as much",
+        "rounds": f"{sum(d.rounds for d in days)} of at most {plan.cohort} devices, noise "
+        f"{plan.noise:g}",
         "versions": ", ".join(accuracies) + " of the public characters",
-        "seed": str(plan.seed),
+        "seed": str(scenario.seed),
         "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
         "fedhw": __version__,
     }

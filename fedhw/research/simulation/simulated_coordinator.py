@@ -1,231 +1,283 @@
-"""What a coordinator decides in a simulated fleet, at the end of each window.
+"""The coordinator of a simulated fleet: the world around `fedhw.improvement.attempt`, in memory.
 
-nothing is going on   would an improvement help?        trigger -> rounds, at once
-rounds are done       does it hold on public data?      validate
-a candidate is there  do the canary devices gain?       judge, for a few windows
-it is published       do its devices fare worse?        look, stage by stage
+It gathers the facts at the end of each day, when the day's reports have come, and goes on for as
+long as there is anything to do before the next. What devices are asked for they do at once.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from fedhw.improvement import rollout
-from fedhw.improvement.candidate import Outcome, judge, make_candidate, validate
-from fedhw.improvement.improvement import Improvement, Recipe, State
+from fedhw.improvement.attempt import (
+    ENDS,
+    Action,
+    Answered,
+    AskForEvaluation,
+    Attempt,
+    CandidateMade,
+    Decision,
+    Facts,
+    MakeCandidate,
+    Newest,
+    Progress,
+    Publish,
+    Result,
+    RollBack,
+    RolledBack,
+    RoundEnded,
+    Stage,
+    TakeRound,
+    advance,
+    roll_out,
+)
+from fedhw.improvement.candidate import make_candidate, validate
+from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
+from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
-from fedhw.improvement.rollout import STAGES, Step, draw, share_at
-from fedhw.improvement.server_optimiser import FedMuon
-from fedhw.improvement.trigger import Look, Trigger
-from fedhw.privacy.estimate import Estimate, Sums, estimate
+from fedhw.improvement.trigger import Outlook
+from fedhw.improvement.verdicts import Outcome
+from fedhw.privacy.discrete_gaussian import epsilon_of
+from fedhw.privacy.estimate import Sums, estimate
+from fedhw.privacy.secure_sum import SumError
 from fedhw.privacy.statistics import SHADOW
+from fedhw.privacy.window_estimates import WindowEstimates
 from fedhw.release.release import Release
 from fedhw.research.simulation.simulated_devices import Version
 from fedhw.system.clock import DAY_SECONDS
 
+REPORTING_SHARE = 0.2
+"""Share of the next day after which all reports of a day have come."""
 
-class Decision(NamedTuple):
-    """What was decided about what at the end of which window, and why, in words."""
-
-    day: int
-    about: str
-    outcome: str
-    reason: str
+STEP_SECONDS = 60.0
+"""Seconds between two steps of an attempt."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """How a fleet is run.
+class Policy(NamedTuple):
+    """What a fleet's operator wants: the plan, what rounds are like, and the least cohort shown.
 
-    `canary` is the share of devices that judge a candidate, within `patience` windows.
+    Of the recipe the number of rounds and their noise are the plan's.
     """
 
+    plan: Plan
     recipe: Recipe
-    trigger: Trigger
     minimum_cohort: int = 10
-    canary: float = 0.5
-    patience: int = 3
-
-    @classmethod
-    def quick(cls, devices: int, noise: float = 0.0) -> "Policy":
-        """Return a policy for so many devices, with rounds of so much noise.
-
-        Improvements begin when half of the devices are online, and have fewer rounds than real
-        ones, which would take most of the time.
-        """
-        recipe = Recipe(rounds=12, noise=noise, writers=12, optimiser=FedMuon(0.01, 0.9))
-        return cls(recipe, Trigger(cohort=max(2, devices // 2)))
 
 
-@dataclass
-class _Trial:
-    """A candidate before the canary devices."""
+class RoundTaken(NamedTuple):
+    """The state after a round, and who has paid for it and is in its sum."""
 
-    candidate: Version
-    began: int
-    told: set[str] = field(default_factory=set)
-    sums: Sums | None = None
+    state: ImprovementState
+    contributors: tuple[str, ...]
 
 
-@dataclass
-class _RollOut:
-    """A new version on its way, and how many windows of its stage have been looked at."""
+class Devices(Protocol):
+    """The devices that are online on a day, and what they do when they are asked."""
 
-    version: Version
-    stage: int = 0
-    windows: int = 0
+    @property
+    def rho(self) -> float:
+        """What rounds have cost the device that was in most, in zCDP."""
 
+    @property
+    def running(self) -> Mapping[str, str]:
+        """The version that each runs, by its name."""
 
-Round = Callable[[Improvement, State], State | None]
-"""Takes one round with the devices that are online; None where there are too few."""
+    def take_round(
+        self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
+    ) -> RoundTaken:
+        """Have devices add up what they learn; raises SumError where too few take part."""
+
+    def evaluate(
+        self, candidate: Version, names: Sequence[str]
+    ) -> tuple[Mapping[str, Progress], Sums | None]:
+        """Have devices evaluate a candidate; returns their answers, and the sums of reports."""
 
 
 class Coordinator:
-    """Runs the improvements of one fleet of at most `devices`; candidates are made in `directory`.
+    """Runs the improvements of one fleet; candidates are made in `directory`.
 
-    `versions` are those that were published, `decisions` all that was decided.
+    `versions` are those that were published, `decisions` all that was decided, and `enrolled` is
+    how many devices there are so far.
     """
 
     def __init__(
-        self, release: Release, public: Public, policy: Policy, seed: int, devices: int,
+        self, release: Release, public: Public, policy: Policy, delta: float, seed: int,
         directory: Path,
     ) -> None:  # fmt: skip
         self.versions = [Version(1, release)]
         self.decisions: list[Decision] = []
+        self.enrolled = 0
         self._public = public
         self._policy = policy
+        self._delta = delta
         self._seed = seed
-        self._devices = devices
+        self._draw = random.Random(seed)
         self._directory = directory
-        self._running = self.versions[0]
-        self._trial: _Trial | None = None
-        self._roll_out: _RollOut | None = None
-        self._made = 1
-        self._last: int | None = None
-        self._after_last: Look | None = None
+        self._attempts: list[Attempt] = []
+        self._windows: list[WindowEstimates] = []
+        self._prepare(0)
 
-    def offered(self, device: str) -> Version:
-        """Return the version that a device should run."""
-        rolling, fewest = self._roll_out, 3 * self._policy.minimum_cohort
-        if rolling is not None:
-            share = share_at(rolling.stage, self._devices, fewest)
-            if draw(device, rolling.version.name) < share:
-                return rolling.version
-        return self._running
+    @property
+    def current(self) -> Attempt | None:
+        """The attempt in flight."""
+        last = self._attempts[-1] if self._attempts else None
+        return None if last is None or last.stage in ENDS else last
 
-    def asked(self, device: str) -> Version | None:
-        """Return the candidate that a device is to judge, if any."""
-        trial = self._trial
-        if trial is None or device in trial.told:
-            return None
-        is_canary = draw(device, trial.candidate.name) < self._policy.canary
-        return trial.candidate if is_canary else None
+    def offered(self, device: str, running: str | None = None) -> Version:
+        """Return the version that a device should run, which runs the one of that name."""
+        reach = roll_out(
+            self.current,
+            self._newest,
+            devices=self.enrolled,
+            minimum_cohort=self._policy.minimum_cohort,
+        )
+        return self.versions[reach.version_for(device, running) - 1]
 
-    def note(self, device: str, judged: Sums) -> None:
-        """Take a device's report of the candidate."""
-        if self._trial is not None:
-            self._trial.told.add(device)
-            sums = self._trial.sums
-            self._trial.sums = judged if sums is None else sums + judged
-
-    def decide(
-        self,
-        day: int,
-        online: int,
-        reports: Mapping[str, Sums],
-        epsilon: float,
-        take_round: Round,
-    ) -> list[Estimate] | None:
-        """Decide what is next by a window's reports, by release, and return what they say.
-
-        `epsilon` is what people would have paid for all improvements with one more.
-        """
-        found = self._estimated(reduce(add, reports.values())) if reports else None
-        newest = None
+    def end_day(
+        self, day: int, reports: Mapping[str, Sums], devices: Devices
+    ) -> WindowEstimates | None:
+        """Go on by a window's reports, by release, and return what they say."""
+        classes = len(self.versions[0].release.labels)
+        found = None
+        if reports:
+            found = WindowEstimates.of(
+                day, DAY_SECONDS, reports, classes, self._policy.minimum_cohort
+            )
         if found is not None:
-            newest = Look((day + 1) * DAY_SECONDS, found[0].cohort, found)
-        if self._roll_out is not None:
-            self._look(day, self._roll_out, reports)
-        elif self._trial is not None:
-            self._judge(day, self._trial)
-        else:
-            if self._after_last is None and self._last is not None:
-                self._after_last = newest
-            since_last = float("inf") if self._last is None else (day - self._last) * DAY_SECONDS
-            trigger = self._policy.trigger
-            decision = trigger.decide(newest, self._after_last, online, since_last, epsilon)
-            outcome = "improve" if decision.improve else "wait"
-            self._note(day, "improvement", outcome, decision.reason)
-            if decision.improve:
-                self._improve(day, take_round)
+            self._windows.append(found)
+        now, end = (day + 1 + REPORTING_SHARE) * DAY_SECONDS, (day + 2) * DAY_SECONDS
+        if self.current is None:
+            self._consider(now, devices)
+        while (before := self.current) is not None and now < end:
+            self._advance(before, now, devices)
+            # Only rounds go on by the time of day alone; all else waits for reports.
+            if self.current == before and before.stage != Stage.ROUNDS:
+                break
+            now += STEP_SECONDS
         return found
 
-    def _estimated(self, sums: Sums) -> list[Estimate] | None:
-        classes = len(self.versions[0].release.labels)
-        return estimate(sums, classes, self._policy.minimum_cohort)
+    @property
+    def _newest(self) -> Newest:
+        newest = self.versions[-1]
+        is_candidate = newest is self._candidate
+        return Newest(newest.number, newest.name, newest.restores, is_candidate)
 
-    def _improve(self, day: int, take_round: Round) -> None:
-        running, recipe = self._running.release, self._policy.recipe
-        number = self._made + 1
-        improvement = Improvement(running.expert, self._public, recipe, self._seed + number)
-        state: State | None = improvement.begin()
-        while state is not None and state.round < recipe.rounds:
-            before, state = state, take_round(improvement, state)
-        if state is not None or before.round > 0:
-            self._last, self._after_last = day, None
-        if state is None:
-            reason = f"too few devices take part in round {before.round + 1} of {recipe.rounds}"
-            self._note(day, "improvement", "given up", reason)
-            return
-        self._made = number
-        candidate = improvement.expert(state)
-        verdict = validate(candidate, running.expert, self._public)
-        self._note(day, f"candidate v{number} on public data", verdict.outcome, verdict.reason)
-        if verdict.outcome is Outcome.PASS:
-            place = self._directory / f"v{number}"
-            make_candidate(place, candidate, running, self._public, {"epsilon": 0.0, "delta": 0.0})
-            self._trial = _Trial(Version(number, Release.load(place)), day)
-
-    def _judge(self, day: int, trial: _Trial) -> None:
-        candidate, policy = trial.candidate, self._policy
-        shadow = None
-        if trial.sums is not None:
-            classes = len(candidate.release.labels)
-            shadow = estimate(trial.sums, classes, policy.minimum_cohort, SHADOW)
-        verdict = judge(shadow, day - trial.began >= policy.patience)
-        about = f"candidate {candidate.name} on canary devices"
-        self._note(day, about, verdict.outcome, verdict.reason)
-        if verdict.outcome is not Outcome.WAIT:
-            self._trial, self._last = None, day
-        if verdict.outcome is Outcome.PASS:
-            self.versions.append(candidate)
-            self._roll_out = _RollOut(candidate)
-
-    def _look(self, day: int, rolling: _RollOut, reports: Mapping[str, Sums]) -> None:
-        new, old = (
-            self._estimated(reports[version.name]) if version.name in reports else None
-            for version in (rolling.version, self._running)
+    def _consider(self, now: float, devices: Devices) -> None:
+        plan, newest = self._policy.plan, self.versions[-1]
+        parameters = sum(each.numel() for each in newest.release.expert.parameters())
+        outlook = Outlook(
+            has_public=True,
+            enrolled=self.enrolled,
+            online=len(_online(devices, newest.name)),
+            since_last=now - self._attempts[-1].since if self._attempts else math.inf,
+            epsilon=epsilon_of(devices.rho + plan.rho(parameters), self._delta),
+            newest=self._windows[-1] if self._windows else None,
+            after_last=self._after_last(),
         )
-        about = f"roll-out of {rolling.version.name}, stage {rolling.stage + 1} of {len(STAGES)}"
-        if new is None:
-            self._note(day, about, Step.WAIT, "too few devices have reported on it")
+        outcome, reason = plan.consider(outlook)
+        if outcome != Outcome.PASS:
+            self.decisions.append(Decision(None, now, "wait", reason))
             return
-        rolling.windows += 1
-        verdict = rollout.look(new, old or [], rolling.windows)
-        self._note(day, about, verdict.step, verdict.reason)
-        if verdict.step is Step.ROLL_BACK:
-            self._made += 1
-            back = self._running
-            self._running = Version(self._made, back.release, restores=back.number)
-            self.versions.append(self._running)
-            self._roll_out, self._last = None, day
-        elif verdict.step is Step.ADVANCE and rolling.stage + 1 < len(STAGES):
-            self._roll_out = _RollOut(rolling.version, rolling.stage + 1)
-        elif verdict.step is Step.ADVANCE:
-            self._running, self._roll_out, self._last = rolling.version, None, day
+        number = len(self._attempts) + 1
+        self._attempts.append(Attempt(number, newest.number, plan, now))
+        self.decisions.append(Decision(number, now, "begin", reason))
+        self._prepare(number)
 
-    def _note(self, day: int, about: str, outcome: str, reason: str) -> None:
-        self.decisions.append(Decision(day, about, str(outcome), reason))
+    def _prepare(self, number: int) -> None:
+        """Lay out what an attempt works on."""
+        plan, running = self._policy.plan, self.versions[-1].release.expert
+        recipe = replace(self._policy.recipe, rounds=plan.rounds, noise=plan.noise)
+        self._improvement = Improvement(running, self._public, recipe, self._seed + number)
+        self._state = self._improvement.begin()
+        self._candidate: Version | None = None
+        self._shadow: Sums | None = None
+
+    def _after_last(self) -> WindowEstimates | None:
+        """The first estimates there are since the last attempt that was promoted."""
+        promoted = [one.since for one in self._attempts if one.stage == Stage.PROMOTED]
+        since = (
+            found
+            for found in self._windows
+            if promoted and found.window * DAY_SECONDS >= promoted[-1]
+        )
+        return next(since, None)
+
+    def _advance(self, attempt: Attempt, now: float, devices: Devices) -> None:
+        action: Action | None
+        result: Result | None = None
+        while True:
+            facts = self._facts(attempt, now, devices, result)
+            attempt, action, decision = advance(attempt, facts, self._draw)
+            self._attempts[-1] = attempt
+            if decision is not None:
+                self.decisions.append(decision)
+            if action is None:
+                return
+            result = self._perform(attempt, action, devices)
+
+    def _facts(
+        self, attempt: Attempt, now: float, devices: Devices, result: Result | None
+    ) -> Facts:
+        minimum, shadow = self._policy.minimum_cohort, self._shadow
+        return Facts(
+            now=now,
+            newest=self._newest,
+            online=_online(devices, self._newest.name),
+            devices=self.enrolled,
+            window_seconds=DAY_SECONDS,
+            minimum_cohort=minimum,
+            rounds_done=self._state.round,
+            round_rho=attempt.plan.round_rho(len(self._state.parameters)),
+            shadow_reports=0 if shadow is None else shadow.count,
+            shadow=None if shadow is None else estimate(shadow, 0, minimum, SHADOW),
+            parent_name=self.versions[attempt.parent - 1].name,
+            estimates=self._windows[-1] if self._windows else None,
+            result=result,
+        )
+
+    def _perform(self, attempt: Attempt, action: Action, devices: Devices) -> Result | None:
+        newest = self.versions[-1]
+        match action:
+            case TakeRound(names):
+                return self._take_round(attempt, names, devices)
+            case MakeCandidate():
+                return self._make_candidate(attempt, devices.rho)
+            case AskForEvaluation(names):
+                assert self._candidate is not None
+                answers, sums = devices.evaluate(self._candidate, names)
+                if sums is not None:
+                    self._shadow = sums if self._shadow is None else self._shadow + sums
+                return Answered(answers)
+            case Publish():
+                assert self._candidate is not None
+                self.versions.append(self._candidate)
+                return None
+            case RollBack(version, reason):
+                old = self.versions[version - 1].release
+                self.versions.append(Version(newest.number + 1, old, restores=version))
+                return RolledBack(reason)
+
+    def _take_round(self, attempt: Attempt, names: Sequence[str], devices: Devices) -> RoundEnded:
+        try:
+            taken = devices.take_round(self._improvement, self._state, names, attempt.plan)
+        except SumError as error:
+            return RoundEnded((), 0.0, reason=str(error))
+        self._state = taken.state
+        return RoundEnded(taken.contributors, 0.0, summed=len(taken.contributors))
+
+    def _make_candidate(self, attempt: Attempt, rho: float) -> CandidateMade:
+        improvement, newest = self._improvement, self.versions[-1]
+        place = self._directory / str(attempt.number)
+        privacy = {"epsilon": epsilon_of(rho, self._delta), "delta": self._delta}
+        expert = improvement.expert(self._state)
+        make_candidate(place, expert, newest.release, self._public, privacy)
+        self._candidate = Version(newest.number + 1, Release.load(place))
+        verdict = validate(expert, improvement.running, self._public)
+        return CandidateMade(self._candidate.name, verdict)
+
+
+def _online(devices: Devices, version: str) -> tuple[str, ...]:
+    """Devices that are online and run a version."""
+    return tuple(name for name, running in devices.running.items() if running == version)

@@ -5,8 +5,8 @@
         who is online is offered the version that it should run, and adopts it or not
         everybody writes; who got it wrong is corrected, and some of what was right is confirmed
         what is due is learned
-        who is online reports, and judges a candidate if there is one, as far as its budget goes
-        the coordinator decides; in an improvement its rounds are taken at once
+        who is online reports, as far as its budget goes
+        the coordinator decides; in an attempt to improve, who is asked takes part at once
 
 The parts are those of a real fleet; left out are the network and the masks, which cancel in a sum.
 Budgets are in memory, for a ledger of each of thousands of devices would take most of the time, and
@@ -27,18 +27,21 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.improvement.improvement import Improvement, State
+from fedhw.improvement.attempt import Decision, Progress
+from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
 from fedhw.improvement.local_update import FEWEST
+from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
+from fedhw.improvement.server_optimiser import FedMuon
+from fedhw.improvement.trigger import Trigger
 from fedhw.observation import Observations
 from fedhw.privacy.budget import Budget, BudgetSpentError, Limits
-from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.estimate import Estimate, Sums
 from fedhw.privacy.mechanism import GaussianMechanism
-from fedhw.privacy.secure_sum import DROPPED
+from fedhw.privacy.secure_sum import SumError
 from fedhw.privacy.statistics import LATENCIES, STATISTICS, Evaluation, Report, Tally, make_report
 from fedhw.release.release import Release
-from fedhw.research.simulation.simulated_coordinator import Coordinator, Decision, Policy
+from fedhw.research.simulation.simulated_coordinator import Coordinator, Policy, RoundTaken
 from fedhw.research.simulation.simulated_devices import (
     Device,
     Version,
@@ -76,8 +79,8 @@ class People:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to simulate: `days`, reports of so much `epsilon`, rounds of `participants` at most.
+class Scenario:
+    """What to simulate: so many `days`, reports of so much `epsilon`, everything drawn by `seed`.
 
     Raises InputError for no day. A device's limits are to the cost of a report as by default they
     are in a real one: two a day, and twenty times the cost of one in all.
@@ -87,12 +90,34 @@ class Plan:
     epsilon: float
     seed: int
     policy: Policy
-    participants: int = 40
     people: People = field(default_factory=People)
 
     def __post_init__(self) -> None:
         if self.days < 1:
             raise InputError(f"days: {self.days} is no time; give 1 or more")
+
+    @classmethod
+    def quick(
+        cls, days: int, epsilon: float, seed: int, *, devices: int, noise: float
+    ) -> "Scenario":
+        """Return a scenario for so many devices, with rounds of so much noise.
+
+        Attempts begin when half of the devices are online, and have fewer rounds than real ones,
+        which would take most of the time.
+        """
+        cohort = min(60, max(6, devices // 2))
+        plan = Plan(
+            automatic=True,
+            rounds=12,
+            noise=noise,
+            cohort=cohort,
+            survivors=cohort // 3,
+            participations=12,
+            canary=0.5,
+            trigger=Trigger(cohort=max(2, devices // 2)),
+        )
+        recipe = Recipe(writers=12, optimiser=FedMuon(0.01, 0.9))
+        return cls(days, epsilon, seed, Policy(plan, recipe))
 
     @property
     def limits(self) -> Limits:
@@ -135,7 +160,7 @@ class Day(NamedTuple):
 class Chronicle:
     """What happened in a fleet of so many `writers`: day by day, and what was decided."""
 
-    plan: Plan
+    scenario: Scenario
     release: Release
     writers: int
     days: list[Day]
@@ -190,7 +215,7 @@ def simulate_fleet(
     public: Public,
     data: WriterSet,
     writers: Sequence[int],
-    plan: Plan,
+    scenario: Scenario,
     after: Callable[[Day], None] = lambda day: None,
 ) -> Chronicle:
     """Let the writers of these numbers be a fleet that begins with `release`.
@@ -199,36 +224,42 @@ def simulate_fleet(
     """
     with TemporaryDirectory() as directory:
         coordinator = Coordinator(
-            release, public, plan.policy, plan.seed, len(writers), Path(directory)
+            release, public, scenario.policy, DELTA, scenario.seed, Path(directory)
         )
-        fleet = _Fleet(data, list(writers), plan, coordinator)
+        fleet = _Fleet(data, list(writers), scenario, coordinator)
         days = []
-        for day in range(plan.days):
+        for day in range(scenario.days):
             days.append(fleet.live_through(day))
             after(days[-1])
-    return Chronicle(plan, release, len(writers), days, coordinator.versions, coordinator.decisions)
+    return Chronicle(
+        scenario, release, len(writers), days, coordinator.versions, coordinator.decisions
+    )
 
 
 class _Fleet:
     """The people of a fleet, and the coordinator that their devices talk to."""
 
     def __init__(
-        self, data: WriterSet, writers: list[int], plan: Plan, coordinator: Coordinator
+        self, data: WriterSet, writers: list[int], scenario: Scenario, coordinator: Coordinator
     ) -> None:
         self._data = data
         self._absent = writers
-        self._plan = plan
+        self._scenario = scenario
         self._coordinator = coordinator
-        self._random = np.random.default_rng(plan.seed)
-        self._mechanism = GaussianMechanism(plan.epsilon, DELTA, self._random.bytes)
+        self._random = np.random.default_rng(scenario.seed)
+        self._mechanism = GaussianMechanism(scenario.epsilon, DELTA, self._random.bytes)
         self._people: list[_Person] = []
+        self._day = 0
+        self._online: dict[str, _Person] = {}
         self._rounds = 0
 
     def live_through(self, day: int) -> Day:
         """Live a day and tell how it went."""
+        self._day = day
         self._arrive(day)
-        is_online = self._random.random(len(self._people)) >= self._plan.people.offline
+        is_online = self._random.random(len(self._people)) >= self._scenario.people.offline
         online = [p for p, there in zip(self._people, is_online, strict=True) if there]
+        self._online = {person.device.name: person for person in online}
         self._offer(online)
         written = self._write(day)
         tallies = self._correct(written)
@@ -236,24 +267,28 @@ class _Fleet:
             relearn(cohort)
         telling = [p for p in online if p.pays_for_report(self._mechanism.sigma, day)]
         reports = self._report(day, telling, tallies)
-        self._judge(day, online)
         before = self._rounds
-        estimates = self._coordinator.decide(
-            day,
-            len(online),
-            reports,
-            self._epsilon_after_one_more(),
-            lambda improvement, state: self._take_round(improvement, state, day, online),
-        )
+        found = self._coordinator.end_day(day, reports, self)
         told = [tallies[p.device] for p in telling]
+        estimates = () if found is None else found.estimates
         rounds = self._rounds - before
-        return self._summed_up(day, len(online), written, told, estimates or (), rounds)
+        return self._summed_up(day, len(online), written, told, estimates, rounds)
+
+    @property
+    def rho(self) -> float:
+        """What rounds have cost the device that was in most, in zCDP."""
+        return max((person.budget.rho for person in self._people), default=0.0)
+
+    @property
+    def running(self) -> dict[str, str]:
+        """The version that each device runs that is online, by its name."""
+        return {name: person.device.running.name for name, person in self._online.items()}
 
     def _arrive(self, day: int) -> None:
-        people, random = self._plan.people, self._random
+        people, random = self._scenario.people, self._random
         everybody = len(self._absent) + len(self._people)
         coming = random.poisson(people.arriving * everybody)
-        days = np.arange(day, self._plan.days)
+        days = np.arange(day, self._scenario.days)
         for writer in self._absent[:coming]:
             rows = self._data.rows_of(writer)
             weights = random.lognormal(sigma=people.unevenness, size=len(days))
@@ -261,15 +296,16 @@ class _Fleet:
             parts = np.split(rows, np.cumsum(counts)[:-1])
             name = self._data.names[writer]
             version = self._coordinator.offered(name)
-            device = Device.new(name, version, self._plan.seed)
+            device = Device.new(name, version, self._scenario.seed)
             by_day = dict(zip(days.tolist(), parts, strict=True))
-            self._people.append(_Person(device, Budget(self._plan.limits), by_day))
+            self._people.append(_Person(device, Budget(self._scenario.limits), by_day))
         del self._absent[:coming]
+        self._coordinator.enrolled = len(self._people)
 
     def _offer(self, online: Sequence[_Person]) -> None:
         offers: dict[int, tuple[Version, list[Device]]] = {}
         for device in (person.device for person in online):
-            version = self._coordinator.offered(device.name)
+            version = self._coordinator.offered(device.name, device.running.name)
             if version is not device.running and version.name not in device.held_back:
                 offers.setdefault(version.number, (version, []))[1].append(device)
         for version, devices in offers.values():
@@ -295,7 +331,7 @@ class _Fleet:
         return tallies
 
     def _corrected(self, device: Device, tested: Written) -> Tally:
-        is_confirmed = self._random.random(len(tested.labels)) < self._plan.people.confirmed
+        is_confirmed = self._random.random(len(tested.labels)) < self._scenario.people.confirmed
         chosen = ~tested.right | is_confirmed
         for row in np.flatnonzero(chosen):
             counted = device.person.count(bool(tested.ge_right[row]), bool(tested.right[row]))
@@ -324,54 +360,47 @@ class _Fleet:
             reports[report.release].append(report)
         return {release: Sums.of(*some) for release, some in reports.items()}
 
-    def _judge(self, day: int, online: Sequence[_Person]) -> None:
-        """Have the canary devices judge a candidate."""
-        asked = {
-            person.device: candidate
-            for person in online
-            if (candidate := self._coordinator.asked(person.device.name)) is not None
-            and person.pays_for_report(self._mechanism.sigma, day)
-        }
-        for cohort in cohorts(asked):
-            candidate = asked[cohort[0]]
-            for device, found in zip(cohort, evaluate(cohort, candidate), strict=True):
-                report = self._reported(day, device, found, candidate)
-                self._coordinator.note(device.name, Sums.of(report))
+    def evaluate(
+        self, candidate: Version, names: Sequence[str]
+    ) -> tuple[dict[str, Progress], Sums | None]:
+        """Have devices evaluate a candidate; returns their answers, and the sums of reports."""
+        day, sigma = self._day, self._mechanism.sigma
+        able = [name for name in names if self._online[name].pays_for_report(sigma, day)]
+        reports = [
+            self._reported(day, device, found, candidate)
+            for cohort in cohorts(self._online[name].device for name in able)
+            for device, found in zip(cohort, evaluate(cohort, candidate), strict=True)
+        ]
+        answers = dict.fromkeys(names, Progress.DECLINED) | dict.fromkeys(able, Progress.TOLD)
+        return answers, Sums.of(*reports) if reports else None
 
     def _reported(
         self, day: int, device: Device, counts: Tally | Evaluation, about: Version
     ) -> Report:
         return make_report(counts, device.name, day, about.name, self._mechanism)
 
-    def _take_round(
-        self, improvement: Improvement, state: State, day: int, online: Sequence[_Person]
-    ) -> State | None:
-        """Take one round with some devices that are online; None where they are too few.
+    def take_round(
+        self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
+    ) -> RoundTaken:
+        """Have devices add up what they learn; raises SumError where too few take part.
 
         Without noise a round protects nothing, so nothing is charged for it.
         """
-        able = [person for person in online if len(person.device.person.replay) >= FEWEST]
-        some = self._random.permutation(len(able))[: self._plan.participants]
-        if len(some) < self._plan.policy.minimum_cohort:
-            return None
-        task = improvement.task(state, len(some), math.ceil((1 - DROPPED) * len(some)))
-        asked = [able[i] for i in some]
+        people = [self._online[name] for name in names]
+        task = improvement.task(state, len(names), plan.survivors)
+        able = [person for person in people if len(person.device.person.replay) >= FEWEST]
         if task.noise > 0:
-            asked = [person for person in asked if person.pays_for_round(task.rho, day)]
-        taking = [person.device for person in asked]
-        if len(taking) < task.survivors:
-            return None
-        own = (_learned_from(device) for device in taking)
+            able = [person for person in able if person.pays_for_round(task.rho, self._day)]
+        if len(able) < plan.survivors:
+            raise SumError(
+                f"keys: {len(able)} of {len(names)} devices have sent theirs in time and "
+                f"{plan.survivors} are needed; ask more of them, or later"
+            )
+        own = (_learned_from(person.device) for person in able)
         total = summed(improvement, state, task, own, self._random)
         self._rounds += 1
-        return improvement.advance(state, task, total, len(taking))
-
-    def _epsilon_after_one_more(self) -> float:
-        """What the improvements have cost who paid most, with one more in which they are asked."""
-        recipe = self._plan.policy.recipe
-        most = max((person.budget.rho for person in self._people), default=0.0)
-        one_more = recipe.rounds / (2 * recipe.noise**2) if recipe.noise > 0 else 0.0
-        return epsilon_of(most + one_more, DELTA)
+        state = improvement.advance(state, task, total, len(able))
+        return RoundTaken(state, tuple(person.device.name for person in able))
 
     def _summed_up(
         self,

@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
 from fedhw.improvement.contribution import Task
-from fedhw.improvement.improvement import Improvement, State
+from fedhw.improvement.improvement import Improvement, ImprovementState
 from fedhw.improvement.local_update import Lesson
 from fedhw.observation import Observations
 
 
 def take_round(
-    improvement: Improvement, state: State, people: Sequence[WriterSet], random: np.random.Generator
-) -> State:
+    improvement: Improvement,
+    state: ImprovementState,
+    people: Sequence[WriterSet],
+    random: np.random.Generator,
+) -> ImprovementState:
     """Return the state after a round among these people's devices, each with its own characters."""
     task = improvement.task(state, len(people), len(people))
     own = ((each.observations, each.labels) for each in people)
@@ -24,7 +27,7 @@ def take_round(
 
 def summed(
     improvement: Improvement,
-    state: State,
+    state: ImprovementState,
     task: Task,
     people: Iterable[tuple[Observations, NDArray[np.int64]]],
     random: np.random.Generator,

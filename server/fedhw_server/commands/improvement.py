@@ -13,8 +13,8 @@ from fedhw.system.console import DATA_HELP, MAX_SEED, out, say
 from fedhw_server.commands.operator_options import HomeOption, JsonOption, newest_release, opened
 
 if TYPE_CHECKING:
+    from fedhw.improvement.plan import Plan
     from fedhw.release.release import Release
-    from fedhw_server.leader.plan import Plan
     from fedhw_server.store.fleet import Fleet
 
 

@@ -14,8 +14,8 @@ from fedhw_server.commands.operator_options import HomeOption, JsonOption, opene
 from fedhw_server.commands.times import ago
 
 if TYPE_CHECKING:
+    from fedhw.improvement.attempt import Attempt, Decision
     from fedhw.release.manifest import Manifest
-    from fedhw_server.store.attempts import Attempt, Decision
 
 SHOWN = 20
 """Decisions that are listed, the newest."""
@@ -100,8 +100,5 @@ def _table_of_decisions(decisions: "Sequence[Decision]", now: float) -> Table:
 
 
 def _attempt(attempt: "Attempt") -> dict[str, Any]:
-    return attempt._asdict() | {
-        "plan": json.loads(attempt.plan),
-        "baseline": json.loads(attempt.baseline),
-        "stopping": bool(attempt.stopping),
-    }
+    shown = vars(attempt) | {"plan": json.loads(attempt.plan.to_json())}
+    return {name: value for name, value in shown.items() if name not in ("rounds", "progress")}

@@ -29,10 +29,8 @@ def statistics(
 ) -> None:
     """Show what the devices' reports say: means, standard errors, cohort sizes."""
     with opened(home) as (place, fleet):
-        from fedhw_server.store.window_estimates import window_estimates
-
         latest, policy = place.registry.latest, fleet.policy
-        found = window_estimates(fleet, len(latest.labels), window) if latest else None
+        found = fleet.reports.estimates(len(latest.labels), window) if latest else None
     if latest is None or found is None:
         raise InputError(
             f"statistics: no window has reports of {policy.minimum_cohort} devices, and nothing is "

@@ -20,15 +20,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from fedhw import __version__
+from fedhw.improvement.attempt import ENDS, IN_FLIGHT, Attempt
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
 from fedhw.release.registry import Registry
 from fedhw_server.fronts.statistics_service import REASONS, Watcher
 from fedhw_server.leader.supervisor import Part
-from fedhw_server.store.attempts import ENDS, IN_FLIGHT, Attempt
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.member_counts import MemberCounts
-from fedhw_server.store.window_estimates import window_estimates
 
 REPORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 ROUND_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
@@ -146,7 +145,7 @@ class _FleetCollector(Collector):
 
     def _statistics(self) -> Iterator[Metric]:
         latest = self._registry.latest
-        found = window_estimates(self._fleet, len(latest.labels)) if latest is not None else None
+        found = self._fleet.reports.estimates(len(latest.labels)) if latest is not None else None
         if found is None:
             return
         mean = GaugeMetricFamily(
@@ -266,7 +265,7 @@ class _ImprovementCollector(Collector):
         for name in ENDS:
             ended.add_metric([name], stages[name])
         yield ended
-        done, abandoned = self._attempts.outcomes
+        done, abandoned = self._attempts.round_counts
         counted = CounterMetricFamily(
             "fedhw_improvement_rounds", "Rounds of all attempts.", labels=["outcome"]
         )

@@ -182,7 +182,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         """The size of a release's labels, None for one that the device should not report of."""
         release = message.release
         if message.schema == SHADOW.schema:  # none of its statistics goes by class
-            return 0 if self._attempts.is_canary(message.device, release) else None
+            return 0 if self._attempts.evaluates(message.device, release) else None
         if release not in self._classes:
             try:
                 published = self._registry.versions()

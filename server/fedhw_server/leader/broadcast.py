@@ -5,7 +5,6 @@ until all have answered, or the time is up:
     take each answer that has come; where that makes another request, send it
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -15,10 +14,12 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-MARGIN = 2.0
+from fedhw.system.clock import Clock
+
+EXPIRY_MARGIN_SECONDS = 2.0
 """Seconds before the deadline at which messages expire."""
 
-POLL = 0.1
+POLL_SECONDS = 0.1
 """Seconds between two looks for answers."""
 
 log = structlog.get_logger()
@@ -40,15 +41,16 @@ def request_all(
     requests: Mapping[int, bytes],
     seconds: float,
     take: Callable[[int, bytes], bytes | None],
+    clock: Clock,
 ) -> None:
     """Ask nodes for at most so many seconds, handing each one's answers to `take`.
 
     What `take` returns is asked of that node next. It may raise DecodeError for an answer that
     cannot be read, which counts as none, as an error does and what is another node's to say.
     """
-    end = time.monotonic() + seconds
+    end = clock.monotonic() + seconds
     flying = _send(grid, kind, requests, seconds)
-    while flying and time.monotonic() < end:
+    while flying and clock.monotonic() < end:
         more = {}
         for message in _pull(grid, flying):
             # What a message says of itself, its sender has written.
@@ -64,8 +66,8 @@ def request_all(
             if another is not None:
                 more[node] = another
         if more:
-            flying |= _send(grid, kind, more, end - time.monotonic())
-        time.sleep(POLL)
+            flying |= _send(grid, kind, more, end - clock.monotonic())
+        clock.sleep(POLL_SECONDS)
 
 
 def _send(grid: Grid, kind: Kind, requests: Mapping[int, bytes], seconds: float) -> dict[str, int]:
@@ -76,7 +78,7 @@ def _send(grid: Grid, kind: Kind, requests: Mapping[int, bytes], seconds: float)
         for request in set(requests.values())
     }
     # Over before the asking is, since Flower keeps what expires until it is asked for.
-    ttl = max(seconds - MARGIN, 0.1)
+    ttl = max(seconds - EXPIRY_MARGIN_SECONDS, 0.1)
     messages = [
         Message(contents[request], node, kind.type, ttl=ttl) for node, request in requests.items()
     ]
@@ -101,7 +103,7 @@ def _is_message(message: object) -> bool:
 
 
 def _content(message: Message) -> bytes:
-    """What a device said; raises DecodeError if that is nothing that can be used."""
+    """What a device answered; raises DecodeError if that is nothing that can be used."""
     if message.has_error():
         raise DecodeError(f"error {message.error.code}")
     try:

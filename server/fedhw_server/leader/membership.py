@@ -1,11 +1,11 @@
 """Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
 
 import asyncio
-import time
 
 import httpx
 import structlog
 
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.sqlite import StoreError
 from fedhw_server.leader.superlink import KnownNode, SuperLink
 from fedhw_server.store.fleet import Fleet
@@ -14,7 +14,7 @@ from fedhw_server.store.members import Member
 REFRESH_SECONDS = 1.0
 """Seconds in which a revocation by the operator takes effect at the latest."""
 
-SIGHTING = 5.0
+SIGHTING_SECONDS = 5.0
 """Seconds between two looks at who is online."""
 
 log = structlog.get_logger()
@@ -23,9 +23,10 @@ log = structlog.get_logger()
 class Membership:
     """Registers who is enrolled and unregisters who is revoked, as soon as Flower answers."""
 
-    def __init__(self, fleet: Fleet, superlink: SuperLink) -> None:
+    def __init__(self, fleet: Fleet, superlink: SuperLink, clock: Clock = SystemClock()) -> None:
         self._fleet = fleet
         self._superlink = superlink
+        self._clock = clock
         self._changed = asyncio.Event()
         self._refused: set[str] = set()
 
@@ -37,9 +38,9 @@ class Membership:
         """Keep both lists the same until cancelled."""
         looked = 0.0
         while True:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             try:
-                is_due = self._changed.is_set() or now - looked > SIGHTING
+                is_due = self._changed.is_set() or now - looked > SIGHTING_SECONDS
                 if is_due or await asyncio.to_thread(self._differs):
                     self._changed.clear()
                     await asyncio.to_thread(self._agree)

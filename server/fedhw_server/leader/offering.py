@@ -6,14 +6,13 @@
                    not reached
         asked := the devices that are online and have not settled about it
         offer each of them the manifest; send the files to those that want them
-        note what each has answered; who has not by the deadline is asked again in the next round
+        note what each has answered; who has not by the deadline is asked again next time
 
-Whatever a round learns is in the fleet's database when it ends, so a coordinator that is killed
-loses no more than the round in flight.
+Whatever an offer comes to is in the fleet's database when it ends, so a coordinator that is killed
+loses no more than the offer in flight.
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -21,6 +20,7 @@ from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
 from fedhw.release.registry import Parcel, Registry
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
 from fedhw_server.leader.improver import Improver
@@ -30,13 +30,13 @@ from fedhw_server.store.members import Member
 OFFER = Kind("query.release", "offer")
 
 OFFER_TIMEOUT_SECONDS = 30.0
-"""Seconds that devices have to answer in a round."""
+"""Seconds that devices have to answer."""
 
-ROUND_INTERVAL_SECONDS = 1.0
-"""Seconds between two rounds."""
+OFFER_INTERVAL_SECONDS = 1.0
+"""Seconds between two offers."""
 
 RELEASE = re.compile(r"v[0-9]{1,10}-[0-9a-f]{8}")
-"""What releases are called: nothing else that a device says is kept."""
+"""What releases are called: nothing else that a device answers is kept."""
 
 log = structlog.get_logger()
 
@@ -47,13 +47,14 @@ def coordinate(
     registry: Registry,
     improver: Improver,
     ended: Callable[[], bool] = lambda: False,
+    clock: Clock = SystemClock(),
 ) -> None:
     """Improve and offer releases until it has `ended`, or as long as the process lives."""
     while not ended():
         if not fleet.settings.is_paused:
             improver.step(online(grid, fleet))
-        offer(grid, fleet, registry)
-        time.sleep(ROUND_INTERVAL_SECONDS)
+        offer(grid, fleet, registry, clock)
+        clock.sleep(OFFER_INTERVAL_SECONDS)
 
 
 def online(grid: Grid, fleet: Fleet) -> dict[int, Member]:
@@ -62,26 +63,31 @@ def online(grid: Grid, fleet: Fleet) -> dict[int, Member]:
     return {node: device for node, device in fleet.members.by_node().items() if node in nodes}
 
 
-def offer(grid: Grid, fleet: Fleet, registry: Registry) -> None:
-    """Ask everybody who has not settled about the release that is for them, in a round for each."""
-    newest, now = registry.latest, time.time()
+def offer(grid: Grid, fleet: Fleet, registry: Registry, clock: Clock = SystemClock()) -> None:
+    """Offer everybody who has not settled the release that is for them, each release once."""
+    newest, now = registry.latest, clock.wall()
     if newest is None or fleet.settings.is_paused:
         return
     by_version: dict[int, dict[int, Member]] = {}
     roll_out = fleet.attempts.roll_out(newest)
     for node, device in online(grid, fleet).items():
-        version = roll_out.version_for(device)
+        version = roll_out.version_for(device.name, device.running)
         if device.wants(version, now):
             by_version.setdefault(version, {})[node] = device
     for version, devices in by_version.items():
-        _offer(grid, fleet, registry.parcel(version), version, devices)
+        _offer(grid, fleet, registry.parcel(version), version, devices, clock)
 
 
 def _offer(
-    grid: Grid, fleet: Fleet, parcel: Parcel, version: int, devices: Mapping[int, Member]
+    grid: Grid,
+    fleet: Fleet,
+    parcel: Parcel,
+    version: int,
+    devices: Mapping[int, Member],
+    clock: Clock,
 ) -> None:
     number = fleet.offer_log.begin(version, len(devices))
-    began, answered = time.monotonic(), set()
+    began, answered = clock.monotonic(), set()
     asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
     whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
     first, second = asked.SerializeToString(), whole.SerializeToString()
@@ -96,13 +102,13 @@ def _offer(
         answered.add(node)
         return None
 
-    request_all(grid, OFFER, dict.fromkeys(devices, first), OFFER_TIMEOUT_SECONDS, take)
-    fleet.offer_log.end(number, len(answered), time.monotonic() - began)
+    request_all(grid, OFFER, dict.fromkeys(devices, first), OFFER_TIMEOUT_SECONDS, take, clock)
+    fleet.offer_log.end(number, len(answered), clock.monotonic() - began)
     log.info("offered", version=version, asked=len(devices), answered=len(answered))
 
 
 def _answer(content: bytes) -> pb.Answer:
-    """What a device said; raises DecodeError if it cannot be used."""
+    """What a device answered; raises DecodeError if it cannot be used."""
     answer = pb.Answer.FromString(content)
     # Enums are open: a device may send any number.
     if answer.adoption in pb.Adoption.values() and answer.refusal in pb.Refusal.values():
@@ -111,7 +117,7 @@ def _answer(content: bytes) -> pb.Answer:
 
 
 def _note(fleet: Fleet, device: Member, version: int, answer: pb.Answer) -> None:
-    """Keep what a device says; words, since people read them in tables and metrics."""
+    """Keep what a device answers; words, since people read them in tables and metrics."""
     refusal = None
     if answer.adoption == pb.ADOPTION_REFUSED:
         refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")

@@ -24,6 +24,7 @@ from fedhw.improvement.contribution import Task
 from fedhw.privacy.secret_sharing import Share
 from fedhw.privacy.secure_sum import Keys, SumError, Terms, check_keys, graph, unmask
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.v1 import improvement_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
 from fedhw_server.store.members import Member
@@ -58,7 +59,12 @@ LateSumError where they were too few only then."""
 
 
 def secure_sum(
-    grid: Grid, devices: Mapping[int, Member], task: Task, key: ReleaseKey, deadline: float
+    grid: Grid,
+    devices: Mapping[int, Member],
+    task: Task,
+    key: ReleaseKey,
+    deadline: float,
+    clock: Clock = SystemClock(),
 ) -> Summed:
     """Ask devices, by node, to do a task, and return the sum of what they add.
 
@@ -66,7 +72,8 @@ def secure_sum(
     after one of them, LateSumError from the one on that asks for vectors.
     """
     terms = task.terms(secrets.token_bytes(16))
-    steps = _Steps(grid, {node: device.name for node, device in devices.items()}, terms, deadline)
+    names = {node: device.name for node, device in devices.items()}
+    steps = _Steps(grid, names, terms, deadline, clock)
     shown = steps.advertise(task)
     keys = _certified(terms, shown, devices.values(), key)
     neighbours = graph(list(keys), terms.minimum)
@@ -105,11 +112,14 @@ def _certified(
 class _Steps:
     """The four exchanges of one sum; each returns what came of it by the names of the devices."""
 
-    def __init__(self, grid: Grid, names: Mapping[int, str], terms: Terms, deadline: float) -> None:
+    def __init__(
+        self, grid: Grid, names: Mapping[int, str], terms: Terms, deadline: float, clock: Clock
+    ) -> None:
         self._grid = grid
         self._names = names
         self._terms = terms
         self._deadline = deadline
+        self._clock = clock
 
     def advertise(self, task: Task) -> dict[str, pb.Keys]:
         parts = pb.Task(
@@ -184,17 +194,17 @@ class _Steps:
 
         def take(node: int, content: bytes) -> bytes | None:
             answer = pb.SumAnswer.FromString(content)
-            said = answer.WhichOneof("said")
-            if said == wanted:
+            kind = answer.WhichOneof("said")
+            if kind == wanted:
                 answers[self._names[node]] = answer
-            elif said == "declined" and answer.declined in pb.Decline.values():
+            elif kind == "declined" and answer.declined in pb.Decline.values():
                 declined[pb.Decline.Name(answer.declined)] += 1
-            elif said == "training":
+            elif kind == "training":
                 return asked[node]
             else:
                 raise DecodeError(f"no {wanted}")
             return None
 
-        request_all(self._grid, STEP, asked, self._deadline, take)
+        request_all(self._grid, STEP, asked, self._deadline, take, self._clock)
         log.info("step", of=wanted, asked=len(asked), answered=len(answers), **declined)
         return answers

@@ -20,17 +20,17 @@ from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
 from fedhw.system.logs import log_as_json
 from fedhw_server.leader import superlink
-from fedhw_server.leader.candidate_trials import try_out
 from fedhw_server.leader.improver import Improver
 from fedhw_server.leader.offering import coordinate
 from fedhw_server.leader.secure_round import secure_sum
+from fedhw_server.leader.shadow_evaluation import ask_for_evaluations
 from fedhw_server.leader.supervisor import die_with_parent
 from fedhw_server.store.coordinator_home import Home
 from fedhw_server.store.fleet import Fleet
 
 HOME = "FEDHW_SERVER_HOME"
 
-SUM_DEADLINE = 60.0
+SUM_STEP_SECONDS = 60.0
 """Seconds that devices have for each step of a secure sum; in one of them they train."""
 
 app = ServerApp()
@@ -46,8 +46,8 @@ def run_server_app(grid: Grid, home: Home, ended: Callable[[], bool] = lambda: F
     """Coordinate the fleet in a home until it has `ended`."""
     key, fleet = ReleaseKey.load(home.release_key), Fleet(home.database)
     registry = Registry(home.releases, key)
-    add_up = partial(secure_sum, grid, key=key, deadline=SUM_DEADLINE)
-    improver = Improver(home, fleet, registry, add_up, partial(try_out, grid, key))
+    add_up = partial(secure_sum, grid, key=key, deadline=SUM_STEP_SECONDS)
+    improver = Improver(home, fleet, registry, add_up, partial(ask_for_evaluations, grid, key))
     coordinate(grid, fleet, registry, improver, ended)
 
 

@@ -32,7 +32,7 @@ class Fleet:
         self.settings = FleetSettings(self.database, path)
         self.members = Members(self.database, clock)
         self.offer_log = OfferLog(self.database, clock)
-        self.reports = Reports(self.database, self.settings)
+        self.reports = Reports(self.database, self.settings, clock)
         self.attempts = Attempts(self.database, self.settings, self.members, clock)
 
     @property

@@ -5,13 +5,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fedhw.privacy.estimate import Sums
-from fedhw.privacy.statistics import Report
+from fedhw.privacy.estimate import Estimate, Sums, estimate
+from fedhw.privacy.statistics import SHADOW, Report
+from fedhw.privacy.window_estimates import WindowEstimates
+from fedhw.system.clock import Clock
 from fedhw.system.sqlite import Database
 from fedhw_server.store.settings import LATE_SECONDS, LATE_WINDOWS, FleetSettings
 
 REMEMBERED_WINDOWS = 30
 """Windows for which it is known who reported, beyond those for which reports may still come."""
+
+FILLING_SHARE = 0.15
+"""Share of a window in which most reports of the one before come, as devices spread them."""
 
 
 class Accepted(NamedTuple):
@@ -24,9 +29,10 @@ class Accepted(NamedTuple):
 class Reports:
     """The reports of one fleet: about windows and, in shadow evaluations, about candidates."""
 
-    def __init__(self, db: Database, settings: FleetSettings) -> None:
+    def __init__(self, db: Database, settings: FleetSettings, clock: Clock) -> None:
         self._db = db
         self._settings = settings
+        self._clock = clock
 
     def count(self, accepted: Sequence[Accepted]) -> list[bool]:
         """Count reports that were not counted before, all of it durable when this returns.
@@ -99,6 +105,36 @@ class Reports:
     def shadow_sums(self, candidate: str) -> Sums | None:
         """Return the sums of the shadow evaluation of a candidate, None before any report of it."""
         return self._sums(candidate).get(candidate)
+
+    def estimates(self, classes: int, window: int | None = None) -> WindowEstimates | None:
+        """Return the estimates of a window, or of the newest that has the minimum cohort.
+
+        One whose reports are just coming gives way to an older one. None where too few devices have
+        reported; how many they are is not told.
+        """
+        policy = self._settings.policy
+        settled = self._clock.wall() - FILLING_SHARE * policy.window
+        shown = [
+            number
+            for number, devices in self.windows()
+            if window in (None, number) and devices >= policy.minimum_cohort
+        ]
+        shown.sort(key=lambda number: (number + 1) * policy.window > settled)
+        for number in shown:
+            found = WindowEstimates.of(
+                number, policy.window, self.sums(number), classes, policy.minimum_cohort
+            )
+            if found is not None:
+                return found
+        return None
+
+    def shadow_estimates(self, candidate: str) -> list[Estimate] | None:
+        """Return what the devices together say of a candidate; None under the minimum cohort."""
+        sums = self.shadow_sums(candidate)
+        if sums is None:
+            return None
+        # None of these statistics goes by class.
+        return estimate(sums, 0, self._settings.policy.minimum_cohort, SHADOW)
 
     def _sums(self, about: int | str) -> dict[str, Sums]:
         found = self._db.read("SELECT release, content FROM sums WHERE about = ?", (about,))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedhw.data.writers import WriterSet
+from fedhw.improvement.attempt import Progress, Stage
 from fedhw.observation import Labels
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
@@ -30,7 +31,6 @@ from fedhw_client.fleet.reporter import Reporter
 from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
-from fedhw_server.store.attempts import Stage
 from tests.client.fleet.coordinators import Services
 from tests.client.releases import Change, changed, published, shuffled, spoiling
 from tests.waiting import until
@@ -191,9 +191,9 @@ def test_it_is_told_to_the_coordinator_at_once(
     parcel = candidate(shuffled(1))
     attempts = services.fleet.attempts
     attempts.begin(1, "by hand")
-    trial = attempts.current._replace(stage=Stage.SHADOW, candidate=name_of(parcel))
-    attempts.move(trial, "candidate", "good")
-    attempts.note_canaries(1, {enrolment.invitation.device: "wanted"})
+    drawn = {enrolment.invitation.device: Progress.WANTED}
+    attempt = replace(attempts.current, stage=Stage.SHADOW, candidate=name_of(parcel))
+    attempts.keep(replace(attempt, progress=drawn))
     reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))
     with closing(reporter), closing(Shadow(agent, enrolment, ledger, reporter.send_soon)) as shadow:
         assert settled(shadow, parcel) is ShadowState.TOLD

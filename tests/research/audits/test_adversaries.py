@@ -3,11 +3,11 @@ import pytest
 
 from fedhw.experts.evaluation import accuracy
 from fedhw.handwriting.synthetic import synthetic_writers
-from fedhw.improvement.candidate import Outcome
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedMuon
+from fedhw.improvement.verdicts import Outcome
 from fedhw.release.release import Release
 from fedhw.research.audits.adversaries import (
     MAX_TRIES,

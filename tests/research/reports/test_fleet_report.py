@@ -9,14 +9,16 @@ import pytest
 from rich.console import Console
 
 from fedhw.errors import InputError
+from fedhw.improvement.attempt import Decision
 from fedhw.improvement.improvement import Recipe
-from fedhw.improvement.trigger import Trigger
+from fedhw.improvement.plan import Plan
 from fedhw.privacy.estimate import Estimate
 from fedhw.release.release import Release
 from fedhw.research.reports.fleet_report import summary, table, write_report
-from fedhw.research.simulation.simulated_coordinator import Decision, Policy
+from fedhw.research.simulation.simulated_coordinator import Policy
 from fedhw.research.simulation.simulated_devices import Version
-from fedhw.research.simulation.simulated_fleet import Chronicle, Day, Figure, Plan
+from fedhw.research.simulation.simulated_fleet import Chronicle, Day, Figure, Scenario
+from fedhw.system.clock import DAY_SECONDS
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 NOTHING = Figure(float("nan"), None)
@@ -41,12 +43,12 @@ def chronicle(release: Release) -> Chronicle:
     ]
     versions = [Version(1, release), Version(2, release), Version(3, release, restores=1)]
     decisions = [
-        Decision(0, "improvement", "wait", "nothing is known"),
-        Decision(1, "improvement", "improve", HOSTILE),
-        Decision(2, "roll-out of v2, stage 1 of 3", "roll back", "it is worse"),
+        Decision(None, 1.2 * DAY_SECONDS, "wait", "nothing is known"),
+        Decision(1, 2.2 * DAY_SECONDS, "begin", HOSTILE),
+        Decision(1, 3.2 * DAY_SECONDS, "rolled back", "it is worse"),
     ]
-    plan = Plan(4, 50.0, 7, Policy(Recipe(noise=0.0), Trigger()))
-    return Chronicle(plan, release, 20, days, versions, decisions)
+    scenario = Scenario(4, 50.0, 7, Policy(Plan(noise=0.0), Recipe()))
+    return Chronicle(scenario, release, 20, days, versions, decisions)
 
 
 @pytest.fixture
@@ -67,11 +69,8 @@ def test_the_summary_is_json_and_says_what_happened(chronicle: Chronicle, tmp_pa
     assert gain["low"] < gain["truth"] < gain["estimate"] < gain["high"]
     assert second["devices"] == {"v1": 20}
     assert [version["restores"] for version in found["versions"].values()] == [None, None, 1]
-    assert [decision["outcome"] for decision in found["decisions"]] == [
-        "wait",
-        "improve",
-        "roll back",
-    ]
+    decided = [(each["day"], each["attempt"], each["decision"]) for each in found["decisions"]]
+    assert decided == [(0, None, "wait"), (1, 1, "begin"), (2, 1, "rolled back")]
 
 
 class Tags(HTMLParser):
@@ -108,7 +107,8 @@ def test_the_page_says_how_it_began_and_ended(page: str) -> None:
 
 def test_noise_is_put_into_words_that_can_be_compared(chronicle: Chronicle, tmp_path: Path) -> None:
     """At the usual epsilon it takes one device to know what one device tells."""
-    usual = dataclasses.replace(chronicle, plan=dataclasses.replace(chronicle.plan, epsilon=2.0))
+    scenario = dataclasses.replace(chronicle.scenario, epsilon=2.0)
+    usual = dataclasses.replace(chronicle, scenario=scenario)
     write_report(usual, tmp_path / "report")
     assert "takes 1.0 times as many devices" in (tmp_path / "report" / "index.html").read_text()
 
@@ -125,7 +125,7 @@ def test_the_table_leaves_waiting_out(chronicle: Chronicle) -> None:
     console = Console(width=200, record=True)
     console.print(table(chronicle))
     shown = console.export_text()
-    assert "roll back" in shown
+    assert "rolled back" in shown
     assert HOSTILE in shown
     assert "nothing is known" not in shown
 

@@ -1,21 +1,35 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedhw.handwriting.synthetic import synthetic_writers
-from fedhw.improvement.improvement import Improvement, Recipe, State
+from fedhw.improvement.attempt import MAX_FAILED_ROUNDS, STALLED_WINDOWS, Progress
+from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
+from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
 from fedhw.improvement.trigger import Trigger
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.secure_sum import SumError
 from fedhw.privacy.statistics import LATENCIES, Evaluation, Tally, make_report
 from fedhw.release.release import Release
-from fedhw.research.simulation.simulated_coordinator import Coordinator, Policy
+from fedhw.research.simulation.simulated_coordinator import Coordinator, Policy, RoundTaken
+from fedhw.research.simulation.simulated_devices import Version
 
 NAMES = [f"device-{i}" for i in range(40)]
-POLICY = Policy(Recipe(rounds=2, noise=0.0), Trigger(cohort=2), 5, 0.5, 2)
+PLAN = Plan(
+    automatic=True,
+    rounds=2,
+    noise=0.0,
+    cohort=20,
+    survivors=5,
+    canary=0.5,
+    trigger=Trigger(cohort=2),
+)
+POLICY = Policy(PLAN, Recipe(), minimum_cohort=5)
 
 
 def mechanism(seed: int) -> GaussianMechanism:
@@ -31,109 +45,129 @@ def reports(right: int, version: str, devices: int = 40) -> dict[str, Sums]:
     return {version: Sums.of(*some)}
 
 
-def evaluated(gain: int, name: str) -> Sums:
-    """Of a device that keeps forty corrections, so many more of which a candidate has right."""
-    found = Evaluation(40, 20 + gain, 20, 24, 24)
-    return Sums.of(make_report(found, name, 0, "v2", mechanism(NAMES.index(name))))
+@dataclass
+class Devices:
+    """Forty devices that are online; a candidate has so many more of forty corrections right."""
 
+    gain: int = 4
+    rho: float = 0.0
+    taking: int = 40
+    running: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NAMES, "v1"))
+    evaluating: list[str] = field(default_factory=list)
 
-def next_round(improvement: Improvement, state: State) -> State:
-    return state._replace(round=state.round + 1)
+    def take_round(
+        self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
+    ) -> RoundTaken:
+        if self.taking < plan.survivors:
+            raise SumError(f"keys: {self.taking} of {len(names)} devices have sent theirs")
+        return RoundTaken(state._replace(round=state.round + 1), tuple(names[: self.taking]))
+
+    def evaluate(
+        self, candidate: Version, names: Sequence[str]
+    ) -> tuple[Mapping[str, Progress], Sums | None]:
+        self.evaluating += names
+        found = Evaluation(40, 20 + self.gain, 20, 24, 24)
+        some = [
+            make_report(found, name, 0, candidate.name, mechanism(NAMES.index(name)))
+            for name in names
+        ]
+        return dict.fromkeys(names, Progress.TOLD), Sums.of(*some)
 
 
 @pytest.fixture
 def make(release: Release, tmp_path: Path) -> Callable[..., Coordinator]:
     public = Public.of(synthetic_writers(30, 150), release)
-    return lambda: Coordinator(release, public, POLICY, 0, len(NAMES), tmp_path)
+
+    def made() -> Coordinator:
+        coordinator = Coordinator(release, public, POLICY, 1e-6, 0, tmp_path)
+        coordinator.enrolled = len(NAMES)
+        return coordinator
+
+    return made
 
 
-def told(coordinator: Coordinator) -> list[tuple[str, str]]:
-    return [(decision.about, decision.outcome) for decision in coordinator.decisions]
+def told(coordinator: Coordinator) -> list[str]:
+    return [decision.decision for decision in coordinator.decisions]
 
 
-def until_judged(coordinator: Coordinator, gain: int) -> None:
-    """Have an improvement made on day 0 and judged with such a gain on days 1 and 2."""
-    coordinator.decide(0, 40, reports(5, "v1"), 0.0, next_round)
-    canary = [name for name in NAMES if coordinator.asked(name) is not None]
-    assert 10 < len(canary) < 30
-    for day, some in ((1, canary[:8]), (2, canary[8:])):
-        for name in some:
-            coordinator.note(name, evaluated(gain, name))
-            assert coordinator.asked(name) is None
-        coordinator.decide(day, 40, reports(5, "v1"), 0.0, next_round)
-    assert all(coordinator.asked(name) is None for name in NAMES)
+UNTIL_PUBLISHED = ["begin", "candidate", "promote", "publish"]
 
 
-def test_a_candidate_goes_by_stages_to_all(make: Callable[..., Coordinator]) -> None:
-    coordinator = make()
-    until_judged(coordinator, gain=4)
+def test_a_candidate_goes_step_by_step_to_all(make: Callable[..., Coordinator]) -> None:
+    coordinator, devices = make(), Devices()
+    coordinator.end_day(0, reports(5, "v1"), devices)
+    assert told(coordinator) == UNTIL_PUBLISHED
     assert [version.name for version in coordinator.versions] == ["v1", "v2"]
+    assert len(devices.evaluating) == 20
     reached = []
-    for day in range(3, 9):
-        new = [name for name in NAMES if coordinator.offered(name).name == "v2"]
-        reached.append(len(new))
-        mixed = reports(6, "v2", len(new)) | reports(5, "v1", 40 - len(new) or 1)
-        coordinator.decide(day, 40, mixed, 0.0, next_round)
-    assert 0 < reached[0] == reached[1] <= reached[2] < reached[4] == 40
-    assert told(coordinator) == [
-        ("improvement", "improve"),
-        ("candidate v2 on public data", "pass"),
-        ("candidate v2 on canary devices", "wait"),
-        ("candidate v2 on canary devices", "pass"),
-        *[
-            (f"roll-out of v2, stage {stage} of 3", outcome)
-            for stage in (1, 2, 3)
-            for outcome in ("wait", "advance")
-        ],
-    ]
+    for day in range(1, 10):
+        devices.running = {name: coordinator.offered(name).name for name in NAMES}
+        new = sum(running == "v2" for running in devices.running.values())
+        reached.append(new)
+        mixed = reports(6, "v2", new) | reports(5, "v1", 40 - new or 1)
+        coordinator.end_day(day, mixed, devices)
+    assert 0 < reached[0] == reached[5] < reached[6] == 40
+    # The day on which a step begins is no day of it alone.
+    assert told(coordinator)[4:] == ["wait", "advance", "wait", "advance", "wait", "promoted"]
     assert {coordinator.offered(name).name for name in NAMES} == {"v2"}
+    assert coordinator.current is None
 
 
 @pytest.mark.parametrize("gain", [-4, 0])
 def test_a_candidate_without_gain_is_rejected(gain: int, make: Callable[..., Coordinator]) -> None:
     coordinator = make()
-    until_judged(coordinator, gain)
-    assert ("candidate v2 on canary devices", "reject") in told(coordinator)
+    coordinator.end_day(0, reports(5, "v1"), Devices(gain))
+    assert told(coordinator) == ["begin", "candidate", "rejected"]
     assert [version.name for version in coordinator.versions] == ["v1"]
-    coordinator.decide(3, 40, reports(5, "v1"), 0.0, next_round)
-    assert coordinator.decisions[-1].outcome == "wait"
+    coordinator.end_day(1, reports(5, "v1"), Devices(gain))
+    assert told(coordinator)[-1] == "wait"
     assert "days ago" in coordinator.decisions[-1].reason
 
 
 def test_a_version_that_turns_out_worse_is_taken_back(make: Callable[..., Coordinator]) -> None:
     coordinator = make()
-    until_judged(coordinator, gain=4)
-    mixed = reports(2, "v2", 20) | reports(6, "v1", 20)
-    coordinator.decide(3, 40, mixed, 0.0, next_round)
-    assert told(coordinator)[-1] == ("roll-out of v2, stage 1 of 3", "roll back")
+    coordinator.end_day(0, reports(5, "v1"), Devices())
+    for day in (1, 2):
+        mixed = reports(2, "v2", 20) | reports(6, "v1", 20)
+        coordinator.end_day(day, mixed, Devices())
+    assert told(coordinator) == [*UNTIL_PUBLISHED, "rolled back"]
     first, _, back = coordinator.versions
     assert (back.name, back.restores) == ("v3", 1)
     assert back.release is first.release
     assert all(coordinator.offered(name) is back for name in NAMES)
 
 
+def test_a_version_that_nobody_reports_on_is_taken_back(make: Callable[..., Coordinator]) -> None:
+    coordinator = make()
+    coordinator.end_day(0, reports(5, "v1"), Devices())
+    for day in range(1, STALLED_WINDOWS + 2):
+        assert told(coordinator) == UNTIL_PUBLISHED
+        coordinator.end_day(day, {}, Devices())
+    assert told(coordinator)[-1] == "rolled back"
+    assert coordinator.decisions[-1].reason == "there was nothing to compare it by in 7 windows"
+
+
 def test_nothing_is_decided_by_too_few_reports(make: Callable[..., Coordinator]) -> None:
     coordinator = make()
-    assert coordinator.decide(0, 40, reports(5, "v1", 4), 0.0, next_round) is None
-    assert coordinator.decide(1, 40, {}, 0.0, next_round) is None
-    assert [outcome for _, outcome in told(coordinator)] == ["wait", "wait"]
+    assert coordinator.end_day(0, reports(5, "v1", 4), Devices()) is None
+    assert coordinator.end_day(1, {}, Devices()) is None
+    assert told(coordinator) == ["wait", "wait"]
 
 
-def test_rounds_without_devices_are_given_up(make: Callable[..., Coordinator]) -> None:
-    """And tried again the next day, where none was taken at all."""
+def test_rounds_that_come_to_nothing_are_tried_again_until_the_attempt_is_abandoned(
+    make: Callable[..., Coordinator],
+) -> None:
     coordinator = make()
-    for day in (0, 1):
-        coordinator.decide(day, 40, reports(5, "v1"), 0.0, lambda improvement, state: None)
-    assert told(coordinator) == [
-        ("improvement", "improve"),
-        ("improvement", "given up"),
-        ("improvement", "improve"),
-        ("improvement", "given up"),
-    ]
+    coordinator.end_day(0, reports(5, "v1"), Devices(taking=3))
+    failed = ["round abandoned"] * MAX_FAILED_ROUNDS
+    assert told(coordinator) == ["begin", *failed, "abandoned"]
+    moments = [decision.moment for decision in coordinator.decisions[1:]]
+    pauses = np.diff(moments)
+    assert list(pauses[:-1]) == [60 * 2**failed for failed in range(MAX_FAILED_ROUNDS - 1)]
 
 
-def test_what_all_improvements_cost_is_bounded(make: Callable[..., Coordinator]) -> None:
+def test_what_all_attempts_cost_is_bounded(make: Callable[..., Coordinator]) -> None:
     coordinator = make()
-    coordinator.decide(0, 40, reports(5, "v1"), 8.1, next_round)
-    assert told(coordinator) == [("improvement", "wait")]
-    assert "epsilon 8.10" in coordinator.decisions[0].reason
+    coordinator.end_day(0, reports(5, "v1"), Devices(rho=2.0))
+    assert told(coordinator) == ["wait"]
+    assert "above 8" in coordinator.decisions[0].reason

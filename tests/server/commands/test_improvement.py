@@ -8,11 +8,11 @@ import pytest
 
 from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
 from fedhw.improvement.trigger import Trigger
 from fedhw.observation import Labels
 from fedhw.release.release import Release, publish
-from fedhw_server.leader.plan import Plan
 from tests.server.conftest import Pen
 
 

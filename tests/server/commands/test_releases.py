@@ -2,7 +2,9 @@
 
 import json
 import re
+from dataclasses import replace
 
+from fedhw.improvement.attempt import Decision, Stage
 from tests.server.conftest import Pen
 
 
@@ -29,13 +31,13 @@ def test_what_came_of_attempts_is_shown(typed, ready, registry, releases):
     registry.publish(releases[0])
     attempts = ready.attempts
     attempts.begin(1, "wrong on [much]")
-    gone = attempts.current._replace(stage="rejected", candidate="v0-0123abcd")
-    attempts.move(gone, "rejected", "worse on public data")
+    gone = replace(attempts.current, stage=Stage.REJECTED, candidate="v0-0123abcd")
+    attempts.keep(gone, Decision(1, gone.since, "rejected", "worse on public data"))
     attempts.begin(1, "again")
     newest = registry.publish(releases[1])
     for node in range(50):
         ready.members.set_node(Pen(f"pen-{node}").join(ready).name, node)
-    attempts.move(attempts.current._replace(stage="roll-out", version=2), "publish", "it is better")
+    attempts.keep(replace(attempts.current, stage=Stage.ROLL_OUT, version=2))
     shown = typed("releases")
     for part in ("wrong on [much]", "v0-0123abcd", "rejected", "worse on public data", "version 2"):
         assert part in shown

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from fedhw import __version__
+from fedhw.improvement.attempt import Round, Stage
 from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.statistics import LATENCIES
 from fedhw_server.console.fleet_metrics import Metrics, metrics_pages
@@ -190,9 +193,9 @@ def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, 
     registry.publish(releases[0])
     attempts = fleet.attempts
     attempts.begin(1, "by hand")
-    attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0, ["anna"], 2, 0.4)
-    attempts.end_round(attempts.begin_round(1, ["anna", "berta"], 0.5), 2.0)
-    attempts.begin_round(1, [], 0.5)
+    now = attempts.current.since
+    done, failed = Round(now, 0.5, ("anna",), 2.0, 2, 0.4), Round(now, 0.5, (), 2.0)
+    attempts.keep(replace(attempts.current, rounds=(done, failed, Round(now, 0.5, ()))))
     found = samples(metrics)
     assert found["fedhw_improvement_stage", "rounds"] == 1
     assert found["fedhw_improvement_rounds_total", "done"] == 1
@@ -205,10 +208,10 @@ def test_an_attempt_is_seen_from_its_begin_to_its_end(metrics, fleet, registry, 
     registry.publish(releases[1])
     for node in range(50):
         fleet.members.set_node(Pen(f"pen-{node}").join(fleet).name, node)
-    rolling = attempts.current._replace(stage="roll-out", version=2)
-    attempts.move(rolling, "publish", "it is better")
+    rolling = replace(attempts.current, stage=Stage.ROLL_OUT, version=2)
+    attempts.keep(rolling)
     assert samples(metrics)["fedhw_release_share",] == 0.08
-    attempts.move(rolling._replace(stage="rolled back"), "rolled back", "it is worse")
+    attempts.keep(replace(rolling, stage=Stage.ROLLED_BACK))
     found = samples(metrics)
     assert found["fedhw_improvements_total", "rolled back"] == 1
     assert not any(value for key, value in found.items() if key[0] == "fedhw_improvement_stage")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -10,13 +11,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from fedhw.improvement.attempt import Progress, Stage
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.fronts.statistics_service import BURST
-from fedhw_server.store.attempts import Stage
 from tests.server.conftest import POLICY, Coordinator, Pen, channel_to, past, refusal
 from tests.waiting import PATIENCE, until
 
@@ -96,9 +97,9 @@ def test_what_no_device_makes_is_refused(served, fleet, published, kind):
 def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, published):
     attempts = fleet.attempts
     attempts.begin(1, "by hand")
-    shadow = attempts.current._replace(stage=Stage.SHADOW, candidate="v9-0123abcd")
-    attempts.move(shadow, "candidate", "good")
-    attempts.note_canaries(1, {"pen": "wanted"})
+    drawn = {"pen": Progress.WANTED}
+    shadow = replace(attempts.current, stage=Stage.SHADOW, candidate="v9-0123abcd", progress=drawn)
+    attempts.keep(shadow)
     pen, quill = (Pen(name).join(fleet) for name in ("pen", "quill"))
     mechanism = GaussianMechanism(POLICY.epsilon, POLICY.delta)
     judged = Evaluation(200, 180, 160, 190, 174)
@@ -118,7 +119,7 @@ def test_a_candidate_is_reported_of_beside_the_window_and_once(served, fleet, pu
     assert code == "INVALID_ARGUMENT"
     assert "is not of this coordinator" in sentence
     assert fleet.reports.shadow_sums("v9-0123abcd") == Sums.of(report)
-    attempts.move(shadow._replace(stage=Stage.REJECTED), "rejected", "it is worse")
+    attempts.keep(replace(shadow, stage=Stage.REJECTED))
     code, sentence = refusal(lambda: served.send(pen.sign(report)))
     assert code == "INVALID_ARGUMENT"
     assert "is not of this coordinator" in sentence

@@ -1,12 +1,12 @@
 """Attempts to improve, over people who are simulated but for what they write and report."""
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +14,20 @@ import pytest
 from fedhw.experts.evaluation import accuracy, recognised
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.improvement import rollout
+from fedhw.improvement.attempt import (
+    MAX_FAILED_ROUNDS,
+    ROUND_RETRY_SECONDS,
+    SHADOW_REMINDER_SECONDS,
+    SHADOW_WINDOWS,
+    STALLED_WINDOWS,
+    Progress,
+    Stage,
+)
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Recipe
 from fedhw.improvement.local_update import flat
+from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
@@ -30,12 +41,10 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
-from fedhw_server.leader import improver
-from fedhw_server.leader.improver import MAX_FAILED_ROUNDS, STALLED_WINDOWS, Improver
-from fedhw_server.leader.plan import Plan
+from fedhw.system.clock import SettableClock
+from fedhw_server.leader.improver import Improver
 from fedhw_server.leader.secure_round import LateSumError, Summed
-from fedhw_server.store import attempts
-from fedhw_server.store.attempts import Attempts, Stage
+from fedhw_server.store.attempts import Attempts
 from fedhw_server.store.coordinator_home import Home
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
@@ -52,14 +61,10 @@ PLAN = Plan(
 )
 
 
-def steps(radius: float) -> property:
-    """A recipe whose steps are the mean update itself, and nothing else."""
+RECIPE = Recipe(rate=5e-3, rehearsal=0.0, radius=100.0, optimiser=FedAvgM(1.0, 0.0))
+"""Steps are the mean update itself, and nothing else."""
 
-    def recipe(plan: Plan) -> Recipe:
-        average = FedAvgM(1.0, 0.0)
-        return Recipe(plan.rounds, 5e-3, plan.noise, 0.0, radius=radius, optimiser=average)
-
-    return property(recipe)
+LONGEST_PAUSE = ROUND_RETRY_SECONDS * 2**MAX_FAILED_ROUNDS
 
 
 PEOPLE = synthetic_writers(range(300, 312), 124)
@@ -75,12 +80,14 @@ class World:
     """A fleet of people who are online, and a coordinator that may be killed.
 
     Their updates are a way to the expert `goal`, or nothing; `factor` is what liars multiply theirs
-    by. What canaries find is `gain`, or the truth where it is None.
+    by. What evaluations find is `gain`, or the truth where it is None.
     """
 
     home: Home
     fleet: Fleet
     registry: Registry
+    clock: SettableClock
+    recipe: Recipe = RECIPE
     goal: GlobalExpert | None = None
     factor: int = 1
     gain: float | None = 0.1
@@ -92,7 +99,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.attempts = self.fleet.attempts
-        self.window = int(time.time() // FLEET.window)
+        self.window = int(self.clock.wall() // FLEET.window)
         for node, name in enumerate(NAMES):
             Pen(name).join(self.fleet)
             self.fleet.members.set_node(name, node)
@@ -100,7 +107,15 @@ class World:
         self.start()
 
     def start(self) -> None:
-        self.improver = Improver(self.home, self.fleet, self.registry, self.add_up, self.try_out)
+        self.improver = Improver(
+            self.home,
+            self.fleet,
+            self.registry,
+            self.add_up,
+            self.evaluate,
+            self.recipe,
+            clock=self.clock,
+        )
 
     def run_newest(self) -> None:
         newest = self.registry.latest
@@ -112,17 +127,20 @@ class World:
     def online(self) -> dict[int, Member]:
         return self.fleet.members.by_node()
 
-    def step(self, times: int = 1) -> None:
+    def step(self, times: int = 1, pause: float = SHADOW_REMINDER_SECONDS) -> None:
         for _ in range(times):
+            self.clock.advance(pause)
             self.improver.step(self.online)
 
-    def until(self, *stages: Stage, restarting: bool = False) -> None:
+    def until(
+        self, *stages: Stage, restarting: bool = False, pause: float = SHADOW_REMINDER_SECONDS
+    ) -> None:
         for _ in range(50):
             if self.attempts.all()[-1].stage in stages:
                 return
             if restarting:
                 self.start()
-            self.step()
+            self.step(pause=pause)
         raise AssertionError(f"{self.attempts.all()[-1]} {self.attempts.decisions()}")
 
     def begin(self, plan: Plan = PLAN) -> None:
@@ -160,7 +178,7 @@ class World:
             update = flat(self.goal) - np.frombuffer(task.parameters, "<f4")
         return task.contribution(np.float32(self.factor) * update)
 
-    def try_out(self, devices: Mapping[int, Member], directory: Path) -> dict[str, str]:
+    def evaluate(self, devices: Mapping[int, Member], directory: Path) -> dict[str, Progress]:
         candidate = Release.load(directory)
         told = {device.name for device in devices.values()} - self.silent
         self.tried += sorted(told)
@@ -169,7 +187,7 @@ class World:
             found, about = self.evaluation(name, candidate), candidate.manifest.name
             report = make_report(found, name, self.window, about, mechanism)
             self.fleet.reports.count([Accepted(report, name)])
-        return dict.fromkeys(told, "told")
+        return dict.fromkeys(told, Progress.TOLD)
 
     def evaluation(self, name: str, candidate: Release) -> Evaluation:
         if self.gain is not None:
@@ -189,7 +207,7 @@ class World:
         mechanism = GaussianMechanism(FLEET.epsilon, FLEET.delta)
         roll_out = self.attempts.roll_out(self.latest)
         for number, device in enumerate(self.online.values()):
-            on_newest = roll_out.version_for(device) == self.latest.version
+            on_newest = roll_out.version_for(device.name, device.running) == self.latest.version
             right = (right_on_newest if on_newest else right_before) - number % 2
             tally = replace(busy(), ge_right=right, right=right, errors=(50 - right, *(0,) * 61))
             name = (self.latest if on_newest else self.registry.versions()[0]).name
@@ -204,22 +222,21 @@ def world(
     public: Public,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
-    monkeypatch.setattr(improver, "ROUND_RETRY_SECONDS", 0.0)
-    monkeypatch.setattr(improver, "SHADOW_REMINDER_SECONDS", 0.0)
-    monkeypatch.setattr(Plan, "recipe", steps(radius=100.0))
-    monkeypatch.setattr(attempts, "draw", lambda name, _: NAMES.index(name) / len(NAMES))
+    monkeypatch.setattr(rollout, "draw", lambda name, _: NAMES.index(name) / len(NAMES))
     registry = open_registry(home)
     registry.publish(running.directory)
     public.save(home.public)
-    with closing(Fleet(home.database)) as fleet:
+    clock = SettableClock()
+    with closing(Fleet(home.database, clock)) as fleet:
         fleet.settings.agree(**vars(FLEET))
-        yield World(home, fleet, registry)
+        yield World(home, fleet, registry, clock)
 
 
 @pytest.fixture
-def far(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def far(world: World) -> None:
     """Lets one round go a long way."""
-    monkeypatch.setattr(Plan, "recipe", steps(radius=4000.0))
+    world.recipe = replace(RECIPE, radius=4000.0)
+    world.start()
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +278,7 @@ def test_rounds_ask_some_of_those_who_may_be_asked(world: World) -> None:
     free = {*NAMES} - (world.asked[0] & world.asked[1])
     assert world.asked[2] <= free
     assert len(world.asked[2]) == min(8, len(free))
-    rounds = world.attempts.rounds(1)
+    [rounds] = (attempt.rounds for attempt in world.attempts.all())
     assert [each.summed for each in rounds] == [len(asked) - 1 for asked in world.asked]
     assert all(-1 < (each.within or 9) < 2 for each in rounds)
     assert world.attempts.rho == pytest.approx(2 * rounds[0].rho)
@@ -282,7 +299,7 @@ def test_only_devices_that_run_the_release_are_asked(world: World) -> None:
     assert set(world.tried) == {*NAMES} - {"pen-3"}
 
 
-def test_canaries_are_first_those_of_whom_it_was_not_made(world: World) -> None:
+def test_those_evaluate_first_of_whom_it_was_not_made(world: World) -> None:
     world.gain = 0.3  # which three of them are sure of
     world.begin(replace(PLAN, rounds=1, canary=0.25))
     world.until(Stage.ROLL_OUT)
@@ -344,16 +361,16 @@ def test_what_nobody_takes_goes_back(
 ) -> None:
     if baseline:
         roll_out(world)
-        monkeypatch.setattr(attempts, "draw", lambda *_: 1.0)
+        monkeypatch.setattr(rollout, "draw", lambda *_: 1.0)
     else:
-        monkeypatch.setattr(attempts, "DRAWN", 9)
+        monkeypatch.setattr(rollout, "FLOOR_COHORTS", 9)
         world.begin()
         world.until(Stage.ROLL_OUT)
         world.step()
-    now, window = time.time(), world.window
+    window = world.window
     for later in range(1, STALLED_WINDOWS + 2):
         assert world.attempts.current is not None
-        monkeypatch.setattr(time, "time", lambda at=now + later * FLEET.window: at)
+        world.clock.advance(FLEET.window)
         world.window = window + later - 2
         world.report(40, 40)
         world.step()
@@ -392,7 +409,7 @@ def test_a_poisoned_candidate_is_rejected_and_kept(
     assert kept.manifest.name == attempt.candidate
 
 
-def test_what_canaries_find_worse_is_rejected(world: World) -> None:
+def test_what_evaluations_find_worse_is_rejected(world: World) -> None:
     world.gain = -0.2
     world.begin()
     world.until(Stage.REJECTED)
@@ -400,8 +417,8 @@ def test_what_canaries_find_worse_is_rejected(world: World) -> None:
     assert world.latest.version == 1
 
 
-def test_canaries_that_do_not_answer_are_waited_for_until_the_trial_is_over(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_devices_that_do_not_answer_are_waited_for_until_their_time_is_over(
+    world: World,
 ) -> None:
     world.silent = frozenset(NAMES[:10])
     world.begin(replace(PLAN, canary=1.0))
@@ -411,26 +428,25 @@ def test_canaries_that_do_not_answer_are_waited_for_until_the_trial_is_over(
     assert world.attempts.current.stage == Stage.SHADOW
     assert set(world.tried) == {*NAMES[10:]}
     assert len(world.tried) == 2  # who has told is not asked again
-    monkeypatch.setattr(improver, "SHADOW_WINDOWS", 0.0)
-    world.step()
+    world.step(pause=SHADOW_WINDOWS * FLEET.window)
     assert world.attempts.all()[-1].stage == Stage.REJECTED
-    assert world.reason == "too few of the canary devices have reported"
+    assert world.reason == "too few devices have reported of the candidate"
 
 
 def test_a_round_that_comes_to_nothing_costs_nobody_and_is_tried_again(world: World) -> None:
     world.refuses = [SumError("keys: 3 of 8 devices have sent theirs")] * (MAX_FAILED_ROUNDS - 1)
     world.begin()
-    world.until(Stage.SHADOW)
+    world.until(Stage.SHADOW, pause=LONGEST_PAUSE)
     assert world.told == ["begin", *["round abandoned"] * (MAX_FAILED_ROUNDS - 1), "candidate"]
-    rounds = world.attempts.rounds(1)
+    [rounds] = (attempt.rounds for attempt in world.attempts.all())
     assert [each.summed for each in rounds] == [*[None] * (MAX_FAILED_ROUNDS - 1), 7, 7]
-    assert sum(world.attempts.participations(1).values()) == 16
+    assert sum(world.attempts.all()[0].participations.values()) == 16
 
 
 def test_after_many_in_a_row_the_attempt_is_abandoned(world: World) -> None:
     world.refuses = [SumError("keys: 3 of 8 devices have sent theirs")] * MAX_FAILED_ROUNDS
     world.begin()
-    world.until(Stage.ABANDONED)
+    world.until(Stage.ABANDONED, pause=LONGEST_PAUSE)
     assert world.told == ["begin", *["round abandoned"] * MAX_FAILED_ROUNDS, "abandoned"]
     assert world.reason == f"{MAX_FAILED_ROUNDS} rounds in a row came to nothing"
     assert world.attempts.rho == 0
@@ -442,7 +458,7 @@ def test_rounds_that_kill_the_coordinator_are_bounded_as_well(world: World) -> N
     for _ in range(MAX_FAILED_ROUNDS):
         world.start()
         with pytest.raises(KilledError):
-            world.step()
+            world.step(pause=LONGEST_PAUSE)
     world.start()
     world.step()
     assert world.attempts.all()[-1].stage == Stage.ABANDONED
@@ -454,32 +470,27 @@ def test_who_was_asked_for_a_vector_has_paid_though_there_is_no_sum(world: World
     world.begin()
     world.step()
     assert world.told == ["begin", "round abandoned"]
-    assert world.attempts.participations(1) == dict.fromkeys(NAMES[:5], 1)
+    assert world.attempts.all()[0].participations == dict.fromkeys(NAMES[:5], 1)
 
 
-def test_canaries_are_not_asked_all_the_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, try_out = [], world.try_out
-    monkeypatch.setattr(improver, "SHADOW_REMINDER_SECONDS", 60.0)
-    world.try_out = lambda *of: asked.append(of) or try_out(*of)  # type: ignore[method-assign, func-returns-value]
+def test_devices_are_not_asked_all_the_time_how_far_they_are(world: World) -> None:
+    asked, evaluate = [], world.evaluate
+    world.evaluate = lambda *of: asked.append(of) or evaluate(*of)  # type: ignore[method-assign, func-returns-value]
     world.start()
     world.silent = frozenset(NAMES)
     world.begin()
     world.until(Stage.SHADOW)
-    world.step(3)
-    assert len(asked) == 1
+    world.step(21, pause=1.0)
+    assert len(asked) == 3
 
 
-def test_each_try_is_farther_from_the_one_before(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(improver, "ROUND_RETRY_SECONDS", 60.0)
+def test_each_try_is_farther_from_the_one_before(world: World) -> None:
     world.refuses = [SumError("keys: 3 of 8 devices have sent theirs")] * 4
     world.begin()
-    now, tries = time.time(), list[int]()
+    tries: list[int] = []
     for second in range(0, 1000, 10):
-        monkeypatch.setattr(time, "time", lambda at=now + second + 1: at)
         before = len(world.asked)
-        world.step()
+        world.step(pause=10.0)
         tries += [second] * (len(world.asked) - before)
     pauses = [after - before for before, after in pairwise(tries)]
     assert [pause // 60 for pause in pauses] == [1, 2, 4, 8, 0]
@@ -489,7 +500,7 @@ def test_nobody_is_asked_while_too_few_are_there(world: World) -> None:
     for name in NAMES[5:]:
         world.fleet.members.set_node(name, None)
     world.begin()
-    world.until(Stage.ABANDONED)
+    world.until(Stage.ABANDONED, pause=LONGEST_PAUSE)
     assert world.asked == []
     assert "devices: 5 can be asked and 6 are wanted" in world.attempts.decisions(2)[0].reason
 
@@ -507,7 +518,7 @@ def test_a_sum_that_cannot_be_is_dropped_and_has_its_price(
     world.step()
     assert world.told == ["begin", "round abandoned"]
     assert world.reason.startswith("sum: its norm is beyond what 7 devices can add")
-    assert sum(world.attempts.participations(1).values()) == 8
+    assert sum(world.attempts.all()[0].participations.values()) == 8
 
 
 @pytest.mark.parametrize("stage", [Stage.ROUNDS, Stage.SHADOW, Stage.ROLL_OUT])
@@ -620,40 +631,42 @@ def test_it_goes_on_where_it_was(world: World, restarting: bool) -> None:
     world.until(Stage.ROLL_OUT, restarting=restarting)
     world.step()
     assert len(world.asked) == 3
-    assert [each.summed for each in world.attempts.rounds(1)] == [7, 7, 7]
+    assert [each.summed for each in world.attempts.all()[0].rounds] == [7, 7, 7]
     assert world.latest.version == 2
 
 
 KILLED = {
-    "as a round began": ("begin_round", 1),
-    "after a round": ("end_round", 1),
-    "after a candidate was made": ("move", 1),
-    "after the canaries have told": ("note_canaries", 2),
-    "after they were judged": ("move", 2),
-    "after it was published": ("move", 3),
+    "as a round began": 1,
+    "after a round": 2,
+    "as the last round began": 5,
+    "after the last round": 6,
+    "after a candidate was made": 7,
+    "as devices were drawn": 8,
+    "after they have reported": 9,
+    "after it was published": 10,
 }
+"""Which time that something is kept."""
 
 
 @pytest.mark.parametrize("moment", KILLED)
 def test_a_kill_loses_a_round_at_most(
     world: World, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    method, number = KILLED[moment]
-    whole, calls = getattr(Attempts, method), 0
+    keep, kept = Attempts.keep, 0
 
-    def dying(*arguments: object, **named: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == number:
+    def dying(*arguments: Any) -> None:
+        nonlocal kept
+        kept += 1
+        if kept == KILLED[moment]:
             raise KilledError
-        return whole(*arguments, **named)
+        keep(*arguments)
 
-    monkeypatch.setattr(Attempts, method, dying)
+    monkeypatch.setattr(Attempts, "keep", dying)
     world.begin(replace(PLAN, rounds=3))
     with pytest.raises(KilledError):
         world.until(Stage.PROMOTED)
     world.start()
-    world.until(Stage.ROLL_OUT)
+    world.until(Stage.ROLL_OUT, pause=ROUND_RETRY_SECONDS)
     world.step()
     assert world.attempts.all()[-1].version == world.latest.version == 2
     assert len(world.asked) == 3
@@ -669,7 +682,7 @@ def test_a_kill_as_it_ends_leaves_the_rounds(world: World, monkeypatch: pytest.M
         def dying(*_: object) -> None:
             raise KilledError
 
-        patch.setattr(Attempts, "move", dying)
+        patch.setattr(Attempts, "keep", dying)
         with pytest.raises(KilledError):
             world.step()
     assert len(list(world.home.improvement.glob("*.safetensors"))) == 1
@@ -689,7 +702,7 @@ def test_a_kill_after_a_rollback_is_one_rollback(
         def dying(*_: object) -> None:
             raise KilledError
 
-        patch.setattr(Attempts, "move", dying)
+        patch.setattr(Attempts, "keep", dying)
         with pytest.raises(KilledError):
             world.step()
     world.start()

@@ -1,20 +1,21 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedhw.improvement import rollout
+from fedhw.improvement.attempt import Stage
+from fedhw.system.clock import SettableClock
 from fedhw.v1 import release_pb2 as pb
 from fedhw_client.fleet import supernode
 from fedhw_client.fleet.supernode import SuperNode
-from fedhw_server.leader import broadcast, offering
-from fedhw_server.leader.offering import offer
+from fedhw_server.leader.offering import OFFER_TIMEOUT_SECONDS, offer
 from fedhw_server.leader.superlink import running
-from fedhw_server.store import attempts
-from fedhw_server.store.attempts import Stage
 from tests.server.conftest import Pen, open_fleet, open_registry
 from tests.waiting import until
 
@@ -162,16 +163,13 @@ NONSENSE: dict[str, Reply] = {
 
 
 @pytest.mark.parametrize("kind", NONSENSE)
-def test_nonsense_is_no_answer_and_hurts_nobody_else(
-    grid, fleet, registry, online, kind, capfd, monkeypatch
-):
-    monkeypatch.setattr(offering, "OFFER_TIMEOUT_SECONDS", 20.0)
+def test_nonsense_is_no_answer_and_hurts_nobody_else(grid, fleet, registry, online, kind, capfd):
     with online(bad=NONSENSE[kind], good=willing):
         offer(grid, fleet, registry)
     assert told(fleet) == {"bad": (None, None, None), "good": ("running", "v1-0123abcd", None)}
     [only] = fleet.offer_log.all()
     assert (only.asked, only.answered) == (2, 1)
-    assert only.seconds < 20
+    assert only.seconds < OFFER_TIMEOUT_SECONDS
     assert "the glyph" not in "".join(capfd.readouterr())
 
 
@@ -182,11 +180,7 @@ def test_what_is_no_name_of_a_release_is_not_kept(grid, fleet, registry, online,
     assert told(fleet) == {"one": ("running", None, None)}
 
 
-def test_the_dead_are_waited_for_until_the_deadline_only(
-    grid, fleet, registry, online, monkeypatch
-):
-    monkeypatch.setattr(offering, "OFFER_TIMEOUT_SECONDS", 5.0)
-    monkeypatch.setattr(broadcast, "MARGIN", 1.0)
+def test_the_dead_are_waited_for_until_the_deadline_only(grid, fleet, registry, online):
     woken = threading.Event()
 
     def dead(asked: pb.Offer) -> pb.Answer:
@@ -194,14 +188,19 @@ def test_the_dead_are_waited_for_until_the_deadline_only(
         return willing(asked)
 
     with online(one=willing, dead=dead):
-        offer(grid, fleet, registry)
+        clock = SettableClock()
+        offering = threading.Thread(target=offer, args=(grid, fleet, registry, clock))
+        offering.start()
+        until(lambda: clock.advance(0.02) or told(fleet)["one"][0] == "running")
+        clock.advance(OFFER_TIMEOUT_SECONDS)
+        offering.join()
         assert told(fleet) == {
             "one": ("running", "v1-0123abcd", None),
             "dead": (None, None, None),
         }
         [only] = fleet.offer_log.all()
         assert (only.asked, only.answered) == (2, 1)
-        assert only.seconds > 3.5
+        assert only.seconds >= OFFER_TIMEOUT_SECONDS
         woken.set()
 
 
@@ -245,11 +244,11 @@ def test_in_a_roll_out_each_is_offered_what_is_for_it(
     registry = open_registry(home)
     before, newest = (registry.publish(each) for each in releases)
     numbers = {"few": 0.1, "more": 0.9, "has": 0.95}
-    monkeypatch.setattr(attempts, "draw", lambda name, _: numbers[name])
-    monkeypatch.setattr(attempts, "DRAWN", 0.5)  # of two devices: a third of the fleet
+    monkeypatch.setattr(rollout, "draw", lambda name, _: numbers[name])
+    monkeypatch.setattr(rollout, "FLOOR_COHORTS", 0.5)  # of two devices: a third of the fleet
     known = fleet.attempts
     known.begin(1, "by hand")
-    known.move(known.current._replace(stage=Stage.ROLL_OUT, version=2), "publish", "it is better")
+    known.keep(replace(known.current, stage=Stage.ROLL_OUT, version=2))
     with online(few=willing, more=willing, has=willing) as devices:
         fleet.members.note_answer("has", 2, newest.name, "learning", None)
         offer(grid, fleet, registry)
@@ -260,6 +259,6 @@ def test_in_a_roll_out_each_is_offered_what_is_for_it(
             "has": {registry.parcel(newest.version).manifest},
         }
         assert {(each.version, each.asked) for each in fleet.offer_log.all()} == {(1, 1), (2, 2)}
-        known.move(known.current._replace(stage=Stage.PROMOTED), "promoted", "not worse")
+        known.keep(replace(known.current, stage=Stage.PROMOTED))
         offer(grid, fleet, registry)
         assert devices["more"].offers[-1].manifest == registry.parcel(newest.version).manifest

@@ -1,4 +1,4 @@
-"""How a fleet's operator wants the global expert to be improved, kept in the fleet's database."""
+"""How a fleet's operator wants the global expert to be improved."""
 
 import json
 import math
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 from fedhw.errors import InputError
 from fedhw.improvement.contribution import Task
-from fedhw.improvement.improvement import Recipe
-from fedhw.improvement.trigger import Trigger
+from fedhw.improvement.trigger import Outlook, Trigger
+from fedhw.improvement.verdicts import Outcome, Verdict
 from fedhw.privacy.discrete_gaussian import LEAST_SIGMA
 from fedhw.privacy.mechanism import GRID
 
@@ -16,10 +16,11 @@ from fedhw.privacy.mechanism import GRID
 class Plan:
     """What every attempt to improve is like; an `automatic` one begins when the trigger says so.
 
-    An attempt has so many `rounds`, each with the `noise` of the recipe. A round asks at most
-    `cohort` devices and halts with fewer than `survivors`; a device is asked for at most
-    `participations` of them. The candidate is tried by the share `canary` of the devices that are
-    online. Raises InputError for a value that cannot be.
+    An attempt has so many `rounds`, whose sums have `noise` in lengths of an update; only a
+    simulation goes without. A round asks at most `cohort` devices and halts with fewer than
+    `survivors`; a device is asked for at most `participations` of them. The share `canary` of the
+    devices that are online takes part in the shadow evaluation. Raises InputError for a value that
+    is out of range.
     """
 
     automatic: bool = False
@@ -42,20 +43,28 @@ class Plan:
         if all(good.values()):
             # With less there is no saying what a sum tells.
             least = LEAST_SIGMA * GRID * math.sqrt(self.survivors)
-            good["noise"] = least <= self.noise < 1000
+            good["noise"] = self.noise == 0 or least <= self.noise < 1000
         for name, is_good in good.items():
             if not is_good:
                 raise InputError(f"{name}: {getattr(self, name):g} is out of range; see --help")
 
-    @property
-    def recipe(self) -> Recipe:
-        """What the rounds are like."""
-        return Recipe(rounds=self.rounds, noise=self.noise)
+    def round_rho(self, parameters: int) -> float:
+        """Return what a round costs a device, in zCDP; nothing where there is no noise to pay for.
+
+        That is in a simulation: a sum without noise protects nobody.
+        """
+        if self.noise == 0:
+            return 0.0
+        return Task(bytes(4 * parameters), 0.1, 1.0, self.noise, self.cohort, self.survivors).rho
 
     def rho(self, parameters: int) -> float:
         """Return what an attempt costs a device that is in as many rounds as it may, in zCDP."""
-        task = Task(bytes(4 * parameters), 0.1, 1.0, self.noise, self.cohort, self.survivors)
-        return task.rho * min(self.participations, self.rounds)
+        return self.round_rho(parameters) * min(self.participations, self.rounds)
+
+    def check_noise(self) -> None:
+        """Raise InputError where sums would have no noise: people's corrections are at stake."""
+        if self.noise == 0:
+            raise InputError("noise: 0 protects nobody; give more, see --help")
 
     def check_fleet(self, devices: int) -> None:
         """Raise InputError where so many devices are too few for all the rounds."""
@@ -66,6 +75,17 @@ class Plan:
                 f"{self.rounds * self.survivors} participations and {devices} enrolled devices "
                 f"have {devices * each}; enrol more, or change `fedhw server improvement`"
             )
+
+    def consider(self, outlook: Outlook) -> Verdict:
+        """Pass where an attempt should begin now, or wait."""
+        if not outlook.has_public:
+            reason = "there are no public characters to rehearse and to judge by"
+            return Verdict(Outcome.WAIT, reason)
+        try:
+            self.check_fleet(outlook.enrolled)
+        except InputError as error:
+            return Verdict(Outcome.WAIT, str(error))
+        return self.trigger.decide(outlook)
 
     def to_json(self) -> str:
         """Return the plan as JSON."""

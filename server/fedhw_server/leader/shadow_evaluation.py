@@ -1,7 +1,7 @@
-"""Has devices try a candidate beside the release that they run.
+"""Has devices evaluate a candidate beside the release that they run.
 
 send each the candidate's manifest, and the files where they are wanted
-each says how far it is; what it finds it tells the statistics service, noised
+each says how far it is; what it finds it reports to the statistics service, noised
 """
 
 from collections.abc import Callable, Mapping
@@ -10,37 +10,38 @@ from pathlib import Path
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from fedhw.improvement.attempt import Progress
 from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.release import read_files
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.v1 import release_pb2 as pb
 from fedhw_server.leader.broadcast import Kind, request_all
 from fedhw_server.store.members import Member
 
-TRY = Kind("query.shadow", "offer")
+EVALUATE = Kind("query.shadow", "offer")
 
 ANSWER_TIMEOUT_SECONDS = 30.0
 """Seconds that devices have to answer."""
 
-WANTED, EVALUATING, TOLD = "wanted", "evaluating", "told"
-
-UNSETTLED = {WANTED, EVALUATING}
-"""What a canary may say so that it is asked again."""
-
-TryOut = Callable[[Mapping[int, Member], Path], Mapping[str, str]]
-"""Has devices, by node, try the candidate in a directory; returns what each says, by name."""
+AskForEvaluations = Callable[[Mapping[int, Member], Path], Mapping[str, Progress]]
+"""Asks devices, by node, about the candidate in a directory; returns their answers by name."""
 
 
-def try_out(
-    grid: Grid, key: ReleaseKey, devices: Mapping[int, Member], directory: Path
-) -> dict[str, str]:
+def ask_for_evaluations(
+    grid: Grid,
+    key: ReleaseKey,
+    devices: Mapping[int, Member],
+    directory: Path,
+    clock: Clock = SystemClock(),
+) -> dict[str, Progress]:
     """Ask devices once how far they are with a candidate; who does not answer is left out."""
     manifest = (directory / MANIFEST).read_bytes()
     files = read_files(directory, Manifest.parse(manifest, directory))
     signature = key.sign_candidate(manifest)
-    asked = pb.Offer(manifest=manifest, signature=signature).SerializeToString()
+    first = pb.Offer(manifest=manifest, signature=signature).SerializeToString()
     whole = pb.Offer(manifest=manifest, signature=signature, files=files).SerializeToString()
-    said: dict[str, str] = {}
+    answers: dict[str, Progress] = {}
     served: set[int] = set()
 
     def take(node: int, content: bytes) -> bytes | None:
@@ -50,8 +51,9 @@ def try_out(
         if shadow == pb.SHADOW_WANTED and node not in served:
             served.add(node)
             return whole
-        said[devices[node].name] = pb.Shadow.Name(shadow).removeprefix("SHADOW_").lower()
+        word = pb.Shadow.Name(shadow).removeprefix("SHADOW_").lower()
+        answers[devices[node].name] = Progress(word)
         return None
 
-    request_all(grid, TRY, dict.fromkeys(devices, asked), ANSWER_TIMEOUT_SECONDS, take)
-    return said
+    request_all(grid, EVALUATE, dict.fromkeys(devices, first), ANSWER_TIMEOUT_SECONDS, take, clock)
+    return answers

@@ -13,8 +13,7 @@ from fedhw.release.signing import ReleaseKey, SignatureError, verify, verify_can
 from fedhw.v1 import release_pb2 as pb
 from fedhw_client.fleet import supernode
 from fedhw_client.fleet.supernode import SuperNode
-from fedhw_server.leader import candidate_trials
-from fedhw_server.leader.candidate_trials import try_out
+from fedhw_server.leader.shadow_evaluation import ask_for_evaluations
 from fedhw_server.leader.superlink import running
 from tests.server.conftest import Pen, open_fleet
 from tests.waiting import until
@@ -23,7 +22,7 @@ Reply = Callable[[pb.Offer], Any]
 
 
 def app(reply: Reply, offers: list[pb.Offer]) -> ClientApp:
-    """A device that keeps what it is asked to try, and says this to it."""
+    """A device that keeps what it is asked to try, and answers so."""
     device = ClientApp()
 
     @device.query("shadow")
@@ -89,8 +88,8 @@ def test_who_wants_the_files_gets_them_once_and_all_say_how_far_they_are(
         carl=lambda _: pb.ShadowAnswer(shadow="SHADOW_WANTED"),
         dora=lambda _: pb.ShadowAnswer(shadow="SHADOW_DECLINED"),
     ) as (grid, devices, offers):
-        said = try_out(grid, key, devices, directory)
-    assert said == {"anna": "evaluating", "berta": "told", "carl": "wanted", "dora": "declined"}
+        answers = ask_for_evaluations(grid, key, devices, directory)
+    assert answers == {"anna": "evaluating", "berta": "told", "carl": "wanted", "dora": "declined"}
     files = read_files(directory, Manifest.parse(manifest, directory))
     for name, sent in offers.items():
         assert [each.manifest for each in sent] == [manifest] * len(sent)
@@ -102,8 +101,7 @@ def test_who_wants_the_files_gets_them_once_and_all_say_how_far_they_are(
                 verify(each.manifest, each.signature, key.public)
 
 
-def test_who_says_nothing_that_can_be_used_is_left_out(connected, key, releases, monkeypatch):
-    monkeypatch.setattr(candidate_trials, "ANSWER_TIMEOUT_SECONDS", 10.0)
+def test_who_answers_nothing_that_can_be_used_is_left_out(connected, key, releases):
     with connected(
         anna=failing,
         berta=lambda _: b"\xff\xff",
@@ -111,4 +109,4 @@ def test_who_says_nothing_that_can_be_used_is_left_out(connected, key, releases,
         dora=lambda _: pb.ShadowAnswer(),
         emil=lambda _: pb.ShadowAnswer(shadow="SHADOW_REFUSED"),
     ) as (grid, devices, _):
-        assert try_out(grid, key, devices, releases[0]) == {"emil": "refused"}
+        assert ask_for_evaluations(grid, key, devices, releases[0]) == {"emil": "refused"}

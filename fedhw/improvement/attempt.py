@@ -1,0 +1,518 @@
+"""An attempt to improve the release in use, as a state machine: state, facts -> state, action.
+
+    rounds     devices that are online add up what they have learned, round by round; the last one
+               leads to a candidate, which must not be worse on public characters
+    shadow     some devices evaluate the candidate beside what they run, and report
+    roll-out   it is published: for few devices, for more, for all; or back to the release before
+
+Whoever runs it, a coordinator or a simulation, repeats
+
+    attempt, action, decision := advance(attempt, facts)
+    keep the attempt, then perform the action; its result is among the next facts
+
+Nothing here reads a clock, a disk or a network. What is kept before an action is performed holds
+when the action's result is lost: a round that was begun counts as failed, and as paid by all who
+were asked; everything else is done again.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeAlias
+
+from fedhw.improvement.plan import Plan
+from fedhw.improvement.rollout import RollOut
+from fedhw.improvement.verdicts import GUARDED, Outcome, Verdict, judge_candidate, judge_release
+from fedhw.privacy.estimate import Estimate
+from fedhw.privacy.window_estimates import WindowEstimates
+
+ROUND_RETRY_SECONDS = 60.0
+"""Seconds after a round that came to nothing; twice as many after each further one."""
+
+MAX_FAILED_ROUNDS = 10
+"""Rounds in a row that may come to nothing."""
+
+SHADOW_WINDOWS = 2
+"""Windows that devices have to report of a candidate in."""
+
+SHADOW_REMINDER_SECONDS = 10.0
+"""Seconds between two times that devices are asked how far their evaluation is."""
+
+STALLED_WINDOWS = 7
+"""Windows in a row in which a roll-out may have nothing to be compared by."""
+
+
+class Stage(StrEnum):
+    """Where an attempt stands; it has ended with those below ROLL_OUT."""
+
+    ROUNDS = "rounds"
+    SHADOW = "shadow"
+    ROLL_OUT = "roll-out"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    ABANDONED = "abandoned"
+    STOPPED = "stopped"
+    ROLLED_BACK = "rolled back"
+
+
+IN_FLIGHT = (Stage.ROUNDS, Stage.SHADOW, Stage.ROLL_OUT)
+"""Of which one attempt may be at a time."""
+
+ENDS = tuple(stage for stage in Stage if stage not in IN_FLIGHT)
+
+
+class Progress(StrEnum):
+    """How far a device's shadow evaluation is, by its last answer."""
+
+    WANTED = "wanted"
+    EVALUATING = "evaluating"
+    TOLD = "told"
+    DECLINED = "declined"
+    REFUSED = "refused"
+
+
+UNSETTLED = (Progress.WANTED, Progress.EVALUATING)
+"""What a device answers that is to be asked again."""
+
+
+class Round(NamedTuple):
+    """One secure sum of updates, which has cost each of `devices` so much `rho`.
+
+    `summed` counts the updates in it and is None where it came to nothing; `within` is the share of
+    them that were within the radius, noised; `seconds` is None while it runs and where it was cut
+    off. Until it has ended, all who were asked count as having paid.
+    """
+
+    began: float
+    rho: float
+    devices: tuple[str, ...]
+    seconds: float | None = None
+    summed: int | None = None
+    within: float | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt to improve the version `parent`, in its `stage` `since` that Unix second.
+
+    `candidate` is the name of what it has made and `version` what that was published as. Of its
+    roll-out `step` is under way, judged by so many `windows`, of which `window` was the last, and
+    `baseline` is what the fleet's figures were before it. `progress` is that of each device in the
+    shadow evaluation.
+    """
+
+    number: int
+    parent: int
+    plan: Plan
+    since: float
+    stage: Stage = Stage.ROUNDS
+    stopping: bool = False
+    candidate: str | None = None
+    version: int | None = None
+    step: int = 0
+    windows: int = 0
+    window: int = 0
+    baseline: tuple[Estimate, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+
+    @property
+    def participations(self) -> Counter[str]:
+        """How many rounds each device has paid for."""
+        return Counter(device for each in self.rounds for device in each.devices)
+
+    @property
+    def failed_rounds(self) -> int:
+        """How many rounds of late came to nothing, one after the other."""
+        return sum(1 for _ in takewhile(lambda each: each.summed is None, reversed(self.rounds)))
+
+
+# Actions
+
+
+@dataclass(frozen=True)
+class TakeRound:
+    """Have these devices add up what they learn; the result is a RoundEnded."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MakeCandidate:
+    """Make a candidate of all rounds and validate it; the result is a CandidateMade."""
+
+
+@dataclass(frozen=True)
+class AskForEvaluation:
+    """Have these devices evaluate the candidate; the result is an Answered."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish the candidate; the next facts show it as the newest release."""
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """Publish a version's files again, for this reason; the result is a RolledBack."""
+
+    version: int
+    reason: str
+
+
+Action: TypeAlias = TakeRound | MakeCandidate | AskForEvaluation | Publish | RollBack
+
+
+# Results
+
+
+@dataclass(frozen=True)
+class RoundEnded:
+    """A round has come to the sum of `summed` updates, or to nothing for a `reason`.
+
+    `paid` are those who were asked for their vectors.
+    """
+
+    paid: tuple[str, ...]
+    seconds: float
+    summed: int | None = None
+    within: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CandidateMade:
+    """A candidate of this name is there, and public characters say this of it."""
+
+    name: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What devices have answered; those who did not are left out."""
+
+    progress: Mapping[str, Progress]
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """The release before is the newest one again."""
+
+    reason: str
+
+
+Result: TypeAlias = RoundEnded | CandidateMade | Answered | RolledBack
+
+
+class Newest(NamedTuple):
+    """The newest release; `restores` is the version that it is a rollback to, if any.
+
+    `is_candidate` says that its files are those of the attempt's candidate.
+    """
+
+    version: int
+    name: str
+    restores: int | None = None
+    is_candidate: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an attempt goes on by; of one stage's facts the other stages need nothing.
+
+    In all of them: the Unix second, the newest release, the names of the devices that are `online`
+    and run it, how many devices there are, and how long a window and how large a cohort must be.
+
+    `rounds_done` and `round_rho`: the steps that the improvement has taken, and the price of one.
+    `shadow_reports` and `shadow`: how many devices have reported of the candidate, and what they
+    say together. `since_asked`: the seconds since devices were asked for it. `parent_name` and
+    `estimates`: the release before, and the newest window that may be shown.
+    """
+
+    now: float
+    newest: Newest
+    online: tuple[str, ...]
+    devices: int
+    window_seconds: float
+    minimum_cohort: int
+    rounds_done: int = 0
+    round_rho: float = 0.0
+    shadow_reports: int = 0
+    shadow: list[Estimate] | None = None
+    since_asked: float = math.inf
+    parent_name: str = ""
+    estimates: WindowEstimates | None = None
+    result: Result | None = None
+
+    @property
+    def window(self) -> int:
+        """The window that is not over yet, of which no report is only of what comes now."""
+        return int(self.now // self.window_seconds)
+
+
+class Decision(NamedTuple):
+    """What was decided about an attempt at that Unix second, or that there is none, and why."""
+
+    attempt: int | None
+    moment: float
+    decision: str
+    reason: str
+
+
+class Transition(NamedTuple):
+    """The next state, what to do about it, and what was decided, if anything was."""
+
+    attempt: Attempt
+    action: Action | None = None
+    decision: Decision | None = None
+
+
+def advance(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
+    """Take an attempt forward by what is known; `draw` chooses devices."""
+    newest, parent = facts.newest, attempt.parent
+    if attempt.stage in ENDS:
+        return Transition(attempt)
+    settled = _settle(attempt, facts)
+    if settled is not None:
+        return settled
+    if attempt.stopping and newest.version == parent:
+        return _moved(attempt, facts.now, Stage.STOPPED, "ended by hand")
+    if attempt.stage == Stage.ROLL_OUT and attempt.version is None:
+        return _publish(attempt, facts)
+    if newest.version != (attempt.version or parent):
+        return _give_way(attempt, facts)
+    if attempt.stopping:
+        return Transition(attempt, RollBack(parent, "ended by hand"))
+    match attempt.stage:
+        case Stage.ROUNDS:
+            return _train(attempt, facts, draw)
+        case Stage.SHADOW:
+            return _evaluate(attempt, facts, draw)
+        case _:
+            return _roll_out(attempt, facts)
+
+
+def give_up(attempt: Attempt, now: float, reason: str) -> Transition:
+    """Take it that nothing can be known or done now, for this reason.
+
+    That ends an attempt before it is published; what is published is waited with, for somebody may
+    mend it.
+    """
+    if attempt.stage in (Stage.ROUNDS, Stage.SHADOW):
+        return _moved(attempt, now, Stage.ABANDONED, reason)
+    return Transition(attempt)
+
+
+def roll_out(
+    attempt: Attempt | None, newest: Newest, *, devices: int, minimum_cohort: int
+) -> RollOut:
+    """Return how far the newest release goes: to all, but while an attempt rolls it out."""
+    if attempt is None or attempt.stage != Stage.ROLL_OUT:
+        return RollOut(newest.version, newest.name, newest.version, 1.0)
+    return RollOut.at(
+        attempt.step,
+        newest.version,
+        newest.name,
+        attempt.parent,
+        devices=devices,
+        minimum_cohort=minimum_cohort,
+    )
+
+
+def _moved(
+    attempt: Attempt, now: float, to: Stage | str, reason: str, **changes: Any
+) -> Transition:
+    """Decide something; to decide for a stage that ends it is to go there."""
+    if to in ENDS:
+        changes["stage"] = Stage(to)
+    moved = replace(attempt, since=now, **changes)
+    return Transition(moved, None, Decision(attempt.number, now, str(to), reason))
+
+
+def _settle(attempt: Attempt, facts: Facts) -> Transition | None:
+    """Take in the result of the last action; None where there is more to do at once."""
+    now = facts.now
+    match attempt.stage, facts.result:
+        case Stage.ROUNDS, RoundEnded() as ended if _is_running(attempt):
+            return _end_round(attempt, ended, now)
+        case Stage.ROUNDS, CandidateMade(name, (Outcome.PASS, reason)):
+            return _moved(attempt, now, "candidate", reason, stage=Stage.SHADOW, candidate=name)
+        case Stage.ROUNDS, CandidateMade(name, (_, reason)):
+            return _moved(attempt, now, Stage.REJECTED, reason, candidate=name)
+        case Stage.ROLL_OUT, RolledBack(reason) if attempt.version is not None:
+            return _moved(attempt, now, Stage.ROLLED_BACK, reason)
+    return None
+
+
+def _give_way(attempt: Attempt, facts: Facts) -> Transition:
+    """End an attempt that somebody has published past."""
+    newest = facts.newest
+    if attempt.stage == Stage.ROLL_OUT and newest.restores == attempt.parent:
+        reason = f"{newest.name} restores the release before"
+        return _moved(attempt, facts.now, Stage.ROLLED_BACK, reason)
+    reason = f"{newest.name} was published meanwhile"
+    return _moved(attempt, facts.now, Stage.ABANDONED, reason)
+
+
+# Rounds
+
+
+def _train(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
+    plan, failed = attempt.plan, attempt.failed_rounds
+    if facts.rounds_done >= plan.rounds:
+        return Transition(attempt, MakeCandidate())
+    if failed >= MAX_FAILED_ROUNDS:
+        reason = f"{MAX_FAILED_ROUNDS} rounds in a row came to nothing"
+        return _moved(attempt, facts.now, Stage.ABANDONED, reason)
+    if failed and not _is_time(attempt.rounds[-1], ROUND_RETRY_SECONDS * 2 ** (failed - 1), facts):
+        return Transition(attempt)
+    devices = _drawn_for_round(attempt, facts.online, draw)
+    begun = Round(facts.now, facts.round_rho, devices)
+    attempt = replace(attempt, rounds=(*attempt.rounds, begun))
+    if len(devices) < plan.survivors:
+        reason = f"devices: {len(devices)} can be asked and {plan.survivors} are wanted; wait "
+        return _end_round(attempt, RoundEnded((), 0.0, reason=f"{reason}for more"), facts.now)
+    return Transition(attempt, TakeRound(devices))
+
+
+def _is_time(last: Round, pause: float, facts: Facts) -> bool:
+    """Whether the pause after a round is over; a clock that was set back prolongs none."""
+    return not 0 <= facts.now - last.began - (last.seconds or 0) < pause
+
+
+def _drawn_for_round(
+    attempt: Attempt, online: Iterable[str], draw: random.Random
+) -> tuple[str, ...]:
+    """Draw devices that may be asked once more.
+
+    Those that have paid least do not come first: they would be the same ones each time, namely
+    those that decline.
+    """
+    paid, plan = attempt.participations, attempt.plan
+    free = [device for device in online if paid[device] < plan.participations]
+    return tuple(draw.sample(free, min(len(free), plan.cohort)))
+
+
+def _is_running(attempt: Attempt) -> bool:
+    return attempt.rounds != () and attempt.rounds[-1].seconds is None
+
+
+def _end_round(attempt: Attempt, ended: RoundEnded, now: float) -> Transition:
+    *earlier, last = attempt.rounds
+    last = last._replace(
+        devices=ended.paid, seconds=ended.seconds, summed=ended.summed, within=ended.within
+    )
+    attempt = replace(attempt, rounds=(*earlier, last))
+    if ended.summed is not None:
+        return Transition(attempt)
+    decision = Decision(attempt.number, now, "round abandoned", ended.reason)
+    return Transition(attempt, None, decision)
+
+
+# The shadow evaluation
+
+
+def _evaluate(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
+    if isinstance(facts.result, Answered):
+        attempt = replace(attempt, progress={**attempt.progress, **facts.result.progress})
+    else:
+        if not attempt.progress:
+            drawn = _drawn_for_evaluation(attempt, facts, draw)
+            attempt = replace(attempt, progress=dict.fromkeys(drawn, Progress.WANTED))
+        unsettled = [one for one in facts.online if attempt.progress.get(one) in UNSETTLED]
+        if unsettled and facts.since_asked >= SHADOW_REMINDER_SECONDS:
+            return Transition(attempt, AskForEvaluation(tuple(unsettled)))
+    answers = list(attempt.progress.values())
+    have_all = answers != [] and not {*UNSETTLED} & {*answers}
+    have_reported = facts.shadow_reports >= answers.count(Progress.TOLD)
+    is_late = facts.now - attempt.since > SHADOW_WINDOWS * facts.window_seconds
+    outcome, reason = judge_candidate(facts.shadow, is_late or (have_all and have_reported))
+    match outcome:
+        case Outcome.PASS:
+            baseline = _guarded(facts.estimates)
+            return _moved(
+                attempt, facts.now, "promote", reason, stage=Stage.ROLL_OUT, baseline=baseline
+            )
+        case Outcome.REJECT:
+            return _moved(attempt, facts.now, Stage.REJECTED, reason)
+    return Transition(attempt)
+
+
+def _drawn_for_evaluation(attempt: Attempt, facts: Facts, draw: random.Random) -> list[str]:
+    """Draw devices, first of those that the candidate was not made of; none of too few."""
+    online, paid = facts.online, attempt.participations
+    if len(online) < facts.minimum_cohort:
+        return []
+    names = sorted(draw.sample(online, len(online)), key=paid.__contains__)
+    return names[: max(facts.minimum_cohort, math.ceil(attempt.plan.canary * len(names)))]
+
+
+def _guarded(found: WindowEstimates | None) -> tuple[Estimate, ...]:
+    return () if found is None else tuple(each for each in found.estimates if each.name in GUARDED)
+
+
+# The roll-out
+
+
+def _publish(attempt: Attempt, facts: Facts) -> Transition:
+    newest = facts.newest
+    if newest.version == attempt.parent:
+        return Transition(attempt, Publish())
+    if not newest.is_candidate:
+        return _give_way(attempt, facts)
+    reason = f"{newest.name} is for {_share(attempt, facts):.0%} of the devices"
+    published = {"version": newest.version, "window": facts.window}
+    return _moved(attempt, facts.now, "publish", reason, **published)
+
+
+def _roll_out(attempt: Attempt, facts: Facts) -> Transition:
+    """Look at a window that is new, and let the release go further, or back."""
+    is_for_all = _share(attempt, facts) == 1
+    found = facts.estimates
+    new, old = _compared(attempt, facts, is_for_all)
+    if found is None or not (new and old):
+        if facts.window - attempt.window > STALLED_WINDOWS:
+            reason = f"there was nothing to compare it by in {STALLED_WINDOWS} windows"
+            return Transition(attempt, RollBack(attempt.parent, reason))
+        return Transition(attempt)
+    outcome, reason = judge_release(new, old, attempt.windows + 1)
+    if outcome == Outcome.REJECT:
+        return Transition(attempt, RollBack(attempt.parent, reason))
+    attempt = replace(attempt, windows=attempt.windows + 1, window=found.window)
+    if outcome == Outcome.WAIT:
+        return _moved(attempt, facts.now, "wait", reason)
+    if is_for_all:
+        return _moved(attempt, facts.now, Stage.PROMOTED, reason)
+    step = {"step": attempt.step + 1, "windows": 0, "window": facts.window}
+    return _moved(attempt, facts.now, "advance", reason, **step)
+
+
+def _compared(
+    attempt: Attempt, facts: Facts, is_for_all: bool
+) -> tuple[Iterable[Estimate], Iterable[Estimate]]:
+    """The figures of the new release and of the old, or of the fleet before it was published.
+
+    Where it is for all they are the whole fleet's: who holds it back is in both then. Empty where
+    there are none.
+    """
+    found = facts.estimates
+    if found is None or found.window <= attempt.window:
+        return (), ()
+    if is_for_all:
+        return found.estimates, attempt.baseline
+    by_release = found.by_release
+    before = by_release.get(facts.parent_name, attempt.baseline)
+    return by_release.get(facts.newest.name, ()), before
+
+
+def _share(attempt: Attempt, facts: Facts) -> float:
+    return roll_out(
+        attempt, facts.newest, devices=facts.devices, minimum_cohort=facts.minimum_cohort
+    ).share
