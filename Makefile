@@ -13,7 +13,7 @@ demo: .venv/demo
 
 # Two files at a time: much of a test is waiting for what is real.
 test: .venv/test
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 lint: .venv/test
 	$(BIN)/ruff check

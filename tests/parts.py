@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,25 +30,25 @@ def _program(name: str, package: str) -> Part:
     return Part(lambda: shutil.which(name) is not None, f"apt-get install {package}")
 
 
+@cache
 def _may_make_networks() -> bool:
-    try:
-        for action in ("add", "delete"):
-            name = f"fedhw-{os.getpid()}-may"
-            subprocess.run(["ip", "netns", action, name], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True
+    name = f"fedhw-{os.getpid()}-may"
+    made = [
+        subprocess.run(["ip", "netns", action, name], check=False, capture_output=True)
+        for action in ("add", "delete")
+    ]
+    return all(one.returncode == 0 for one in made)
 
+
+PROGRAMS = Path(__file__).with_name("parts.txt")
+"""Each program that a test runs, and the Debian package that has it."""
 
 PARTS = {
-    "chromium": _program("chromium", "chromium"),
-    "kubectl": _program("kubectl", "kubernetes-client"),
-    "mkfs.ext4": _program("mkfs.ext4", "e2fsprogs"),
-    "network namespaces": Part(_may_make_networks, "apt-get install iproute2, and run as root"),
-    "nginx": _program("nginx", "nginx-light"),
-    "prometheus": _program("prometheus", "prometheus"),
-    "promtool": _program("promtool", "prometheus"),
-    "systemd-analyze": _program("systemd-analyze", "systemd"),
+    **{
+        name: _program(name, package)
+        for name, package in map(str.split, PROGRAMS.read_text("ascii").splitlines())
+    },
+    "network namespaces": Part(_may_make_networks, "run as root, who may make them"),
 }
 
 

@@ -51,6 +51,7 @@ class Wire:
 @contextmanager
 def wired() -> Iterator[Wire]:
     """Lay a wire."""
+    need("ip")
     need("network namespaces")
     wire = Wire()
     try:

@@ -26,6 +26,8 @@ from tests.integration.conftest import AgentProcess, Character, CoordinatorProce
 from tests.parts import SHARED
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 NAMES = ("anna", "berta", "carl", "dora", "emil", "frida")
 FEW, FIRST, EACH = 15, 40, 100
 """Characters that everybody has written: at first, before the window that is looked at, in all."""

@@ -54,6 +54,8 @@ from tests.integration.network import SERVER, Wire, wired
 from tests.integration.relay import Relay
 from tests.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.superlink
+
 WINDOW = 10
 CUT = 120.0
 """Seconds for which nothing passes."""

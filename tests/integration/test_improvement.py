@@ -27,6 +27,8 @@ from tests.integration.conftest import AgentProcess, Character, CoordinatorProce
 from tests.integration.contribute_and_die import DIE_AT, LIES, added
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 NAMES = ("anna", "berta", "carl", "dora", "emil", "frida", "gert", "hanna")
 EACH = 40
 """Characters that everybody has written."""

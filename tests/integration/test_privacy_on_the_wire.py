@@ -27,6 +27,8 @@ from tests.integration.protocol import Request, answers, exactly, fleet_requests
 from tests.integration.relay import Between, Relay
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 WINDOW = 5
 CORRECTIONS = 60
 BUDGET = ("--epsilon-per-day", 1e6, "--epsilon-in-all", 1e6)
@@ -93,6 +95,8 @@ def recording(
         try:
             agent.until_ready()
             sentences = write(agent, written[:CORRECTIONS])
+            # Before it is offered another one, or it has never said that it runs this one.
+            until(lambda: coordinator.devices()["anna"].adoption == "running")
             until(lambda: stored(home))  # which is a moment after it is in use
             mixtures = stored(home)
             keys = coordinator.home / "release.key"

@@ -14,7 +14,7 @@ from tests.deploy.test_prometheus import Prometheus, records, rules, watching
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
 from tests.waiting import until
 
-pytestmark = pytest.mark.needs("prometheus")
+pytestmark = [pytest.mark.needs("prometheus"), pytest.mark.superlink]
 
 POLICY = ("--window", 5, "--epsilon", 50, "--minimum-cohort", 2)
 BUDGET = ("--epsilon-per-day", 1e6, "--epsilon-in-all", 1e6)

@@ -19,6 +19,8 @@ from fedhw_server.leader.superlink import KnownNode, app_digest, running
 from tests.client.fleet.coordinators import SuperLinkProcess, public_pem
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 LARGE = bytes(range(256)) * 2400
 """About what a release of LeNet-5 has."""
 

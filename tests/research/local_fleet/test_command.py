@@ -27,6 +27,8 @@ from fedhw_client.commands.replay_writer import characters_of
 from fedhw_server.store.fleet import Fleet
 from tests.waiting import PATIENCE, until
 
+pytestmark = pytest.mark.superlink
+
 WRITTEN = 48
 """Characters of each writer."""
 

@@ -14,6 +14,8 @@ from tests.parts import lack
 from tests.server.conftest import Coordinator, Pen, channel_to, open_fleet
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 
 def fetched(coordinator):
     url = f"http://127.0.0.1:{coordinator.port('metrics')}/metrics"

@@ -6,6 +6,8 @@ from fedhw_server.store.fleet import Fleet
 from tests.server.conftest import Pen, open_fleet
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 
 @pytest.fixture
 def fleet(link):

@@ -19,6 +19,8 @@ from fedhw_server.leader.superlink import running
 from tests.server.conftest import Pen, open_fleet, open_registry
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 Reply = Callable[[pb.Offer], Any]
 
 

@@ -30,6 +30,8 @@ from tests.client.fleet.contributing import task, written
 from tests.server.conftest import Link, Pen, open_fleet
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 NAMES = tuple("abcdefgh")
 MINIMUM = 4
 DEADLINE = 240.0

@@ -29,6 +29,8 @@ from fedhw_server.leader.superlink import (
 from tests.server.conftest import Pen, answers
 from tests.waiting import until
 
+pytestmark = pytest.mark.superlink
+
 
 @pytest.fixture(scope="module")
 def stranger(link):
