@@ -21,7 +21,7 @@ from tables import show, spread
 
 from fedhw.data.npz import load_npz
 from fedhw.release.release import Release
-from fedhw_client.commands.replay_writer import characters_of, replay
+from fedhw_client.commands.replay_writer import characters_of, replay_writer
 
 
 def replayed(given: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def replayed(given: argparse.Namespace) -> dict[str, Any]:
     for name in track(unseen[: given.writers], "writers", console=Console(stderr=True)):
         own = characters_of(data, name)
         own = own.take(np.arange(min(len(own), given.characters)))
-        outcomes.append(replay(own, name, given.rate, given.release, lambda number: None))
+        outcomes.append(replay_writer(own, name, given.rate, given.release, lambda number: None))
     return {"seed": given.seed, "writers": [outcome.as_dict() for outcome in outcomes]}
 
 

@@ -1,6 +1,7 @@
 """The agent as a program: starts what listens, and ends all of it in good order."""
 
 import asyncio
+import math
 import os
 import secrets
 import signal
@@ -60,19 +61,41 @@ log = structlog.get_logger()
 class Settings:
     """How to run an agent; ports of 0 are free ones, None does without.
 
-    With an `invitation` the device joins a fleet; what it tells costs at most `limits`. It adds to
-    sums over `least_cohort` devices or more.
+    With an `invitation` the device joins a fleet; what it tells costs at most so much epsilon, the
+    default where it is None. It adds to sums over `least_cohort` devices or more, and forgets
+    corrections that are older than `keep_days`. Raises InputError for values that do not fit.
     """
 
     home: Home
     release: Path | None = None
     invitation: Path | None = None
-    limits: Limits | None = None
+    epsilon_per_day: float | None = None
+    epsilon_in_all: float | None = None
     least_cohort: int = DEFAULT_COHORT
     port: int | None = None
     pad_port: int | None = None
     metrics_port: int | None = None
     keep_days: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep_days is not None and not 0 < self.keep_days < math.inf:
+            raise InputError(
+                f"keep-days: {self.keep_days} is no time to keep; give a number above 0"
+            )
+        for name in ("epsilon_per_day", "epsilon_in_all"):
+            value = getattr(self, name)
+            if value is not None and self.invitation is None:
+                raise InputError(
+                    f"{name.replace('_', '-')}: {value:g} is agreed when a device joins; give "
+                    "--enroll, too"
+                )
+
+    @property
+    def limits(self) -> Limits | None:
+        """What may be told, None where nothing was chosen."""
+        given = {"per_day": self.epsilon_per_day, "in_all": self.epsilon_in_all}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return replace(DEFAULT_LIMITS, **chosen) if chosen else None
 
 
 def run(settings: Settings, say: Callable[[str], object]) -> None:

@@ -14,6 +14,10 @@ HomeOption = Annotated[
     Path | None,
     typer.Option(help="The agent's home; $FEDHW_HOME or this user's own by default."),
 ]
+ReleaseOption = Annotated[
+    Path | None,
+    typer.Option(help="Release directory to install in the home; needed the first time."),
+]
 DeviceOption = Annotated[bool, typer.Option("--device", help="Ask the agent of this device.")]
 PortOption = Annotated[
     int | None,

@@ -1,7 +1,6 @@
 """`fedhw client privacy`: what a device has told, in plain words and byte for byte."""
 
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,11 @@ import typer
 from rich.table import Table
 
 from fedhw.errors import InputError
+from fedhw.system.clock import SystemClock
 from fedhw.system.console import needs, out, say
 
 if TYPE_CHECKING:
+    from fedhw.privacy.budget import Spent
     from fedhw.privacy.ledger import Charge, Ledger, PaidRound
     from fedhw_client.fleet.enrolment import Enrolment
 
@@ -37,19 +38,20 @@ def privacy(
         say("This device belongs to no fleet. Nothing leaves it.")
         return
     enrolment, ledger = Enrolment.load(place.enrolment), Ledger.open(place.ledger)
+    spent = ledger.spent(SystemClock().wall())
     if report is not None:
         _print_report(ledger, report)
     elif as_json:
-        out.print_json(json.dumps(_told(enrolment, ledger)))
+        out.print_json(json.dumps(_told(enrolment, ledger, spent)))
     else:
-        _tell(enrolment, ledger)
+        _tell(enrolment, ledger, spent)
 
 
-def _tell(enrolment: "Enrolment", ledger: "Ledger") -> None:
+def _tell(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
     from fedhw.privacy.budget import ROUNDS_A_DAY
 
     invitation, limits = enrolment.invitation, ledger.limits
-    spent, history = ledger.spent(time.time()), ledger.history()
+    history = ledger.history()
     say(f"This device is {invitation.device} of the fleet at {invitation.statistics}.")
     say(
         f"Every {_span(invitation.window)} it sends one report: how many characters were "
@@ -126,11 +128,11 @@ def _fate(charge: "Charge") -> str:
     return f"sent {_moment(charge.sent_at)}"
 
 
-def _told(enrolment: "Enrolment", ledger: "Ledger") -> dict[str, Any]:
+def _told(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> dict[str, Any]:
     return {
         "device": enrolment.invitation.device,
         "coordinator": enrolment.invitation.statistics,
-        "spent": ledger.spent(time.time())._asdict(),
+        "spent": spent._asdict(),
         "limits": vars(ledger.limits),
         "reports": [
             {

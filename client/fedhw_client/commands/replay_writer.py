@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,10 +19,14 @@ import numpy as np
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.connection import AgentMissingError, Device, connect
 
-LEARNING_TIMEOUT_SECONDS = 120.0
+START_TIMEOUT_SECONDS = 120.0
 """Seconds that an agent has to start."""
+
+POLL_SECONDS = 0.05
+"""Seconds between two looks whether it has started."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,20 @@ class Outcome:
     learn_ack_ms: Milliseconds
     rss_mb: float
 
+    def as_rows(self) -> list[tuple[str, str]]:
+        """Return the figures as they are shown, each with its name."""
+        times = (("recognise", self.recognize_ms), ("correct", self.learn_ack_ms))
+        return [
+            ("characters", f"{self.samples}"),
+            ("global expert alone", f"{self.ge_accuracy:.1%}"),
+            ("with local expert and gate", f"{self.moe_accuracy:.1%}"),
+            *(
+                (f"to {name}, median and p99", f"{took.p50:.2f} and {took.p99:.2f} ms")
+                for name, took in times
+            ),
+            ("agent's memory", f"{self.rss_mb:.0f} MiB"),
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as it is written to a JSON file."""
         return asdict(self)
@@ -65,8 +82,13 @@ def characters_of(writers: WriterSet, name: str) -> WriterSet:
     return writers.take(writers.rows_of(list(writers.names).index(name)))
 
 
-def replay(
-    characters: WriterSet, writer: str, rate: float, release: Path, after: Callable[[int], object]
+def replay_writer(
+    characters: WriterSet,
+    writer: str,
+    rate: float,
+    release: Path,
+    after: Callable[[int], object],
+    clock: Clock = SystemClock(),
 ) -> Outcome:
     """Feed characters to a fresh agent, `rate` a second or as fast as it answers for 0.
 
@@ -81,18 +103,18 @@ def replay(
             process,
         ),
     ):
-        began = time.perf_counter()
+        began = clock.monotonic()
         for number, (observation, label) in enumerate(
             zip(characters.observations, characters.labels, strict=True)
         ):
             if rate:
-                time.sleep(max(0.0, began + number / rate - time.perf_counter()))
+                clock.sleep(max(0.0, began + number / rate - clock.monotonic()))
             truth = characters.classes[label]
-            asked = time.perf_counter()
+            asked = clock.monotonic()
             answer = device.recognize(observation)
-            answered = time.perf_counter()
+            answered = clock.monotonic()
             device.learn(observation, truth)
-            acknowledged.append(time.perf_counter() - answered)
+            acknowledged.append(clock.monotonic() - answered)
             recognized.append(answered - asked)
             ge_right += answer.global_expert.label == truth
             right += answer.label == truth
@@ -111,7 +133,9 @@ def replay(
 
 
 @contextmanager
-def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
+def running_agent(
+    home: Path, release: Path, clock: Clock = SystemClock()
+) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
     """Run an agent in a process of its own; yields the way to it, and the process."""
     command = [sys.executable, "-m", "fedhw", "client", "--home", str(home)]
     with (home / "agent.log").open("w+", encoding="utf-8") as said:
@@ -120,15 +144,15 @@ def running_agent(home: Path, release: Path) -> Iterator[tuple[Device, "subproce
         )
         try:
             with connect(home) as device:
-                _await(device, process, said)
+                _await(device, process, said, clock)
                 yield device, process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-def _await(device: Device, process: "subprocess.Popen[bytes]", said: TextIO) -> None:
-    deadline = time.monotonic() + LEARNING_TIMEOUT_SECONDS
+def _await(device: Device, process: "subprocess.Popen[bytes]", said: TextIO, clock: Clock) -> None:
+    deadline = clock.monotonic() + START_TIMEOUT_SECONDS
     while True:
         try:
             device.status()
@@ -138,9 +162,9 @@ def _await(device: Device, process: "subprocess.Popen[bytes]", said: TextIO) -> 
                 said.seek(0)
                 *_, last = ["", *said.read().splitlines()]
                 raise InputError(last.removeprefix("fedhw: ")) from None
-            if time.monotonic() > deadline:
+            if clock.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            clock.sleep(POLL_SECONDS)
 
 
 def resident_memory(pid: int) -> float:

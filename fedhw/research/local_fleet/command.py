@@ -4,7 +4,6 @@ import math
 import signal
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedhw.research.commands.simulation_options import (
     SeedOption,
     check_figures,
 )
+from fedhw.system.clock import SystemClock
 from fedhw.system.console import err, needs, out, say, write_json
 
 if TYPE_CHECKING:
@@ -117,16 +117,17 @@ def _run(place: Path, plan: "Plan", seconds: float | None) -> "tuple[Look, list[
     with _on_signals(signal.default_int_handler):
         fleet = LocalFleet(place, plan)
     stopping = threading.Event()
-    end = math.inf if seconds is None else time.monotonic() + seconds
+    clock = SystemClock()
+    end = math.inf if seconds is None else clock.monotonic() + seconds
     with _on_signals(lambda number, frame: stopping.set()), FleetView(plan.window) as view:
         try:
             waits = False
-            while not stopping.is_set() and not fleet.is_over() and time.monotonic() < end:
+            while not stopping.is_set() and not fleet.is_over() and clock.monotonic() < end:
                 view.show(fleet.look())
                 if fleet.is_written() and not waits:
                     waits = True
                     view.tell("everything is written; the last reports come soon")
-                stopping.wait(REFRESH_SECONDS)
+                clock.wait(stopping, REFRESH_SECONDS)
             look = fleet.look()
             view.show(look)
             view.tell("ending every process")

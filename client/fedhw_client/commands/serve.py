@@ -1,0 +1,73 @@
+"""`fedhw client`: the agent of this device."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhw.errors import InputError
+from fedhw.system.console import needs, say
+from fedhw_client.commands.agent_options import HomeOption, ReleaseOption
+
+
+def serve(
+    home: HomeOption = None,
+    release: ReleaseOption = None,
+    enroll: Annotated[
+        Path | None,
+        typer.Option(help="Join a fleet with the invitation that its operator gave; once."),
+    ] = None,
+    per_day: Annotated[
+        float | None,
+        typer.Option(
+            "--epsilon-per-day", help="The most that reports may cost a day; 4 by default."
+        ),
+    ] = None,
+    in_all: Annotated[
+        float | None,
+        typer.Option("--epsilon-in-all", help="The most that they may cost in all; 40 by default."),
+    ] = None,
+    least_cohort: Annotated[
+        int | None,
+        typer.Option(min=2, help="Add to sums over that many devices or more; 20 by default."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Listen on loopback TCP, not on the unix socket; 0: a free one."
+        ),
+    ] = None,
+    pad: Annotated[bool, typer.Option("--pad", help="Serve the pad, a page to write on.")] = False,
+    pad_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the pad; a free one by default.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Serve Prometheus metrics on loopback; 0: a free one."),
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(help="Forget corrections that are older, by this clock.")
+    ] = None,
+) -> None:
+    """Run the agent of this device: it recognises, is corrected, and learns."""
+    if pad_port is not None and not pad:
+        raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")
+    with needs("client"):
+        from fedhw_client.agent.agent_process import DEFAULT_COHORT, Settings, run
+        from fedhw_client.store.device_home import Home
+
+    run(
+        Settings(
+            home=Home.default() if home is None else Home(home),
+            release=release,
+            invitation=enroll,
+            epsilon_per_day=per_day,
+            epsilon_in_all=in_all,
+            least_cohort=least_cohort or DEFAULT_COHORT,
+            port=port,
+            pad_port=(pad_port or 0) if pad else None,
+            metrics_port=metrics_port,
+            keep_days=keep_days,
+        ),
+        say,
+    )
