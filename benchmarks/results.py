@@ -82,6 +82,7 @@ TRAIN = "fedhw train-expert --data {data} --out {release-SEED} --seed SEED"
 # being trained, and then the longest, so that nothing long is left at the end.
 SECTIONS = (
     Section("private_improvement", ("python benchmarks/private_improvement.py",)),
+    Section("spoken_digits", ("python benchmarks/spoken_digits.py {spoken}",)),
     Section("adversaries", ("python benchmarks/adversaries.py",)),
     Section("privacy_audit", ("python benchmarks/privacy_audit.py",)),
     Section(
@@ -321,6 +322,7 @@ class Bench:
         places = {
             "data": data,
             "strokes": data.with_name(f"{data.stem}_strokes.npz"),
+            "spoken": data.with_name("spoken_digits.npz"),
             "work": WORK / section.name,
             **self.releases.places,
         }

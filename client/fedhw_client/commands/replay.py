@@ -33,12 +33,12 @@ def replay(
         from fedhw_client.commands.replay_writer import characters_of, replay_writer
         from fedhw_client.store.device_home import Home
 
-    from fedhw.data.npz import load_npz
+    from fedhw.data.sources import load_source
     from fedhw.release.release import Release
 
     place = Home.default() if home is None else Home(home)
     known = Release.load(release or place.release)
-    characters = characters_of(load_npz(replay), writer)
+    characters = characters_of(load_source(str(replay)), writer)
     known.check_fits(characters)
     if not known.travelled and writer in known.trained_on:
         err.print(

@@ -14,7 +14,6 @@ from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich import box
 from rich.table import Table
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from fedhw import __version__
 from fedhw.errors import InputError
+from fedhw.observation import Observations
 from fedhw.research.reports.plots import (
     before_and_after,
     gain_by_samples,
@@ -381,8 +381,15 @@ def _glyphs(experiment: Experiment, some: Sequence[Change]) -> str:
     return '<ul class="glyphs">\n' + "\n".join(items) + "\n</ul>"
 
 
-def _picture(glyph: NDArray[np.uint8]) -> str:
-    """Black ink on no paper, as a data URI, so that a dark page can invert the ink."""
+def _picture(observation: Observations) -> str:
+    """Black ink on no paper, as a data URI, so that a dark page can invert the ink.
+
+    What is no picture of bytes is drawn from its least value to its largest, its last axis across.
+    """
+    ink = observation.reshape(-1, observation.shape[-1])
+    if ink.dtype != np.uint8:
+        above = ink - ink.min().astype(np.float64)
+        ink = (255 * above / (above.max() or 1)).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(np.stack([np.zeros_like(glyph), glyph], -1)).save(file, "PNG")
+    Image.fromarray(np.stack([np.zeros_like(ink), ink], -1)).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

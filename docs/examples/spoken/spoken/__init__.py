@@ -1,0 +1,1 @@
+"""Spoken digits in place of written characters: a plug-in of another world."""
