@@ -134,7 +134,7 @@ def test_a_damaged_file_is_named(folder, content, message):
 
 
 def packed() -> bytes:
-    return gzip.compress(idx(np.zeros((3, 28, 28), np.uint8)))
+    return gzip.compress(idx(np.zeros((3, 28, 28), np.uint8)), mtime=0)
 
 
 @pytest.mark.parametrize(
