@@ -110,7 +110,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
     sys.setswitchinterval(0.0005)
     home, clock = settings.home, SystemClock()
     with home.occupied():
-        enrolment = _enrolment(settings, say)
+        enrolment = _enrolment(settings, say, clock)
         if enrolment is not None and not home.release.is_dir():
             say(f"waiting for the first release from {enrolment.invitation.flower}")
             _await_release(enrolment, home, clock)
@@ -127,7 +127,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
             asyncio.run(_serve(agent, settings, enrolment, observe, say, clock))
 
 
-def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | None:
+def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -> Enrolment | None:
     """How the device belongs to a fleet, None when it does not."""
     home = settings.home
     if settings.release is not None and (settings.invitation or home.enrolment.is_dir()):
@@ -154,7 +154,7 @@ def _enrolment(settings: Settings, say: Callable[[str], object]) -> Enrolment | 
             f"epsilon-per-day: {limits.per_day:g} pays for no report of this fleet, which costs "
             f"{invitation.epsilon:g}; give a higher limit if that is what you want"
         )
-    enrolment = enrol(invitation, home.enrolment)
+    enrolment = enrol(invitation, home.enrolment, clock)
     say(f"enrolled: {invitation.device}")
     return enrolment
 
@@ -178,7 +178,7 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
 def _await_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
     """Stay with the coordinator of a device that has no release until it has got its first."""
     adoption = Adoption(None, home, enrolment.invitation.release_key, clock=clock)
-    node = SuperNode(enrolment, client_app(adoption))
+    node = SuperNode(enrolment, client_app(adoption), clock)
     try:
         adoption.installed.wait()
     finally:
@@ -208,16 +208,17 @@ def _take_part(
     contributor = shadow = None
     try:
         ledger = Ledger.open(home.ledger)
-        reporter = Reporter(agent, enrolment, ledger, usage)
+        reporter = Reporter(agent, enrolment, ledger, usage, clock)
         ending.callback(reporter.close)
-        shadow = Shadow(agent, enrolment, ledger, reporter.send_soon)
+        shadow = Shadow(agent, enrolment, ledger, reporter.send_soon, clock)
         after_agent.callback(shadow.close)
-        contributor = Contributor(agent, enrolment, ledger, settings.least_cohort)
+        contributor = Contributor(agent, enrolment, ledger, settings.least_cohort, clock)
         ending.callback(contributor.close)
     except InputError as error:
         # Without a ledger nothing may be sent; the device goes on all the same.
         log.error("nothing is reported", reason=str(error))
-    ending.callback(SuperNode(enrolment, client_app(adoption, contributor, shadow)).close)
+    app = client_app(adoption, contributor, shadow)
+    ending.callback(SuperNode(enrolment, app, clock).close)
     return usage.observe
 
 

@@ -98,7 +98,7 @@ def replay_writer(
     ge_right = right = 0
     with (
         tempfile.TemporaryDirectory(prefix="fedhw-") as place,
-        running_agent(Path(place), release) as (
+        running_agent(Path(place), release, clock) as (
             device,
             process,
         ),

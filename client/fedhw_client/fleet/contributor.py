@@ -14,10 +14,9 @@ What the person takes back while it lasts ends it, for it may have been learned 
 import math
 import secrets
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -41,11 +40,12 @@ from fedhw.privacy.secure_sum import (
     reveal,
     share,
 )
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.throttle import PROCESSOR_SHARE, step_back
 from fedhw_client.fleet.enrolment import Enrolment
 
-LONGEST = 600.0
+LONGEST_SUM_SECONDS = 600.0
 """Seconds after which a sum that was not ended is forgotten."""
 
 LEARNING_LOCK_TIMEOUT_SECONDS = 3.0
@@ -79,11 +79,19 @@ class Contributor:
     ends the sum.
     """
 
-    def __init__(self, agent: Agent, enrolment: Enrolment, ledger: Ledger, least: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        enrolment: Enrolment,
+        ledger: Ledger,
+        least: int,
+        clock: Clock = SystemClock(),
+    ) -> None:
         self._agent = agent
         self._enrolment = enrolment
         self._ledger = ledger
         self._least = least
+        self._clock = clock
         self._turn = threading.Lock()
         self._sum: _Sum | None = None
         self._is_closed = False
@@ -111,11 +119,11 @@ class Contributor:
                 raise DeclinedError(Reason.UNAVAILABLE, "device: cannot take part; ask another one")
             device, key = self._enrolment.invitation.device, self._enrolment.report_key
             advertised, keys = advertise(terms, device, key, certificate=b"")
-            expiry = threading.Timer(LONGEST, self._expire, [advertised])
-            expiry.daemon = True
-            expiry.start()
-            training = _Training(task, expert, images, labels)
-            self._sum = _Sum(task, advertised, keys, training, expiry, removals)
+            training = _Training(task, expert, images, labels, self._clock)
+            self._sum = _Sum(task, advertised, keys, training, removals)
+            threading.Thread(
+                target=self._expire, args=[self._sum], name="expiry", daemon=True
+            ).start()
             log.info("taking part", sum=sum.hex())
             return keys
 
@@ -134,7 +142,7 @@ class Contributor:
                 if current.shared is None:
                     raise DeclinedError(Reason.STEP, "mask: comes after share; begin a new sum")
                 # Before anything is seen of what the person has written, be it how long it takes.
-                self._ledger.charge_round(sum.hex(), current.task.rho, time.time())
+                self._ledger.charge_round(sum.hex(), current.task.rho, self._clock.wall())
                 vector = current.training.vector(LEARNING_LOCK_TIMEOUT_SECONDS)
                 if vector is None:
                     return None
@@ -173,7 +181,7 @@ class Contributor:
     def _check_budget(self, sum: bytes, task: Task) -> None:
         """Decline now what could not be paid later, for then the others would miss this device."""
         with _declining(Reason.UNAVAILABLE):
-            self._ledger.check_round(task.rho, time.time())
+            self._ledger.check_round(task.rho, self._clock.wall())
             if any(paid.name == sum.hex() for paid in self._ledger.rounds()):
                 raise DeclinedError(Reason.SUM, f"sum: {sum.hex()} was paid for; begin a new one")
 
@@ -190,14 +198,15 @@ class Contributor:
                 self._forget()
                 raise
 
-    def _expire(self, advertised: Advertised) -> None:
-        with self._turn:
-            if self._sum is not None and self._sum.advertised is advertised:
-                self._forget()
+    def _expire(self, current: "_Sum") -> None:
+        if not self._clock.wait(current.ended, LONGEST_SUM_SECONDS):
+            with self._turn:
+                if self._sum is current:
+                    self._forget()
 
     def _forget(self) -> None:
         if self._sum is not None:
-            self._sum.expiry.cancel()
+            self._sum.ended.set()
             self._sum.training.give_up()
             self._sum = None
 
@@ -211,12 +220,14 @@ class _Training(threading.Thread):
         expert: GlobalExpert,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64],
+        clock: Clock,
     ) -> None:
         super().__init__(name="training", daemon=True)
         self._task = task
         self._expert = expert
         self._images = images
         self._labels = labels
+        self._clock = clock
         self._given_up = threading.Event()
         self._breathed = 0.0
         self._vector: NDArray[np.int64] | None = None
@@ -235,6 +246,7 @@ class _Training(threading.Thread):
     def run(self) -> None:
         """Train."""
         step_back()
+        self._breathed = self._clock.processor()
         seed = secrets.randbits(63)
         try:
             update = LocalTraining().update(
@@ -250,10 +262,10 @@ class _Training(threading.Thread):
 
     def _breathe(self) -> None:
         """Leave the processor to others for a while."""
-        worked = time.thread_time() - self._breathed
-        if self._given_up.wait(worked * (1 / PROCESSOR_SHARE - 1)):
+        worked = self._clock.processor() - self._breathed
+        if self._clock.wait(self._given_up, worked * (1 / PROCESSOR_SHARE - 1)):
             raise _GivenUpError
-        self._breathed = time.thread_time()
+        self._breathed = self._clock.processor()
 
 
 class _GivenUpError(Exception):
@@ -268,8 +280,8 @@ class _Sum:
     advertised: Advertised
     keys: Keys
     training: _Training
-    expiry: threading.Timer
     removals: int
+    ended: threading.Event = field(default_factory=threading.Event)
     shared: tuple[Shared, Mapping[str, bytes]] | None = None
     masked: tuple[Masked, bytes] | None = None
 

@@ -4,6 +4,7 @@ The keys are made here and their private halves never leave the home. One signs 
 proves the device to Flower.
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from fedhw.errors import InputError
 from fedhw.invitation import Invitation, proof_of_keys
 from fedhw.system.atomic import replacing, sync_entry
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.private_files import pem, write_private
 from fedhw.v1 import enrolment_pb2 as pb
 from fedhw.v1 import enrolment_pb2_grpc as pb_grpc
@@ -52,14 +54,14 @@ class Enrolment:
         return cls(invitation, report_key, node_key, since)
 
 
-def enrol(invitation: Invitation, directory: Path) -> Enrolment:
+def enrol(invitation: Invitation, directory: Path, clock: Clock = SystemClock()) -> Enrolment:
     """Make keys, show the coordinator their public halves and the token, and keep all of it.
 
     May be repeated after it was cut off: the same keys are shown again. Raises InputError when the
     coordinator does not answer or refuses.
     """
     waiting = directory.with_name(f"{directory.name}.new")
-    enrolment = _prepared(invitation, waiting)
+    enrolment = _prepared(invitation, waiting, clock)
     public_key = enrolment.node_key.public_key()
     node_key = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     request = pb.EnrolRequest(
@@ -88,7 +90,7 @@ def secure_channel(invitation: Invitation) -> grpc.Channel:
     )
 
 
-def _prepared(invitation: Invitation, directory: Path) -> Enrolment:
+def _prepared(invitation: Invitation, directory: Path, clock: Clock) -> Enrolment:
     """Keys for this invitation, those of an attempt before if there was one."""
     kept = replace(invitation, token="")
     if directory.exists():
@@ -101,6 +103,7 @@ def _prepared(invitation: Invitation, directory: Path) -> Enrolment:
     with replacing(directory, durable=True) as unfinished:
         unfinished.mkdir(mode=0o700)
         write_private(unfinished / INVITATION, kept.to_json().encode())
+        os.utime(unfinished / INVITATION, (clock.wall(), clock.wall()))
         write_private(unfinished / REPORT_KEY, pem(Ed25519PrivateKey.generate()))
         write_private(unfinished / NODE_KEY, pem(ec.generate_private_key(ec.SECP384R1())))
     return Enrolment.load(directory)

@@ -8,7 +8,6 @@ until it has arrived, and with all else that the ledger has paid for:
 """
 
 import threading
-import time
 
 import grpc
 import structlog
@@ -18,6 +17,7 @@ from fedhw.privacy.budget import BudgetSpentError
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import SIGNED, Report, make_report
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_client.agent.agent import Agent
@@ -28,7 +28,7 @@ from fedhw_client.fleet.enrolment import Enrolment, secure_channel
 SEND_TIMEOUT_SECONDS = 10.0
 """Seconds that the coordinator has to answer."""
 
-LONGEST_PAUSE = 30.0
+LONGEST_PAUSE_SECONDS = 30.0
 """Seconds between two tries at most."""
 
 STOP_GRACE_SECONDS = 3.0
@@ -52,7 +52,12 @@ class Reporter:
     """Makes and sends the reports of one device, in a thread of its own."""
 
     def __init__(
-        self, agent: Agent, enrolment: Enrolment, ledger: Ledger, usage: LatencyCounts
+        self,
+        agent: Agent,
+        enrolment: Enrolment,
+        ledger: Ledger,
+        usage: LatencyCounts,
+        clock: Clock = SystemClock(),
     ) -> None:
         invitation = enrolment.invitation
         self._agent = agent
@@ -61,9 +66,10 @@ class Reporter:
         self._since = enrolment.since
         self._ledger = ledger
         self._usage = usage
+        self._clock = clock
         self._mechanism = GaussianMechanism(invitation.epsilon, invitation.delta)
         self._is_revoked = False
-        self._backoff = Backoff(LONGEST_PAUSE)
+        self._backoff = Backoff(LONGEST_PAUSE_SECONDS)
         self._stopping = threading.Event()
         self._due = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -85,7 +91,7 @@ class Reporter:
         delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
         delay *= SPREAD * self._invitation.window
         while not self._stopping.is_set():
-            window = int((time.time() - delay) // self._invitation.window) - 1
+            window = int((self._clock.wall() - delay) // self._invitation.window) - 1
             try:
                 if window != done and self._is_to_tell(window):
                     self._pay(window)
@@ -99,12 +105,12 @@ class Reporter:
                 log.warning("not reported yet", error=type(error).__name__)
                 is_done = False
             next_end = (window + 2) * self._invitation.window + delay
-            pause = max(next_end - time.time(), 0.1)
+            pause = max(next_end - self._clock.wall(), 0.1)
             if is_done:
                 self._backoff.reset()
             else:
                 pause = min(pause, self._backoff.next())
-            self._due.wait(pause)
+            self._clock.wait(self._due, pause)
             self._due.clear()
 
     def _is_to_tell(self, window: int) -> bool:
@@ -114,7 +120,8 @@ class Reporter:
 
     def _pay(self, window: int) -> None:
         try:
-            self._ledger.charge(window, self._mechanism, time.time(), lambda: self._message(window))
+            now = self._clock.wall()
+            self._ledger.charge(window, self._mechanism, now, lambda: self._message(window))
         except BudgetSpentError:
             log.info("not reported", window=window, reason="the budget is spent")
 
@@ -145,7 +152,7 @@ class Reporter:
             log.warning("refused", about=about, reason=str(error.details()))
             self._ledger.mark_refused(about, str(error.details()))
         else:
-            self._ledger.mark_sent(about, time.time())
+            self._ledger.mark_sent(about, self._clock.wall())
 
 
 def signed(report: Report, key: Ed25519PrivateKey) -> bytes:

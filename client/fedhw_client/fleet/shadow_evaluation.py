@@ -9,7 +9,6 @@ says the same.
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
@@ -26,12 +25,13 @@ from fedhw.release.manifest import Manifest
 from fedhw.release.offer import verify_files
 from fedhw.release.release import Release, open_files
 from fedhw.release.signing import verify_candidate
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.throttle import step_back
 from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_client.fleet.reporter import signed
 
-RETRY = 60.0
+RETRY_SECONDS = 60.0
 """Seconds after which a candidate that could not be evaluated is tried again."""
 
 log = structlog.get_logger()
@@ -61,12 +61,14 @@ class Shadow:
         enrolment: Enrolment,
         ledger: Ledger,
         send_soon: Callable[[], object],
+        clock: Clock = SystemClock(),
     ) -> None:
         self._agent = agent
         self._invitation = enrolment.invitation
         self._key = enrolment.report_key
         self._ledger = ledger
         self._send_soon = send_soon
+        self._clock = clock
         self._mechanism = GaussianMechanism(self._invitation.epsilon, self._invitation.delta)
         self._considering = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -102,9 +104,9 @@ class Shadow:
             return ShadowState.TOLD
         if evaluating:
             return ShadowState.EVALUATING  # another one; then comes this
-        self._ledger.check_report(self._mechanism, time.time())
+        self._ledger.check_report(self._mechanism, self._clock.wall())
         failed, at = self._failed
-        if failed == candidate.digest and time.monotonic() - at < RETRY:
+        if failed == candidate.digest and self._clock.monotonic() - at < RETRY_SECONDS:
             return ShadowState.REFUSED
         if not files:
             return ShadowState.WANTED
@@ -121,14 +123,14 @@ class Shadow:
         step_back()
         candidate = release.manifest
         try:
-            evaluation, now = self._evaluated(release), time.time()
+            evaluation, now = self._evaluated(release), self._clock.wall()
             message = partial(self._message, candidate.name, evaluation, now)
             self._ledger.charge(candidate.name, self._mechanism, now, message)
             self._send_soon()
             log.info("evaluated", candidate=candidate.name)
         except Exception as error:  # whatever it is, it would be the same a second later
             log.warning("not evaluated", candidate=candidate.name, error=type(error).__name__)
-            self._failed = (candidate.digest, time.monotonic())
+            self._failed = (candidate.digest, self._clock.monotonic())
         finally:
             self._is_evaluating = False
 

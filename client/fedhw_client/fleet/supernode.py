@@ -11,7 +11,6 @@ type leaves the device.
 """
 
 import threading
-import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,10 +58,11 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from fedhw.release import offer
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.fleet.backoff import Backoff
 from fedhw_client.fleet.enrolment import Enrolment
 
-HEARTBEAT = 15.0
+HEARTBEAT_SECONDS = 15.0
 """Seconds in which the SuperLink hears of the node; after twice that it counts as offline."""
 
 BUSY, IDLE = 0.2, 10.0
@@ -71,7 +71,7 @@ BUSY, IDLE = 0.2, 10.0
 MAX_MESSAGE_BYTES = offer.MAX_RELEASE_BYTES + 2**20
 """Bytes of a message; more is not taken."""
 
-LONGEST_PAUSE = 20.0
+LONGEST_PAUSE_SECONDS = 20.0
 """Seconds between two tries to connect at most."""
 
 STOP_GRACE_SECONDS = 3.0
@@ -86,11 +86,12 @@ class SuperNode:
     It connects again, with growing pauses, for as long as it is open.
     """
 
-    def __init__(self, enrolment: Enrolment, app: ClientApp) -> None:
+    def __init__(self, enrolment: Enrolment, app: ClientApp, clock: Clock = SystemClock()) -> None:
         self.is_online = False
         self._enrolment = enrolment
         self._app = app
-        self._clock = _Clock()
+        self._clock = clock
+        self._coordinator_time = _CoordinatorTime(clock)
         self._node: Node | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supernode", daemon=True)
@@ -102,32 +103,32 @@ class SuperNode:
         self._thread.join(STOP_GRACE_SECONDS)
 
     def _run(self) -> None:
-        backoff = Backoff(LONGEST_PAUSE)
+        backoff = Backoff(LONGEST_PAUSE_SECONDS)
         while not self._stopping.is_set():
             try:
-                with _connected(self._enrolment, self._clock, self._node) as link:
+                with _connected(self._enrolment, self._coordinator_time, self._node) as link:
                     self._node = link.node
                     self.is_online = True
                     log.info("connected to the coordinator")
                     self._serve(link, backoff)
             except httpx.HTTPStatusError as error:
-                self._clock.set_by(error.response)
+                self._coordinator_time.set_by(error.response)
                 log.warning("not let in", status=error.response.status_code)
             except Exception as error:  # whatever Flower raises, the device goes on
                 log.warning("no coordinator", error=type(error).__name__)
             self.is_online = False
-            self._stopping.wait(backoff.next())
+            self._clock.wait(self._stopping, backoff.next())
 
     def _serve(self, link: "_Link", backoff: Backoff) -> None:
-        beaten, pause = time.monotonic(), BUSY
+        beaten, pause = self._clock.monotonic(), BUSY
         while not self._stopping.is_set():
-            now = time.monotonic()
-            if now - beaten > HEARTBEAT / 2:
+            now = self._clock.monotonic()
+            if now - beaten > HEARTBEAT_SECONDS / 2:
                 link.beat()
                 beaten = now
             pause = BUSY if self._answer_one(link) else min(2 * pause, IDLE)
             backoff.reset()  # only now something has worked
-            self._stopping.wait(pause)
+            self._clock.wait(self._stopping, pause)
 
     def _answer_one(self, link: "_Link") -> bool:
         received = link.receive()
@@ -152,36 +153,37 @@ class SuperNode:
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
-class _Clock:
+class _CoordinatorTime:
     """The coordinator's time, as far as it has had to tell.
 
     Flower lets nobody in whose signature is dated more than five seconds ahead of its own clock,
     and a device's clock may be wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._ahead = timedelta()
 
     def now(self) -> datetime:
         """The time to sign."""
-        return datetime.now(UTC) + self._ahead
+        return datetime.fromtimestamp(self._clock.wall(), UTC) + self._ahead
 
     def set_by(self, response: httpx.Response) -> None:
         """Take the time of an answer, to the second (RFC 9110, 6.6.1)."""
         with suppress(KeyError, TypeError, ValueError):
             told = parsedate_to_datetime(response.headers["date"])
-            self._ahead = told - datetime.now(UTC)
+            self._ahead = told - datetime.fromtimestamp(self._clock.wall(), UTC)
 
 
 class _Proof:
     """Shows Flower the node's key and signs the time with it, as `NodeAuthHttpInterceptor` does."""
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, clock: _Clock) -> None:
+    def __init__(self, key: ec.EllipticCurvePrivateKey, time: _CoordinatorTime) -> None:
         self._key = key
-        self._clock = clock
+        self._time = time
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        time = self._clock.now().isoformat()
+        time = self._time.now().isoformat()
         signature = sign_message(self._key, time.encode("ascii"))
         headers = {
             FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(self._key.public_key())),
@@ -202,7 +204,7 @@ class _Link:
 
     def beat(self) -> None:
         response = self._client.SendNodeHeartbeat(
-            SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
+            SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_SECONDS)
         )
         if not response.success:
             raise ConnectionError("the SuperLink does not know this node")
@@ -268,7 +270,9 @@ class _Link:
 
 
 @contextmanager
-def _connected(enrolment: Enrolment, clock: _Clock, before: Node | None) -> Iterator[_Link]:
+def _connected(
+    enrolment: Enrolment, time: _CoordinatorTime, before: Node | None
+) -> Iterator[_Link]:
     key = enrolment.node_key
     with FleetHttpClient.from_server_address(
         enrolment.invitation.flower,
@@ -276,7 +280,7 @@ def _connected(enrolment: Enrolment, clock: _Clock, before: Node | None) -> Iter
         enrolment.invitation.certificate_authority.encode(),
         interceptors=[
             RuntimeVersionHttpInterceptor("SuperNode"),
-            _Proof(key, clock),
+            _Proof(key, time),
         ],
     ) as client:
         link = _rejoined(client, before) or _joined(client, enrolment)
@@ -291,7 +295,7 @@ def _joined(client: FleetHttpClient, enrolment: Enrolment) -> _Link:
     activated = client.ActivateNode(
         ActivateNodeRequest(
             public_key=public_key_to_bytes(enrolment.node_key.public_key()),
-            heartbeat_interval=HEARTBEAT,
+            heartbeat_interval=HEARTBEAT_SECONDS,
         )
     )
     return _Link(client, Node(node_id=activated.node_id))

@@ -20,7 +20,7 @@ from fedhw.research.commands.simulation_options import (
     SeedOption,
     check_figures,
 )
-from fedhw.system.clock import SystemClock
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.console import err, needs, out, say, write_json
 
 if TYPE_CHECKING:
@@ -108,16 +108,17 @@ def _writers(
     return known.directory, {name: characters_of(source, name) for name in drawn}
 
 
-def _run(place: Path, plan: "Plan", seconds: float | None) -> "tuple[Look, list[str]]":
+def _run(
+    place: Path, plan: "Plan", seconds: float | None, clock: Clock = SystemClock()
+) -> "tuple[Look, list[str]]":
     """Run a fleet to its end; returns the last look at it, and what has failed."""
     from fedhw.research.local_fleet.fleet_view import FleetView
     from fedhw.research.local_fleet.local_fleet import LocalFleet
 
     say(f"starting it in {place}")
     with _on_signals(signal.default_int_handler):
-        fleet = LocalFleet(place, plan)
+        fleet = LocalFleet(place, plan, clock)
     stopping = threading.Event()
-    clock = SystemClock()
     end = math.inf if seconds is None else clock.monotonic() + seconds
     with _on_signals(lambda number, frame: stopping.set()), FleetView(plan.window) as view:
         try:

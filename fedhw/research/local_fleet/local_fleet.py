@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.statistics import STATISTICS
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.private_files import write_private
 from fedhw_client.connection import AgentMissingError, connect
 from fedhw_client.fleet.reporter import SPREAD
@@ -158,14 +158,15 @@ class LocalFleet:
     Raises InputError for a home whose path is too long, and when the coordinator does not start.
     """
 
-    def __init__(self, home: Path, plan: Plan) -> None:
+    def __init__(self, home: Path, plan: Plan, clock: Clock = SystemClock()) -> None:
         self._plan = plan
+        self._clock = clock
         self._logs = home / "logs"
         self._stop = threading.Event()
         self._open = ExitStack()
         self._windows: dict[int, WindowLook] = {}
         self._devices = [
-            _Device(f"device-{n}", writer, characters, home / "devices" / f"device-{n}")
+            _Device(f"device-{n}", writer, characters, home / "devices" / f"device-{n}", clock)
             for n, (writer, characters) in enumerate(plan.writers.items(), 1)
         ]
         self._logs.mkdir(parents=True)
@@ -179,7 +180,7 @@ class LocalFleet:
         )
         try:
             self._await_coordinator()
-            self._fleet = Fleet(self._home.database)
+            self._fleet = Fleet(self._home.database, clock)
             self._open.callback(self._fleet.close)
             self._release = self._home.registry.publish(plan.release)
             for device in self._devices:
@@ -221,23 +222,24 @@ class LocalFleet:
         last = max((device.written[-1].at for device in left if device.written), default=0.0)
         window = int(last // self._plan.window)
         due = (window + 1 + SPREAD) * self._plan.window + LATE
-        return dict(self._fleet.reports.windows()).get(window, 0) >= len(left) or time.time() > due
+        reported = dict(self._fleet.reports.windows()).get(window, 0)
+        return reported >= len(left) or self._clock.wall() > due
 
     def is_written(self) -> bool:
         """Whether no device has anything left to write."""
         return all(device.is_written or device.failure for device in self._devices)
 
     def _await_coordinator(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        deadline = self._clock.monotonic() + START_TIMEOUT_SECONDS
         while "\nmetrics: " not in self._coordinator.said:
             if self._coordinator.ending is not None:
                 raise InputError(self._coordinator.ending)
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise InputError(
                     f"coordinator: it has not started in {START_TIMEOUT_SECONDS:.0f} s; "
                     "give the machine less to do"
                 )
-            time.sleep(0.05)
+            self._clock.sleep(0.05)
 
     def _start(self, device: "_Device") -> None:
         invitation = self._logs / f"{device.name}.enroll"
@@ -277,8 +279,11 @@ class _Written(NamedTuple):
 class _Device:
     """An agent, and the thread in which its writer writes."""
 
-    def __init__(self, name: str, writer: str, characters: WriterSet, home: Path) -> None:
+    def __init__(
+        self, name: str, writer: str, characters: WriterSet, home: Path, clock: Clock
+    ) -> None:
         self.name = name
+        self._clock = clock
         self.written: list[_Written] = []
         self.is_written = False
         self._writer = writer
@@ -324,7 +329,7 @@ class _Device:
             name=self.name,
             writer=self._writer,
             state=member.state,
-            is_online=member.is_online(time.time()),
+            is_online=member.is_online(self._clock.wall()),
             running=member.running or "",
             written=len(written),
             to_write=len(self._characters),
@@ -340,36 +345,36 @@ class _Device:
         try:
             ledger = Ledger.open(self._home.ledger)
             sent = sum(charge.sent_at is not None for charge in ledger.history())
-            return sent, ledger.spent(time.time()).in_all
+            return sent, ledger.spent(self._clock.wall()).in_all
         except InputError:  # it is just being made
             return 0, 0.0
 
     def _write(self, rate: float, stop: threading.Event) -> None:
         try:
             with connect(self._home.directory) as agent:
-                while not stop.wait(0.1):
+                while not self._clock.wait(stop, 0.1):
                     try:
                         agent.status()
                         break
                     except AgentMissingError:
                         if self.failure is not None:
                             return
-                began = time.monotonic()
+                began = self._clock.monotonic()
                 for number, (glyph, label) in enumerate(
                     zip(self._characters.observations, self._characters.labels, strict=True)
                 ):
                     due = began + number / rate if rate else 0.0
-                    if stop.wait(max(0.0, due - time.monotonic())):
+                    if self._clock.wait(stop, max(0.0, due - self._clock.monotonic())):
                         return
                     truth = self._characters.classes[label]
                     answer = agent.recognize(glyph)
                     agent.learn(glyph, truth)
-                    ge_right = answer.global_expert.label == truth
-                    self.written.append(_Written(time.time(), ge_right, answer.label == truth))
+                    ge_right, right = answer.global_expert.label == truth, answer.label == truth
+                    self.written.append(_Written(self._clock.wall(), ge_right, right))
                 self.is_written = True
         except (InputError, AgentMissingError) as error:
             # An agent that is gone is known as ended in a moment, and why says more than this.
-            if not stop.wait(1.0):
+            if not self._clock.wait(stop, 1.0):
                 self._refusal = str(error)
 
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedhw.system.atomic import replacing
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.private_files import pem, write_private
 
 AUTHORITY_YEARS = 20
@@ -20,25 +21,26 @@ RENEWAL = timedelta(days=30)
 """How long before its end a certificate is replaced."""
 
 
-def make_certificates(directory: Path, hosts: list[str]) -> None:
+def make_certificates(directory: Path, hosts: list[str], clock: Clock = SystemClock()) -> None:
     """Make what is missing or about to end: ca.crt, ca.key, server.crt, server.key.
 
     `hosts` are the names and IP addresses by which devices reach the server; a server
     certificate that lacks one of them is made anew, the authority never is.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    now = datetime.fromtimestamp(clock.wall(), UTC)
     if not (directory / "ca.key").exists():
-        _make_authority(directory)
-    if not _is_good(directory, hosts):
-        _make_server(directory, hosts)
+        _make_authority(directory, now)
+    if not _is_good(directory, hosts, now):
+        _make_server(directory, hosts, now)
 
 
-def _make_authority(directory: Path) -> None:
+def _make_authority(directory: Path, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedhw coordinator")])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     certificate = (
-        _from_now(timedelta(days=365 * AUTHORITY_YEARS))
+        _valid(now, timedelta(days=365 * AUTHORITY_YEARS))
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
@@ -52,13 +54,13 @@ def _make_authority(directory: Path) -> None:
     _write(directory / "ca.key", pem(key))
 
 
-def _make_server(directory: Path, hosts: list[str]) -> None:
+def _make_server(directory: Path, hosts: list[str], now: datetime) -> None:
     authority = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
     signer = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _from_now(timedelta(days=SERVER_DAYS))
+        _valid(now, timedelta(days=SERVER_DAYS))
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
         .issuer_name(authority.subject)
         .public_key(key.public_key())
@@ -75,7 +77,7 @@ def _make_server(directory: Path, hosts: list[str]) -> None:
     _write(directory / "server.crt", certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _is_good(directory: Path, hosts: list[str]) -> bool:
+def _is_good(directory: Path, hosts: list[str], now: datetime) -> bool:
     try:
         key = serialization.load_pem_private_key((directory / "server.key").read_bytes(), None)
         certificate = x509.load_pem_x509_certificate((directory / "server.crt").read_bytes())
@@ -85,11 +87,10 @@ def _is_good(directory: Path, hosts: list[str]) -> bool:
         return False
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     ends = certificate.not_valid_after_utc
-    return ends - datetime.now(UTC) > RENEWAL and all(_name(host) in names for host in hosts)
+    return ends - now > RENEWAL and all(_name(host) in names for host in hosts)
 
 
-def _from_now(duration: timedelta) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+def _valid(now: datetime, duration: timedelta) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .serial_number(x509.random_serial_number())

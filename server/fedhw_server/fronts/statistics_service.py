@@ -7,7 +7,6 @@ A call costs its checks; the disk is asked once for all the reports that came wh
 import asyncio
 import gc
 import hashlib
-import time
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -21,12 +20,13 @@ from google.protobuf.message import DecodeError
 from fedhw.errors import InputError
 from fedhw.privacy.statistics import SHADOW, SIGNED, Report, check_report
 from fedhw.release.registry import Registry
+from fedhw.system.clock import Clock
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.reports import Accepted
 
-BURST, PER_SECOND = 20.0, 1.0
+BURST_REPORTS, REPORTS_PER_SECOND = 20.0, 1.0
 """Reports that a device may send at once, and how fast it may go on."""
 
 REASONS = (
@@ -40,10 +40,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 log = structlog.get_logger()
 
 
-YOUNG = 20_000
+YOUNG_OBJECTS = 20_000
 """Objects that are made before the collector looks at them; Python's own 700 are a few calls."""
 
-GATHERING = 0.02
+GATHERING_SECONDS = 0.02
 """Seconds in which reports gather, so that the disk is asked for many of them at once."""
 
 
@@ -76,9 +76,10 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         self._classes: dict[str, int] = {}
         self._watcher = watcher
         # A connection of its own: who is asked while reports are written must not wait.
-        self._reading = Fleet(fleet.path)
+        self._reading = Fleet(fleet.path, fleet.clock)
         self._attempts = self._reading.attempts
-        self._rate = _Rate()
+        self._clock = fleet.clock
+        self._rate = _Rate(fleet.clock)
         self._waiting: list[tuple[Accepted, asyncio.Future[bool]]] = []
         self._arrived = asyncio.Event()
 
@@ -86,7 +87,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         self, request: pb.SendReportRequest, context: Context
     ) -> pb.SendReportResponse:
         """Count a report, or say in one sentence why not."""
-        began = time.perf_counter()
+        began = self._clock.monotonic()
         try:
             counted = asyncio.get_running_loop().create_future()
             self._waiting.append((self._checked(request), counted))
@@ -100,7 +101,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         except RefusedError as error:
             self._watcher.refused(error.reason)
             await context.abort(error.code, str(error))
-        self._watcher.accepted(time.perf_counter() - began)
+        self._watcher.accepted(self._clock.monotonic() - began)
         return pb.SendReportResponse()
 
     async def count_forever(self) -> None:
@@ -109,19 +110,19 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         # through both again and again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(YOUNG)
+        gc.set_threshold(YOUNG_OBJECTS)
         pruned = 0.0
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(GATHERING)
+            await asyncio.sleep(GATHERING_SECONDS)
             self._arrived.clear()
             batch, self._waiting = self._waiting, []
             try:
                 accepted = [report for report, _ in batch]
                 agree = await asyncio.to_thread(self._fleet.reports.count, accepted)
-                if time.monotonic() - pruned > self._policy.window:
-                    await asyncio.to_thread(self._fleet.reports.prune, time.time())
-                    pruned = time.monotonic()
+                if self._clock.monotonic() - pruned > self._policy.window:
+                    await asyncio.to_thread(self._fleet.reports.prune, self._clock.wall())
+                    pruned = self._clock.monotonic()
             except Exception as error:  # whatever the disk does, the service goes on
                 log.error("reports not counted", error=type(error).__name__, reports=len(batch))
                 for _, counted in batch:
@@ -143,7 +144,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                 f"epsilon, delta: ({message.epsilon:g}, {message.delta:g}) are not the fleet's "
                 f"({policy.epsilon:g}, {policy.delta:g}); enrol again",
             )
-        now = time.time()
+        now = self._clock.wall()
         # Of a candidate a device reports in the middle of a window; the one before is over.
         window = message.window - (message.schema == SHADOW.schema)
         if not policy.is_over(window, now):
@@ -227,14 +228,15 @@ class StatisticsService(pb_grpc.StatisticsServicer):
 class _Rate:
     """How fast each device has reported of late: a bucket that fills with time, and is emptied."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, device: str) -> bool:
         """Whether a device may send one more report now."""
-        now = time.monotonic()
-        filled, left = self._buckets.get(device, (now, BURST))
-        left = min(BURST, left + (now - filled) * PER_SECOND)
+        now = self._clock.monotonic()
+        filled, left = self._buckets.get(device, (now, BURST_REPORTS))
+        left = min(BURST_REPORTS, left + (now - filled) * REPORTS_PER_SECOND)
         self._buckets[device] = (now, left - (left >= 1))
         return left >= 1
 

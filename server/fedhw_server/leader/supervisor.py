@@ -5,23 +5,24 @@ import ctypes
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-SHORTEST, LONGEST = 0.5, 30.0
+from fedhw.system.clock import Clock, SystemClock
+
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Seconds between an end and the next start: doubled each time, up to the longest."""
 
-STEADY = 60.0
+STEADY_SECONDS = 60.0
 """Seconds after which a part that has run counts as healthy again."""
 
 STOP_GRACE_SECONDS = 5.0
 """Seconds that a part has to end by itself."""
 
-LARGEST_LOG = 16 * 2**20
+LARGEST_LOG_BYTES = 16 * 2**20
 """Bytes of a part's log, after which it is begun anew: strangers make Flower write lines, too."""
 
 LOG_CHECK_SECONDS = 60.0
@@ -40,9 +41,15 @@ class Part:
     """One child process; `name` says which in logs and metrics, `output` is where it writes."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], output: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: Path,
+        clock: Clock = SystemClock(),
     ) -> None:
         self.name = name
+        self._clock = clock
         self.starts = 0
         self._command = command
         self._environment = {**environment, PARENT: str(os.getpid())}
@@ -61,18 +68,18 @@ class Part:
 
     async def keep(self) -> None:
         """Run it, again and again, until cancelled; then it is ended."""
-        pause = SHORTEST
+        pause = SHORTEST_PAUSE_SECONDS
         try:
             while True:
-                began = time.monotonic()
+                began = self._clock.monotonic()
                 try:
                     await self._run()
                 except OSError as error:
                     log.error("not started", part=self.name, reason=error.strerror)
-                if time.monotonic() - began > STEADY:
-                    pause = SHORTEST
+                if self._clock.monotonic() - began > STEADY_SECONDS:
+                    pause = SHORTEST_PAUSE_SECONDS
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST)
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         finally:
             await self._end()
 
@@ -92,7 +99,7 @@ class Part:
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         while True:
-            if self._output.stat().st_size > LARGEST_LOG:
+            if self._output.stat().st_size > LARGEST_LOG_BYTES:
                 os.truncate(self._output, 0)  # it is appended to, so the part goes on at its start
             with suppress(TimeoutError):
                 return await asyncio.wait_for(process.wait(), LOG_CHECK_SECONDS)

@@ -16,6 +16,7 @@ from fedhw.invitation import Invitation
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
 from fedhw.release.release import Release
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.fleet.contributor import Contributor
@@ -61,14 +62,15 @@ def device(
     corrections: Sequence[Correction],
     least: int = 2,
     limits: Limits = ENOUGH,
+    clock: Clock = SystemClock(),
 ) -> Iterator[Device]:
     """A device for as long as a `with` block lasts; its home is new, or one that was left."""
     home.mkdir(exist_ok=True)
     place = home / "ledger.db"
     ledger = Ledger.open(place) if place.exists() else Ledger.create(place, limits)
-    agent = Agent(of_fleet(release), Store(home / "device.db"))
+    agent = Agent(of_fleet(release), Store(home / "device.db"), clock=clock)
     agent.learn(corrections)
-    contributor = Contributor(agent, enrolment, ledger, least)
+    contributor = Contributor(agent, enrolment, ledger, least, clock)
     try:
         yield Device(enrolment.invitation.device, agent, ledger, enrolment, contributor)
     finally:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fedhw.invitation import Invitation
 from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.clock import Clock, SystemClock
 from fedhw.v1 import enrolment_pb2, statistics_pb2
 from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_server.fronts.certificates import make_certificates
@@ -39,11 +40,13 @@ class Services:
     nothing is dealt with. `received` are the reports that have arrived, byte for byte.
     """
 
-    def __init__(self, directory: Path, release: Path, **policy: float) -> None:
+    def __init__(
+        self, directory: Path, release: Path, clock: Clock = SystemClock(), **policy: float
+    ) -> None:
         directory.mkdir()
         self.certificates = directory / "tls"
         make_certificates(self.certificates, ["127.0.0.1"])
-        self.fleet = Fleet(directory / "fleet.db")
+        self.fleet = Fleet(directory / "fleet.db", clock)
         self.fleet.settings.agree(**policy)
         self.registry = Registry(directory / "releases", ReleaseKey.create(directory / "key"))
         self.release = self.registry.publish(release)

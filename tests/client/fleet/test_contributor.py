@@ -16,8 +16,8 @@ from fedhw.privacy.budget import BudgetSpentError, Limits
 from fedhw.privacy.secure_sum import unmask
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
-from fedhw_client.fleet import contributor
-from fedhw_client.fleet.contributor import DeclinedError, Reason
+from fedhw.system.clock import SettableClock
+from fedhw_client.fleet.contributor import LONGEST_SUM_SECONDS, DeclinedError, Reason
 from fedhw_client.store.corrections import Selection
 from tests.client.fleet.contributing import Device, device, enrolled, task, written
 from tests.waiting import until
@@ -232,11 +232,16 @@ def test_another_sum_takes_the_place_of_the_one_before(anna, devices, key, relea
     assert [paid.name for paid in anna.ledger.rounds()] == [TWO.hex()]
 
 
-def test_a_sum_that_is_not_ended_is_forgotten(anna, release, monkeypatch):
-    monkeypatch.setattr(contributor, "LONGEST", 0.05)
-    anna.contributor.advertise(ONE, task(release))
-    until(lambda: anna.contributor._sum is None)
-    assert "training" not in {thread.name for thread in threading.enumerate()}
+def test_a_sum_that_is_not_ended_is_forgotten(tmp_path, release, key, unseen_writers):
+    enrolment, corrections = enrolled("anna", key.public), written(unseen_writers, 0, 40)
+    clock = SettableClock()
+    with device(tmp_path / "anna", release, enrolment, corrections, clock=clock) as anna:
+        keys = anna.contributor.advertise(ONE, task(release))
+        clock.advance(LONGEST_SUM_SECONDS - 1)
+        assert anna.contributor.advertise(ONE, task(release)) == keys
+        clock.advance(1)
+        until(lambda: not {"expiry", "training"} & {each.name for each in threading.enumerate()})
+        assert declined(lambda: anna.contributor.share(ONE, [])) is Reason.SUM
 
 
 def test_what_is_taken_back_ends_the_sum(anna, devices, key, release):

@@ -1,10 +1,9 @@
-"""Reports on their way: a real agent, a real ledger, the real service over TLS, short windows."""
+"""Reports on their way: a real agent, a real ledger, the real service over TLS, a set clock."""
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,38 +11,58 @@ from fedhw.data.writers import WriterSet
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Charge, Ledger
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
-from fedhw.privacy.statistics import STATISTICS, Tally, layout, make_report
+from fedhw.privacy.statistics import SIGNED, STATISTICS, Tally, layout, make_report
 from fedhw.release.release import Release
+from fedhw.system.clock import SettableClock
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.latency_counts import LatencyCounts
-from fedhw_client.fleet import reporter as module
 from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel
 from fedhw_client.fleet.reporter import Reporter, signed
 from fedhw_client.store.corrections import Store
 from tests.client.fleet.coordinators import Services
 from tests.waiting import until
 
-WINDOW = 1
+WINDOW = 3600
 """Seconds."""
+
+NOW = 500_000.5 * WINDOW
+"""The middle of a window."""
 
 EPSILON = 1000.0
 """So little noise that it can be seen what was sent."""
 
 
+class WatchedClock(SettableClock):
+    """A clock that knows how often somebody began to wait."""
+
+    waits = 0
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        self.waits += 1
+        return super().wait(event, seconds)
+
+
 @pytest.fixture
-def services(tmp_path: Path, release_directory: Path) -> Iterator[Services]:
+def clock() -> WatchedClock:
+    """The time of the device and of its coordinator."""
+    return WatchedClock(NOW)
+
+
+@pytest.fixture
+def services(tmp_path: Path, release_directory: Path, clock: WatchedClock) -> Iterator[Services]:
     policy = {"window": WINDOW, "epsilon": EPSILON, "minimum_cohort": 2}
-    with closing(Services(tmp_path / "coordinator", release_directory, **policy)) as services:
+    coordinator = Services(tmp_path / "coordinator", release_directory, clock, **policy)
+    with closing(coordinator) as services:
         services.start()
         yield services
 
 
 @pytest.fixture
-def enrolment(services: Services, tmp_path: Path) -> Enrolment:
-    return enrol(services.invitation("anna"), tmp_path / "enrolment")
+def enrolment(services: Services, tmp_path: Path, clock: WatchedClock) -> Enrolment:
+    return enrol(services.invitation("anna"), tmp_path / "enrolment", clock)
 
 
 @pytest.fixture
@@ -52,10 +71,10 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture
-def agent(services: Services, tmp_path: Path) -> Iterator[Agent]:
+def agent(services: Services, tmp_path: Path, clock: WatchedClock) -> Iterator[Agent]:
     """One that runs what the coordinator has published."""
     published = Release.load(tmp_path / "coordinator" / "releases" / services.release.name)
-    with closing(Agent(published, Store(tmp_path / "device.db"))) as agent:
+    with closing(Agent(published, Store(tmp_path / "device.db"), clock=clock)) as agent:
         yield agent
 
 
@@ -63,17 +82,34 @@ Report = Callable[[], Reporter]
 
 
 @pytest.fixture
-def report(agent: Agent, enrolment: Enrolment, ledger: Ledger) -> Iterator[Report]:
+def report(
+    agent: Agent, enrolment: Enrolment, ledger: Ledger, clock: WatchedClock
+) -> Iterator[Report]:
     """Starts a reporter; all of them are closed after the test."""
     started = []
 
     def start() -> Reporter:
-        started.append(Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW)))
+        usage = LatencyCounts(WINDOW, clock)
+        started.append(Reporter(agent, enrolment, ledger, usage, clock))
         return started[-1]
 
     yield start
     for one in started:
         one.close()
+
+
+def end_windows(clock: WatchedClock, count: int = 1) -> None:
+    """Let windows end, and the reporter do at the end of each what it has to."""
+    until(lambda: clock.waits)  # it has begun
+    for _ in range(count):
+        waits = clock.waits
+        clock.advance(WINDOW)
+        until(lambda before=waits: clock.waits > before)
+
+
+def meanwhile(clock: WatchedClock, condition: Callable[[], object]) -> None:
+    """Let seconds pass until a condition holds."""
+    until(lambda: condition() or clock.advance(1.0))
 
 
 def arrived(ledger: Ledger) -> list[Charge]:
@@ -89,17 +125,17 @@ def figure(charge: Charge, name: str) -> float:
 
 
 def test_each_window_is_reported_once_an_idle_one_too(
-    services, report, agent, ledger, unseen_writers: WriterSet
+    services, report, agent, ledger, clock, unseen_writers: WriterSet
 ):
     label = unseen_writers.classes[unseen_writers.labels[0]]
     report()
-    until(lambda: len(arrived(ledger)) >= 2)
+    end_windows(clock, 3)
     agent.learn([Correction(unseen_writers.observations[0], label)] * 30)
     at = agent.recent(1)[0].at
-    until(lambda: arrived(ledger)[-1].about > at // WINDOW)
+    end_windows(clock, 2)
     charges = arrived(ledger)
     windows = [charge.about for charge in charges]
-    assert windows == sorted(set(windows))
+    assert windows == list(range(int(NOW // WINDOW) + 1, int(NOW // WINDOW) + 5))
     assert services.received == [charge.message for charge in charges]
     assert dict(services.fleet.reports.windows()) == dict.fromkeys(windows, 1)
     # Six standard deviations of noise do not reach 0.5.
@@ -107,67 +143,73 @@ def test_each_window_is_reported_once_an_idle_one_too(
     assert active == [int(at // WINDOW)]
 
 
-def test_what_is_sent_is_what_the_device_can_show(services, report, enrolment, ledger):
+def test_what_is_sent_is_what_the_device_can_show(services, report, enrolment, ledger, clock):
     report()
-    until(lambda: arrived(ledger))
-    [charge, *_] = arrived(ledger)
+    end_windows(clock, 2)
+    [charge] = arrived(ledger)
     request = pb.SendReportRequest.FromString(services.received[0])
     content = pb.Report.FromString(request.report)
     assert services.received[0] == charge.message
     assert (content.device, content.window) == ("anna", charge.about)
     assert (content.release, content.epsilon) == (services.release.name, EPSILON)
-    enrolment.report_key.public_key().verify(request.signature, module.SIGNED + request.report)
+    enrolment.report_key.public_key().verify(request.signature, SIGNED + request.report)
 
 
-def test_a_report_whose_answer_is_lost_is_sent_again_as_it_was(services, report, ledger):
+def test_a_report_whose_answer_is_lost_is_sent_again_as_it_was(services, report, ledger, clock):
     services.loses_answers = True
     report()
-    until(lambda: len(services.received) >= 3)
+    end_windows(clock, 2)
+    meanwhile(clock, lambda: len(services.received) >= 3)
     assert arrived(ledger) == []
     services.loses_answers = False
-    until(lambda: len(arrived(ledger)) >= 2)
+    meanwhile(clock, lambda: arrived(ledger))
+    end_windows(clock)
     charges = {charge.about: charge for charge in arrived(ledger)}
-    assert set(services.received) <= {charge.message for charge in ledger.history()}
-    assert services.received.count(services.received[0]) >= 2
-    counted = dict(services.fleet.reports.windows())
-    assert {window: counted[window] for window in charges} == dict.fromkeys(charges, 1)
+    assert len(charges) == 2
+    assert set(services.received) == {charge.message for charge in ledger.history()}
+    assert services.received.count(services.received[0]) >= 3
+    assert dict(services.fleet.reports.windows()) == dict.fromkeys(charges, 1)
 
 
-def test_offline_it_goes_on_and_online_it_sends_what_waits(services, report, ledger):
+def test_offline_it_goes_on_and_online_it_sends_what_waits(services, report, ledger, clock):
     services.stop()
     first = report()
-    until(lambda: len(ledger.unsent()) >= 2)
+    end_windows(clock, 3)
+    meanwhile(clock, lambda: len(ledger.unsent()) == 2)
     first.close()
     waiting = ledger.unsent()
     assert services.received == []
     second = report()  # as after a restart
-    until(lambda: len(ledger.unsent()) > len(waiting))
+    clock.advance(WINDOW)
+    meanwhile(clock, lambda: len(ledger.unsent()) == 3)
     services.start()
-    until(lambda: ledger.unsent() == [] and len(arrived(ledger)) > len(waiting))
+    meanwhile(clock, lambda: ledger.unsent() == [])
     second.close()
+    assert len(arrived(ledger)) == 3
     assert services.received == [charge.message for charge in arrived(ledger)]
-    assert services.received[: len(waiting)] == [charge.message for charge in waiting]
+    assert services.received[:2] == [charge.message for charge in waiting]
 
 
-def test_who_is_revoked_is_told_once_and_tells_nothing_more(services, report, ledger):
+def test_who_is_revoked_is_told_once_and_tells_nothing_more(services, report, ledger, clock):
     report()
-    until(lambda: arrived(ledger))
+    end_windows(clock, 2)
     services.fleet.members.revoke("anna")
-    until(lambda: ledger.history()[-1].refused is not None)
-    *before, refused = ledger.history()
+    end_windows(clock)
+    first, refused = ledger.history()
+    assert first in arrived(ledger)
     assert "revoked" in refused.refused
-    until(lambda: time.time() > (refused.about + 4) * WINDOW)
-    assert ledger.history() == [*before, refused]
+    end_windows(clock, 3)
+    assert ledger.history() == [first, refused]
     assert services.received.count(refused.message) == 1
-    assert set(dict(services.fleet.reports.windows())) == {charge.about for charge in before}
+    assert set(dict(services.fleet.reports.windows())) == {first.about}
 
 
-def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment, ledger):
+def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment, ledger, clock):
     services.stop()
     first = report()
-    until(ledger.unsent)
+    end_windows(clock, 2)
     first.close()
-    [charge, *_] = ledger.unsent()
+    [charge] = ledger.unsent()
     # A copy of the home has reported meanwhile.
     mechanism = GaussianMechanism(EPSILON, 1e-6)
     name = services.release.name
@@ -177,69 +219,72 @@ def test_a_report_that_is_refused_is_not_sent_again(services, report, enrolment,
         copied = signed(other, enrolment.report_key)
         pb_grpc.StatisticsStub(channel).SendReport(pb.SendReportRequest.FromString(copied))
     report()
-    until(lambda: arrived(ledger))
+    meanwhile(clock, lambda: ledger.unsent() == [])
+    end_windows(clock, 2)
+    assert len(arrived(ledger)) == 2
     [refused] = [one for one in ledger.history() if one.refused is not None]
     assert refused.message == charge.message
     assert "there was one already" in refused.refused
-    until(lambda: len(arrived(ledger)) >= 2)
     assert services.received.count(charge.message) == 1
 
 
-def test_a_budget_that_is_spent_ends_it(services, agent, enrolment, tmp_path):
+def test_a_budget_that_is_spent_ends_it(services, agent, enrolment, tmp_path, clock):
     ledger = Ledger.create(tmp_path / "small.db", Limits(per_day=1e9, in_all=1500, delta=1e-6))
-    with closing(Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))):
-        until(lambda: arrived(ledger))
+    with closing(Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW, clock), clock)):
+        end_windows(clock, 2)
         [charge] = arrived(ledger)
-        until(lambda: time.time() > (charge.about + 4) * WINDOW)
+        end_windows(clock, 3)
     assert ledger.history() == [charge]
     assert services.received == [charge.message]
 
 
-def test_a_clock_that_is_set_back_makes_no_report(services, report, ledger, monkeypatch):
-    behind = 0.0
-    clock = SimpleNamespace(time=lambda: time.time() - behind)
-    monkeypatch.setattr(module, "time", clock)
+@pytest.mark.parametrize("windows_back", [1, 2, 50])
+def test_a_clock_that_is_set_back_makes_no_report(services, report, ledger, clock, windows_back):
     report()
-    until(lambda: len(arrived(ledger)) >= 2)
-    behind = 50.0 * WINDOW
-    until(lambda: ledger.unsent() == [])
+    end_windows(clock, 3)
     before = ledger.history()
-    time.sleep(3 * WINDOW)
-    # One that was on its way may have come.
-    assert len(ledger.history()) <= len(before) + 1
-    behind = 0.0
-    until(lambda: len(arrived(ledger)) >= len(before) + 2)
+    assert len(before) == 2
+    clock.set_wall(clock.wall() - (1 + windows_back) * WINDOW)
+    end_windows(clock)
+    assert ledger.history() == before
+    clock.set_wall(clock.wall() + windows_back * WINDOW)
+    end_windows(clock, 2)
     windows = [charge.about for charge in ledger.history()]
+    assert len(windows) == 4
     assert windows == sorted(set(windows))
     assert all(devices == 1 for _, devices in services.fleet.reports.windows())
 
 
-def test_only_windows_of_its_time_in_the_fleet_are_reported(report, enrolment, ledger):
+def test_only_windows_of_its_time_in_the_fleet_are_reported(report, enrolment, ledger, clock):
     report()
-    until(lambda: arrived(ledger))
-    assert all(charge.about * WINDOW >= enrolment.since for charge in ledger.history())
+    end_windows(clock, 2)
+    assert enrolment.since == NOW
+    assert [charge.about for charge in ledger.history()] == [NOW // WINDOW + 1]
 
 
 def test_of_a_release_that_is_not_the_fleets_nothing_is_told(
-    services, enrolment, ledger, release, tmp_path
+    services, enrolment, ledger, release, tmp_path, clock
 ):
     with ExitStack() as parts:
         store = Store(tmp_path / "of-its-own.db")
-        agent = parts.enter_context(closing(Agent(release, store)))
-        parts.enter_context(closing(Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))))
-        until(lambda: time.time() > enrolment.since + 4 * WINDOW)
+        agent = parts.enter_context(closing(Agent(release, store, clock=clock)))
+        usage = LatencyCounts(WINDOW, clock)
+        parts.enter_context(closing(Reporter(agent, enrolment, ledger, usage, clock)))
+        end_windows(clock, 4)
     assert ledger.history() == []
     assert services.received == []
 
 
-def test_a_coordinator_that_hangs_does_not_keep_a_device(services, report, ledger):
+def test_a_coordinator_that_hangs_does_not_keep_a_device(services, report, ledger, clock):
     services.hangs = True
     reporter = report()
+    until(lambda: clock.waits)
+    clock.advance(2 * WINDOW)
     until(lambda: services.received)
     reporter.close()
-    [charge, *_] = ledger.unsent()
+    [charge] = ledger.unsent()
     assert charge.message == services.received[0]
     services.hangs = False
     report()
-    until(lambda: arrived(ledger))
+    meanwhile(clock, lambda: arrived(ledger))
     assert arrived(ledger)[0].message == charge.message

@@ -1,7 +1,6 @@
 """A candidate beside a release: a real agent, a real ledger, and the real service over TLS."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +20,7 @@ from fedhw.release.offer import Refusal
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.clock import SettableClock
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
@@ -28,7 +28,7 @@ from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.latency_counts import LatencyCounts
 from fedhw_client.fleet.enrolment import Enrolment, enrol
 from fedhw_client.fleet.reporter import Reporter
-from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
+from fedhw_client.fleet.shadow_evaluation import RETRY_SECONDS, Shadow, ShadowState
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.fleet.coordinators import Services
@@ -40,13 +40,19 @@ EPSILON = 1000.0
 """So little noise that it can be seen what was sent."""
 
 WINDOW = 3600
-"""Seconds: no window ends while a test runs, or one in a thousand times."""
+"""Seconds."""
 
 
 @pytest.fixture
-def services(tmp_path: Path, release_directory: Path) -> Iterator[Services]:
+def clock() -> SettableClock:
+    return SettableClock()
+
+
+@pytest.fixture
+def services(tmp_path: Path, release_directory: Path, clock: SettableClock) -> Iterator[Services]:
     policy = {"window": WINDOW, "epsilon": EPSILON, "minimum_cohort": 2}
-    with closing(Services(tmp_path / "coordinator", release_directory, **policy)) as services:
+    coordinator = Services(tmp_path / "coordinator", release_directory, clock, **policy)
+    with closing(coordinator) as services:
         services.start()
         yield services
 
@@ -84,9 +90,11 @@ def candidate(release: Release, key: ReleaseKey, tmp_path: Path) -> Candidate:
 
 
 @pytest.fixture
-def shadow(agent: Agent, enrolment: Enrolment, ledger: Ledger) -> Iterator[Shadow]:
+def shadow(
+    agent: Agent, enrolment: Enrolment, ledger: Ledger, clock: SettableClock
+) -> Iterator[Shadow]:
     """One whose reports wait in the ledger."""
-    shadow = Shadow(agent, enrolment, ledger, lambda: None)
+    shadow = Shadow(agent, enrolment, ledger, lambda: None, clock)
     yield shadow
     agent.close()
     shadow.close()
@@ -131,7 +139,7 @@ def figures(message: bytes) -> dict[str, float]:
 
 
 def test_a_candidate_is_wanted_evaluated_and_told_of_once(
-    shadow, agent, candidate, ledger, unseen_writers
+    shadow, agent, candidate, ledger, unseen_writers, clock
 ):
     write(agent, unseen_writers)
     parcel = candidate(spoiling)
@@ -144,7 +152,7 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
     assert charge.about == name_of(parcel)
     report, said = told(charge.message), figures(charge.message)
     assert (report.device, report.schema, report.release) == ("anna", 2, name_of(parcel))
-    assert abs(report.window - time.time() / WINDOW) < 1.1
+    assert report.window == clock.wall() // WINDOW
     # It takes each character for another one, which no noise of that size hides.
     assert expected.ge_right > expected.candidate_ge_right
     for name, [figure] in expected.figures().items():
@@ -152,10 +160,10 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
         assert said[name] == pytest.approx(min(high, max(low, figure)), abs=0.35)
     assert said["ge_gain"] < -0.1
     # The same again costs nothing, says the same, and nothing in use has changed.
-    spent = ledger.spent(time.time())
+    spent = ledger.spent(clock.wall())
     assert shadow.consider(*parcel) is ShadowState.TOLD
     assert ledger.unsent() == [charge]
-    assert ledger.spent(time.time()) == spent
+    assert ledger.spent(clock.wall()) == spent
     after = (agent.release_name, agent.status().personal_version, agent.person.mixture)
     assert after == before
 
@@ -186,7 +194,7 @@ def test_who_has_written_nothing_says_that_and_nothing_else(shadow, candidate, l
 
 
 def test_it_is_told_to_the_coordinator_at_once(
-    services, agent, enrolment, ledger, candidate, tmp_path
+    services, agent, enrolment, ledger, candidate, tmp_path, clock
 ):
     parcel = candidate(shuffled(1))
     attempts = services.fleet.attempts
@@ -194,8 +202,9 @@ def test_it_is_told_to_the_coordinator_at_once(
     drawn = {enrolment.invitation.device: Progress.WANTED}
     attempt = replace(attempts.current, stage=Stage.SHADOW, candidate=name_of(parcel))
     attempts.keep(replace(attempt, progress=drawn))
-    reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW))
-    with closing(reporter), closing(Shadow(agent, enrolment, ledger, reporter.send_soon)) as shadow:
+    reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW, clock), clock)
+    shadow = Shadow(agent, enrolment, ledger, reporter.send_soon, clock)
+    with closing(reporter), closing(shadow):
         assert settled(shadow, parcel) is ShadowState.TOLD
         until(lambda: services.fleet.reports.shadow_sums(name_of(parcel)) is not None)
         until(lambda: ledger.unsent() == [])
@@ -203,7 +212,7 @@ def test_it_is_told_to_the_coordinator_at_once(
     assert services.received == [charge.message]
     assert services.fleet.reports.shadow_sums(name_of(parcel)).count == 1
     # Another one of the same candidate, after a restart: what it says stays the same.
-    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as again:
+    with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as again:
         assert again.consider(*parcel) is ShadowState.TOLD
     assert ledger.history() == [charge]
 
@@ -229,10 +238,10 @@ def test_it_is_evaluated_in_the_background_one_after_the_other(
     assert {charge.about for charge in ledger.history()} == names
 
 
-def test_when_the_budget_is_spent_it_declines(agent, enrolment, candidate, tmp_path):
+def test_when_the_budget_is_spent_it_declines(agent, enrolment, candidate, tmp_path, clock):
     ledger = Ledger.create(tmp_path / "small.db", Limits(per_day=1500, in_all=1e9, delta=1e-6))
-    ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), time.time(), lambda: b"report")
-    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow:
+    ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), clock.wall(), lambda: b"report")
+    with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow:
         parcel = candidate(shuffled(1))
         assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.DECLINED
         assert shadow.consider(*parcel) is ShadowState.DECLINED
@@ -240,17 +249,17 @@ def test_when_the_budget_is_spent_it_declines(agent, enrolment, candidate, tmp_p
 
 
 def test_a_budget_that_is_spent_meanwhile_pays_for_nothing(
-    agent, enrolment, candidate, tmp_path, monkeypatch
+    agent, enrolment, candidate, tmp_path, monkeypatch, clock
 ):
     ledger = Ledger.create(tmp_path / "small.db", Limits(per_day=1500, in_all=1e9, delta=1e-6))
     evaluate = agent.evaluate
 
     def meanwhile(release: Release) -> object:
-        ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), time.time(), lambda: b"report")
+        ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), clock.wall(), lambda: b"report")
         return evaluate(release)
 
     monkeypatch.setattr(agent, "evaluate", meanwhile)
-    with closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow:
+    with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow:
         parcel = candidate(shuffled(1))
         assert settled(shadow, parcel) is ShadowState.DECLINED
     assert [charge.about for charge in ledger.history()] == [1]
@@ -303,12 +312,17 @@ def test_a_ledger_that_is_lost_means_silence(shadow, candidate, tmp_path):
     assert shadow.consider(*candidate(shuffled(1))) is ShadowState.REFUSED
 
 
-def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_path):
+def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_path, clock):
     parcel = candidate(shuffled(1))
     manifest = replace(release.manifest, labels=Labels(release.labels.texts[::-1]))
     with (
         closing(Agent(replace(release, manifest=manifest), Store(tmp_path / "other.db"))) as agent,
-        closing(Shadow(agent, enrolment, ledger, lambda: None)) as shadow,
+        closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow,
     ):
         assert settled(shadow, parcel) is ShadowState.REFUSED
+        # And considered anew after a while.
+        clock.advance(RETRY_SECONDS - 1)
+        assert shadow.consider(*parcel) is ShadowState.REFUSED
+        clock.advance(1)
+        assert shadow.consider(*parcel) is ShadowState.EVALUATING
     assert ledger.history() == []

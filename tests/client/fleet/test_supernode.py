@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import datetime, timedelta, tzinfo
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -13,6 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedhw.system.clock import SystemClock
 from fedhw_client.fleet import supernode
 from fedhw_client.fleet.supernode import SuperNode
 from fedhw_server.leader.superlink import KnownNode, app_digest, running
@@ -140,14 +140,15 @@ def test_the_run_of_another_app_is_refused(grid, superlink, app):
     assert app.received == 0
 
 
-def test_a_device_whose_clock_is_wrong_is_let_in(superlink, app, monkeypatch):
-    class Ahead(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:
-            return datetime.now(tz) + timedelta(hours=1)
+class Ahead(SystemClock):
+    """A clock that somebody has set wrong."""
 
-    monkeypatch.setattr(supernode, "datetime", Ahead)
-    with closing(SuperNode(superlink.enrolled(), app)) as node:
+    def wall(self) -> float:
+        return super().wall() + 3600.0
+
+
+def test_a_device_whose_clock_is_wrong_is_let_in(superlink, app):
+    with closing(SuperNode(superlink.enrolled(), app, Ahead())) as node:
         until(lambda: node.is_online)
         until(lambda: known(superlink, node).is_online)
 

@@ -1,4 +1,3 @@
-import datetime
 import socket
 import ssl
 import threading
@@ -6,7 +5,8 @@ import threading
 import pytest
 from cryptography import x509
 
-from fedhw_server.fronts.certificates import RENEWAL, make_certificates
+from fedhw.system.clock import DAY_SECONDS, SettableClock
+from fedhw_server.fronts.certificates import RENEWAL, SERVER_DAYS, make_certificates
 
 
 def parts(directory):
@@ -75,18 +75,19 @@ def test_a_new_host_gets_a_certificate_of_the_same_authority(tmp_path):
     assert met(tmp_path, "two.example.org")
 
 
-def test_one_that_is_about_to_end_is_renewed(tmp_path, monkeypatch):
-    from fedhw_server.fronts import certificates
-
-    monkeypatch.setattr(certificates, "SERVER_DAYS", RENEWAL.days - 1)
-    make_certificates(tmp_path, ["localhost"])
+def test_one_that_is_about_to_end_is_renewed(tmp_path):
+    clock = SettableClock()
+    make_certificates(tmp_path, ["localhost"], clock)
     before = parts(tmp_path)
-    monkeypatch.undo()
-    make_certificates(tmp_path, ["localhost"])
+    clock.advance((SERVER_DAYS - RENEWAL.days) * DAY_SECONDS - 1)
+    make_certificates(tmp_path, ["localhost"], clock)
+    assert parts(tmp_path) == before
+    clock.advance(1)
+    make_certificates(tmp_path, ["localhost"], clock)
     after = parts(tmp_path)
     assert {name for name in after if after[name] != before[name]} == {"server.crt", "server.key"}
     ends = x509.load_pem_x509_certificate(after["server.crt"]).not_valid_after_utc
-    assert ends - datetime.datetime.now(datetime.UTC) > RENEWAL
+    assert ends.timestamp() - clock.wall() == SERVER_DAYS * DAY_SECONDS
 
 
 @pytest.mark.parametrize("damage", ["server.key", "server.crt"])

@@ -17,7 +17,7 @@ from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
-from fedhw_server.fronts.statistics_service import BURST
+from fedhw_server.fronts.statistics_service import BURST_REPORTS
 from tests.server.conftest import POLICY, Coordinator, Pen, channel_to, past, refusal
 from tests.waiting import PATIENCE, until
 
@@ -214,7 +214,7 @@ def test_who_sends_too_much_is_slowed_down_alone(served, fleet, published):
     pen, quill = (Pen(name).join(fleet) for name in ("pen", "quill"))
     request = pen.sign(pen.report(published.name))
     codes = []
-    for _ in range(int(BURST) * 3):
+    for _ in range(int(BURST_REPORTS) * 3):
         try:
             served.send(request)
         except grpc.RpcError as error:

@@ -95,7 +95,7 @@ def test_one_that_does_not_want_to_end_is_killed(loop, tmp_path, monkeypatch):
 
 
 def test_a_log_never_grows_too_long(loop, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "LARGEST_LOG", 20_000)
+    monkeypatch.setattr(supervisor, "LARGEST_LOG_BYTES", 20_000)
     monkeypatch.setattr(supervisor, "LOG_CHECK_SECONDS", 0.05)
     code = "import time\nwhile True: print('x' * 999, flush=True); time.sleep(0.001)"
     part = make(tmp_path, code)

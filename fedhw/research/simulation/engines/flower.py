@@ -10,7 +10,6 @@ import os
 import pickle
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.research.simulation.engines.engine import Engine
 from fedhw.research.simulation.trial import Outcome, Trial
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
 from fedhw_client.fleet.client_app import client_app
@@ -59,6 +59,8 @@ OUTCOME, FAILURE = "outcome.npz", "failure.txt"
 class FlowerEngine(Engine):
     """Works in a fleet on Flower's simulation engine, which has an actor for each processor."""
 
+    clock: Clock = SystemClock()
+
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
         """Yield each cohort with its outcome.
 
@@ -86,7 +88,7 @@ class FlowerEngine(Engine):
                             "engine: Flower ended before every writer was done; the same command "
                             "goes on from what is done"
                         )
-                    time.sleep(POLL_SECONDS)
+                    self.clock.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
