@@ -5,7 +5,6 @@ command or a function. Ours join in the same way as a stranger's.
 """
 
 import sys
-from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import click
@@ -15,9 +14,7 @@ from typer.core import TyperGroup
 from fedhw import __version__
 from fedhw.errors import InputError
 from fedhw.system.console import err, out
-
-COMMANDS = "fedhw.commands"
-"""The group of entry points."""
+from fedhw.system.plugins import COMMANDS, installed, load
 
 
 class InstalledCommands(TyperGroup):
@@ -28,7 +25,7 @@ class InstalledCommands(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all."""
-        return sorted(entry_points(group=COMMANDS).names)
+        return installed(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command; where there is none of this name all are loaded, to suggest one."""
@@ -40,18 +37,12 @@ class InstalledCommands(TyperGroup):
 
 def _load(name: str) -> click.Command:
     """The command of this name, or one that refuses to run and says why."""
-    found = tuple(entry_points(group=COMMANDS, name=name))
-    if len(found) > 1:
-        brought = " and ".join(sorted(each.value for each in found))
-        return _refusing(name, f"there are two of it, {brought}; uninstall one of the packages")
     try:
-        return _as_click(name, found[0].load())
-    except Exception as error:  # whatever a stranger's module raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return _refusing(
-            name,
-            f"{found[0].value} cannot be loaded ({reason}); install its package anew, or remove it",
-        )
+        return _as_click(name, load(COMMANDS, name))
+    except InputError as error:
+        return _refusing(name, str(error))
+    except Exception as error:  # Typer's words for what is no command
+        return _refusing(name, f"{name}: is no command ({error}); remove the package that has it")
 
 
 def _as_click(name: str, command: Any) -> click.Command:
@@ -67,7 +58,7 @@ def _as_click(name: str, command: Any) -> click.Command:
 
 def _refusing(name: str, reason: str) -> click.Command:
     def refuse() -> None:
-        raise InputError(f"{name}: {reason}")
+        raise InputError(reason)
 
     return click.Command(
         name,

@@ -6,10 +6,7 @@ from pathlib import Path
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.system.plugins import installed, load
-
-PLUGINS = "fedhw.sources"
-"""Entry points of installed packages: the name of a source, and its `Source`."""
+from fedhw.system.plugins import SOURCES, installed, load
 
 Source = Callable[[str, int], WriterSet]
 """Takes what a user wrote behind the name and a colon, "" for nothing, and a seed."""
@@ -26,10 +23,10 @@ def load_source(source: str, seed: int = 0) -> WriterSet:
     fedhw.errors.InputError: data: 'paper.pdf' is no source; give one of FILE.npz, emnist, ...
     """
     name, _, where = source.partition(":")
-    plugin: Source | None = load(PLUGINS, name) if name in installed(PLUGINS) else None
+    plugin: Source | None = load(SOURCES, name)
     if plugin is not None:
         return plugin(where, seed)
     if not source.endswith(".npz"):
-        known = ", ".join(["FILE.npz", *installed(PLUGINS)])
+        known = ", ".join(["FILE.npz", *installed(SOURCES)])
         raise InputError(f"data: {source!r} is no source; give one of {known}")
     return load_npz(Path(source))

@@ -10,15 +10,12 @@ from numpy.typing import NDArray
 from fedhw.errors import InputError
 from fedhw.experts.layers import Layer
 from fedhw.observation import Observations, ObservationType
-from fedhw.system.plugins import installed, load
+from fedhw.system.plugins import ARCHITECTURES, installed, load
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from fedhw.experts.global_expert import GlobalExpert
-
-PLUGINS = "fedhw.architectures"
-"""Entry points of installed packages: the name of an architecture, and the `Architecture`."""
 
 
 Augment = Callable[["Tensor", float, "Generator"], "Tensor"]
@@ -72,9 +69,9 @@ def find_architecture(name: str) -> Architecture:
     Raises InputError where there is none of this name or its package cannot be imported.
     """
     if name not in _registered:
-        found: Any = load(PLUGINS, name)
+        found: Any = load(ARCHITECTURES, name)
         if found is None:
-            known = ", ".join(sorted({*_registered, *installed(PLUGINS)})) or "none"
+            known = ", ".join(sorted({*_registered, *installed(ARCHITECTURES)})) or "none"
             raise InputError(
                 f"architecture: {name!r} is not known; install its package, or use one of {known}"
             )

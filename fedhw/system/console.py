@@ -21,8 +21,9 @@ from rich.text import Text
 
 from fedhw.errors import InputError
 from fedhw.system.atomic import replacing
+from fedhw.system.plugins import SOURCES, installed
 
-DATA_HELP = "FILE.npz, synthetic, femnist, or femnist:, emnist:, unipen: or digilets: and a FOLDER"
+DATA_HELP = f"FILE.npz, or NAME or NAME:WHERE of a source: {', '.join(installed(SOURCES))}"
 MAX_SEED = 2**63 - 1
 
 out = Console()

@@ -5,6 +5,15 @@ from typing import Any
 
 from fedhw.errors import InputError
 
+ARCHITECTURES = "fedhw.architectures"
+"""The group of networks; each is an `Architecture` (`fedhw.experts.architecture`)."""
+
+SOURCES = "fedhw.sources"
+"""The group of loaders; each is a `Source` (`fedhw.data.sources`)."""
+
+COMMANDS = "fedhw.commands"
+"""The group of commands; each is a Typer app, a click command or a function (`fedhw.cli`)."""
+
 
 def installed(group: str) -> list[str]:
     """Return the names that installed packages have in a group, sorted; nothing is imported."""
@@ -14,9 +23,13 @@ def installed(group: str) -> list[str]:
 def load(group: str, name: str) -> Any:
     """Return what an installed package has under a name, None where none has.
 
-    Raises InputError where its code cannot be imported.
+    Raises InputError where two packages have one, and where its code cannot be imported.
     """
-    for point in entry_points(group=group, name=name):
+    points = tuple(entry_points(group=group, name=name))
+    if len(points) > 1:
+        both = " and ".join(sorted(point.value for point in points))
+        raise InputError(f"{name}: {both} have the same name; remove one of their packages")
+    for point in points:
         try:
             return point.load()
         # Whatever the code of somebody else raises.

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from fedhw.research.commands.simulation_inputs import quick_place
+from fedhw.research.commands.quick_release import quick_place
 
 ROOT = Path(__file__).parents[2]
 NAMES = {

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fedhw.errors import InputError
 from fedhw.experts.architecture import (
-    PLUGINS,
     Architecture,
     find_architecture,
     register,
@@ -18,7 +17,7 @@ from fedhw.experts.architecture import (
 from fedhw.experts.global_expert import GlobalExpert, build, expert_of
 from fedhw.experts.layers import Conv1d, Conv2d, Flatten, Linear, MaxPool1d, MaxPool2d, Relu
 from fedhw.observation import ObservationType
-from fedhw.system.plugins import installed
+from fedhw.system.plugins import ARCHITECTURES, installed
 
 LAYERED = {
     "windows": Architecture(
@@ -43,7 +42,7 @@ class Rows(GlobalExpert):
         return scaled.mean(2)
 
 
-@pytest.mark.parametrize("name", installed(PLUGINS))
+@pytest.mark.parametrize("name", installed(ARCHITECTURES))
 def test_scores_are_the_head_on_the_features(name: str) -> None:
     expert = build(name, classes=26)
     scaled = torch.rand(3, *find_architecture(name).observation.shape)
@@ -141,7 +140,7 @@ def test_a_fresh_process_knows_an_installed_plug_in(tmp_path: Path, code: str, s
     about = tmp_path / "flat-1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Name: flat\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(f"[{PLUGINS}]\nflat = flat_plugin:FLAT\n")
+    (about / "entry_points.txt").write_text(f"[{ARCHITECTURES}]\nflat = flat_plugin:FLAT\n")
     script = "from fedhw.experts.global_expert import build; build('flat', 2); print('built')"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     ran = subprocess.run(

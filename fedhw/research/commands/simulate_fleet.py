@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedhw.research.commands.simulation_options import (
+from fedhw.research.commands.options import (
     DataOption,
     JsonOption,
     OutOption,
@@ -39,14 +39,16 @@ def simulate_fleet(
     """Live through the days of a fleet, and write a report of what its coordinator decided."""
     from fedhw.data.sources import load_source
     from fedhw.improvement.public import Public
-    from fedhw.research.commands.simulation_inputs import quick_place, release_and_writers
+    from fedhw.research.commands.quick_release import quick_place, release_or_quick
     from fedhw.research.reports.fleet_report import summary, table, write_report
+    from fedhw.research.simulation.population import load_unseen
     from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
     from fedhw.research.simulation.simulated_fleet import simulate_fleet as live_through
 
     check_places(out_dir, json_file)
     quick = quick_place(out_dir, data, seed)
-    known, unseen = release_and_writers(release, data, seed, writers or DEVICES, quick)
+    known = release_or_quick(release, data, seed, quick)
+    unseen = load_unseen(data, writers or DEVICES, seed)
     people = draw_people(known, unseen, writers, seed)
     scenario = Scenario.quick(days, epsilon, seed, devices=len(people), noise=noise)
     public = Public.of(load_source(data, seed), known)

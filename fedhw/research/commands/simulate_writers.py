@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhw.errors import InputError
-from fedhw.research.commands.simulation_options import (
+from fedhw.research.commands.options import (
     DataOption,
     JsonOption,
     OutOption,
@@ -59,21 +59,17 @@ def simulate_writers(
 ) -> None:
     """Personalise for many writers, compare methods, and write a report with pictures."""
     from fedhw.research.baselines import choose_methods
-    from fedhw.research.commands.simulation_inputs import (
-        population_of,
-        quick_place,
-        release_or_quick,
-    )
+    from fedhw.research.commands.quick_release import quick_place, release_or_quick
     from fedhw.research.reports.writers_report import summary, table, write_report
     from fedhw.research.simulation.experiment import forget
-    from fedhw.research.simulation.population import as_shots
+    from fedhw.research.simulation.population import as_shots, draw_population
     from fedhw.research.simulation.trial import Trial
 
     wanted, chosen = as_shots(shots), choose_methods(methods)
     check_places(out_dir, json_file)
     quick = quick_place(out_dir, data, seed)
     known = release_or_quick(release, data, seed, quick)
-    population = population_of(data, known, writers, wanted, seed)
+    population = draw_population(data, known, writers, wanted, seed)
     trial = Trial(known, population, chosen, wanted, seed)
     kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
     experiment = _run(trial, _engine(engine, address), kept)

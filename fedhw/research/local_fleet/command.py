@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhw.errors import InputError
-from fedhw.research.commands.simulation_options import (
+from fedhw.research.commands.options import (
     DataOption,
     JsonOption,
     ReleaseOption,
@@ -97,13 +97,13 @@ def _writers(
     release: Path | None, data: str, seed: int, devices: int, quick: Path
 ) -> "tuple[Path, dict[str, WriterSet]]":
     """The directory of a release, and the characters of writers that it has never seen."""
-    from fedhw.research.commands.simulation_inputs import release_and_writers
-    from fedhw.research.simulation.population import draw_writers
+    from fedhw.research.commands.quick_release import release_or_quick
+    from fedhw.research.simulation.population import draw_writers, load_unseen
     from fedhw_client.commands.replay_writer import characters_of
 
     if release is None:
         say(f"training a quick global expert on {data}")
-    known, source = release_and_writers(release, data, seed, devices, quick)
+    known, source = release_or_quick(release, data, seed, quick), load_unseen(data, devices, seed)
     drawn = [source.names[w] for w in draw_writers(known, source, devices, "half", seed)]
     return known.directory, {name: characters_of(source, name) for name in drawn}
 

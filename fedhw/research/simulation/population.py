@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhw.data.sources import load_source
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.synthetic import SYNTHETIC_CHARACTERS, synthetic_writers
@@ -26,6 +27,9 @@ FEWEST_COHORTS = 8
 
 UNSEEN = 1_000_000
 """Synthetic writers meet a release from this number on: none of them is ever trained on."""
+
+SYNTHETIC = "synthetic"
+"""The source whose writers are made when they are asked for."""
 
 Shots = int | Literal["half"]
 """How many samples a writer learns from, or half of them."""
@@ -184,3 +188,25 @@ def draw_writers(
             "characters of two classes and that the release was not trained on; ask for fewer"
         )
     return tuple(sorted(np.random.default_rng(seed).permutation(unseen)[:wanted].tolist()))
+
+
+def draw_population(
+    source: str, release: Release, writers: int | None, shots: Shots, seed: int
+) -> Population:
+    """Draw writers of a source whom the release never saw; 60 unless it is said how many.
+
+    Raises InputError where there are not so many of so many characters.
+    """
+    if source == SYNTHETIC:
+        population = SyntheticPopulation.for_shots(writers or 60, shots, seed)
+        release.check_fits(population.write([0]))
+        return population
+    data = load_source(source, seed)
+    return RecordedPopulation.of(data, draw_writers(release, data, writers, shots, seed))
+
+
+def load_unseen(source: str, writers: int, seed: int) -> WriterSet:
+    """Load the writers of a source; of the synthetic ones so many whom no release ever saw."""
+    if source == SYNTHETIC:
+        return SyntheticPopulation.for_shots(writers, "half", seed).write(range(writers))
+    return load_source(source, seed)

@@ -1,4 +1,4 @@
-"""What simulations have in common on the command line: options, and where they write."""
+"""What commands of research have in common: options, and where they write."""
 
 from pathlib import Path
 from typing import Annotated, Any
