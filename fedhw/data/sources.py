@@ -20,7 +20,7 @@ def load_source(source: str, seed: int = 0) -> WriterSet:
 
     >>> load_source("paper.pdf")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    fedhw.errors.InputError: data: 'paper.pdf' is no source; give one of FILE.npz, emnist, ...
+    fedhw.errors.InputError: data: 'paper.pdf' is no source; give one of FILE.npz, ...
     """
     name, _, where = source.partition(":")
     plugin: Source | None = load(SOURCES, name)

@@ -57,6 +57,7 @@ def test_recorded_writers_of_a_cohort_wrote_about_as_much(counts: list[int]) -> 
         np.zeros(sum(counts), np.uint8),
         writer=np.repeat(np.arange(len(counts)), counts),
         names=[str(w) for w in range(len(counts))],
+        classes=Labels(("a",)),
     )
     population = RecordedPopulation.of(data, range(len(counts)))
     assert population.data.counts().tolist() == sorted(counts, reverse=True)
