@@ -44,39 +44,6 @@ class PowerLaw:
         return luck - self.exponent * np.log1p(age)
 
 
-def uniform(age: Floats, luck: Floats) -> Floats:
-    """Rehearse all that was ever written alike; this is reservoir sampling (Vitter 1985).
-
-    >>> uniform(np.array([0.0, 9.0]), np.array([0.5, 0.7])).tolist()
-    [0.5, 0.7]
-    """
-    return luck
-
-
-def recent(age: Floats, luck: Floats) -> Floats:
-    """Rehearse the newest.
-
-    >>> recent(np.array([0.0, 9.0]), np.array([0.5, 0.7])).tolist()
-    [-0.0, -9.0]
-    """
-    return -age
-
-
-@dataclass(frozen=True)
-class NoRehearsal:
-    """Learn from the newest few samples and from nothing older.
-
-    >>> NoRehearsal(newest=8)(np.array([0.0, 9.0]), np.zeros(2)).tolist()
-    [-0.0, -inf]
-    """
-
-    newest: int = 16
-
-    def __call__(self, age: Floats, luck: Floats) -> Floats:
-        """Return the rank of each sample."""
-        return np.where(age < self.newest, -age, -np.inf)
-
-
 class Sample(NamedTuple):
     """A correction: observation [*shape], features [D], class, place in the stream, and luck."""
 
@@ -99,7 +66,7 @@ class Replay:
     A value: what changes it returns another one. The luck of a sample follows from `seed` and its
     place in the stream. Raises InputError for a capacity without room for one that is held back.
 
-    >>> replay = Replay(recent, capacity=16)
+    >>> replay = Replay(lambda age, luck: -age, capacity=16)
     >>> for label in range(40):
     ...     replay = replay.add(np.zeros((28, 28), np.uint8), np.zeros(84, np.float32), label)
     >>> len(replay), replay.next_position

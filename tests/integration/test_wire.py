@@ -318,7 +318,7 @@ def test_calls_that_are_cancelled(stub: Any, written: list[Character]) -> None:
 IMPATIENT = """
 from fedhw_client.agent import device_service
 from fedhw.cli import main
-device_service.LONGEST_CALL = 0.3
+device_service.LONGEST_CALL_SECONDS = 0.3
 main()
 """
 

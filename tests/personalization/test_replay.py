@@ -6,17 +6,27 @@ from hypothesis import strategies as st
 from fedhw.errors import InputError
 from fedhw.personalization.replay import (
     HELD_BACK,
-    NoRehearsal,
+    Floats,
     Policy,
     PowerLaw,
     Replay,
-    recent,
-    uniform,
 )
 
 GLYPH = np.zeros((28, 28), np.uint8)
 FEATURES = np.zeros(84, np.float32)
-POLICIES = [PowerLaw(), PowerLaw(0.3), uniform, recent, NoRehearsal()]
+UNIFORM = PowerLaw(0.0)
+"""Reservoir sampling (Vitter 1985)."""
+
+
+def newest(age: Floats, luck: Floats) -> Floats:
+    return -age
+
+
+def newest_few(age: Floats, luck: Floats) -> Floats:
+    return np.where(age < 4, -age, -np.inf)
+
+
+POLICIES = [PowerLaw(), PowerLaw(0.3), UNIFORM, newest, newest_few]
 
 
 def filled(policy: Policy, characters: int, capacity: int = 2000, seed: int = 0) -> Replay:
@@ -62,14 +72,14 @@ def test_the_learned_and_the_held_back_are_apart_and_in_order(policy, characters
     assert set(rehearsed) <= {sample.position for sample in replay.rehearsed(n + 1)}
 
 
-@pytest.mark.parametrize("policy", [PowerLaw(), uniform, recent])
+@pytest.mark.parametrize("policy", [PowerLaw(), UNIFORM, newest])
 def test_all_are_rehearsed_while_they_are_few(policy):
     replay = filled(policy, characters=30)
     expected = [p for p in range(30) if p % HELD_BACK != HELD_BACK - 1]
     assert [sample.position for sample in replay.rehearsed(27)] == expected
 
 
-@pytest.mark.parametrize(("policy", "exponent"), [(PowerLaw(1.5), 1.5), (uniform, 0.0)])
+@pytest.mark.parametrize(("policy", "exponent"), [(PowerLaw(1.5), 1.5), (UNIFORM, 0.0)])
 def test_an_age_is_rehearsed_as_often_as_the_policy_says(policy, exponent):
     characters, seeds = 20, 3000
     newest = characters - 1
@@ -87,7 +97,7 @@ def test_a_full_uniform_store_is_a_fair_sample_of_the_whole_stream():
     characters, capacity, seeds = 40, 10, 1000
     times = np.zeros(characters)
     for seed in range(seeds):
-        times[kept_positions(filled(uniform, characters, capacity, seed))] += 1
+        times[kept_positions(filled(UNIFORM, characters, capacity, seed))] += 1
     assert times[-1] == seeds
     fair = (capacity - 1) / (characters - 1)
     assert (np.abs(times[:-1] / seeds - fair) < 4 * np.sqrt(fair / seeds)).all()
@@ -96,19 +106,19 @@ def test_a_full_uniform_store_is_a_fair_sample_of_the_whole_stream():
 def test_a_full_power_law_store_is_younger_than_a_uniform_one_and_older_than_a_recent_one():
     young, between, old = (
         np.mean([np.mean(kept_positions(filled(policy, 300, 50, seed))) for seed in range(5)])
-        for policy in (recent, PowerLaw(1.0), uniform)
+        for policy in (newest, PowerLaw(1.0), UNIFORM)
     )
     assert young > between + 20 > old + 40
 
 
 def test_recent_keeps_and_rehearses_the_newest():
-    replay = filled(recent, characters=50, capacity=16)
+    replay = filled(newest, characters=50, capacity=16)
     assert kept_positions(replay) == list(range(34, 50))
     assert [sample.position for sample in replay.rehearsed(3)] == [46, 48, 49]
 
 
 def test_no_rehearsal_learns_from_nothing_old_but_is_still_judged():
-    replay = filled(NoRehearsal(newest=4), characters=50)
+    replay = filled(newest_few, characters=50)
     assert [sample.position for sample in replay.rehearsed(100)] == [46, 48, 49]
     assert [sample.position for sample in replay.held_back(100)] == [7, 15, 23, 31, 39, 47]
 
@@ -123,18 +133,18 @@ def test_the_choice_follows_from_the_seed():
 
 def test_the_stored_glyph_is_a_copy():
     glyph = np.full((28, 28), 7, np.uint8)
-    replay = Replay(recent).add(glyph, FEATURES, 0)
+    replay = Replay(newest).add(glyph, FEATURES, 0)
     glyph[:] = 0
     assert (replay.rehearsed(1)[0].observation == 7).all()
 
 
 def test_a_capacity_without_room_for_one_held_back_is_refused():
     with pytest.raises(InputError, match="capacity: 3"):
-        Replay(uniform, capacity=3)
+        Replay(UNIFORM, capacity=3)
 
 
 def test_what_makes_room_and_what_is_removed_is_gone():
-    replay = filled(recent, 16, capacity=16).add(GLYPH, FEATURES, 7)
+    replay = filled(newest, 16, capacity=16).add(GLYPH, FEATURES, 7)
     assert kept_positions(replay) == list(range(1, 17))
     replay = replay.remove({3, 16})
     assert kept_positions(replay) == [1, 2, *range(4, 16)]

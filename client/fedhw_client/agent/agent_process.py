@@ -45,7 +45,7 @@ from fedhw_client.store.device_home import Home
 STOP_GRACE_SECONDS = 0.5
 """Seconds that calls have to end when the agent stops."""
 
-WATCHDOG = 30.0
+WATCHDOG_SECONDS = 30.0
 """Seconds in which a dead learner is noticed where no service manager asks for a sign of life."""
 
 DEFAULT_LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
@@ -300,7 +300,7 @@ def _token(home: Home) -> str:
 
 async def _show_life(agent: Agent) -> None:
     """Tell the service manager, for as long as both this loop and the learner run."""
-    period = watchdog_period() or WATCHDOG
+    period = watchdog_period() or WATCHDOG_SECONDS
     while agent.is_alive:
         notify("WATCHDOG=1")
         await asyncio.sleep(period / 3)

@@ -34,17 +34,17 @@ from fedhw_client.store.profile import MOST
 
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
 
-LARGEST_MESSAGE = 256 * 1024
-"""Bytes; 10,000 points take 80 kB."""
+LARGEST_MESSAGE_BYTES = 256 * 1024
+"""10,000 points take 80 kB."""
 
 MOST_CALLS = 128
 """Calls that are served at once."""
 
-LONGEST_CALL = 60.0
+LONGEST_CALL_SECONDS = 60.0
 """Seconds to send the corrections or the profile of one call."""
 
-CANDIDATES = 5
-CHUNK = 64 * 1024
+LIKELIEST = 5
+CHUNK_BYTES = 64 * 1024
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -68,7 +68,7 @@ async def device_server(
     server = grpc.aio.server(
         interceptors=[] if token is None else [_TokenRequired(token)],
         options=[
-            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
         ],
         maximum_concurrent_rpcs=MOST_CALLS,
@@ -103,7 +103,7 @@ class DeviceService(pb_grpc.DeviceServicer):
                 observation = await self._observation(request.glyph)
                 # It needs no other thread: handing it over takes longer than recognising it.
                 recognition = self._agent.recognize(observation)
-                response = _response(recognition, self._agent, request.top_k or CANDIDATES)
+                response = _response(recognition, self._agent, request.top_k or LIKELIEST)
                 self._observe(self._clock.monotonic() - began)
                 yield response
 
@@ -179,8 +179,8 @@ class DeviceService(pb_grpc.DeviceServicer):
         async with _Explained(context):
             async with self._profile:
                 profile = await asyncio.to_thread(self._agent.export_profile, request.passphrase)
-            for start in range(0, len(profile), CHUNK):
-                yield pb.ExportProfileResponse(chunk=profile[start : start + CHUNK])
+            for start in range(0, len(profile), CHUNK_BYTES):
+                yield pb.ExportProfileResponse(chunk=profile[start : start + CHUNK_BYTES])
 
     async def ImportProfile(  # noqa: N802
         self, requests: AsyncIterator[pb.ImportProfileRequest], context: Context
@@ -246,12 +246,12 @@ def _code(error: InputError) -> grpc.StatusCode:
 async def _deadline() -> AsyncIterator[None]:
     """Bound how long a call may take to send what it has."""
     try:
-        async with asyncio.timeout(LONGEST_CALL):
+        async with asyncio.timeout(LONGEST_CALL_SECONDS):
             yield
     except TimeoutError:
         raise TooMuchError(
-            f"stream: it was open for over {LONGEST_CALL:.0f} seconds; send the next part in "
-            "another call"
+            f"stream: it was open for over {LONGEST_CALL_SECONDS:.0f} seconds; send the next part "
+            "in another call"
         ) from None
 
 

@@ -85,7 +85,10 @@ class DurablePerson:
         with self._turn:
             known = self._store.known(named)
             fresh = [name for name in named if name not in known]
-            judged = [self._judged(i, name, named[name]) for i, name in enumerate(fresh)]
+            now, first = self._clock.wall(), self.in_use.person.replay.next_position
+            judged = [
+                self._judged(first + i, name, now, named[name]) for i, name in enumerate(fresh)
+            ]
             self._add([row for row, _ in judged], [opinion for _, opinion in judged])
         return names
 
@@ -155,21 +158,23 @@ class DurablePerson:
             )
         return correction.id or uuid.uuid4().hex
 
-    def _judged(self, i: int, id: str, correction: Correction) -> tuple[StoredSample, Opinion]:
-        """The row of the i-th of some corrections, and what else is known of the guess before."""
+    def _judged(
+        self, position: int, id: str, at: float, correction: Correction
+    ) -> tuple[StoredSample, Opinion]:
+        """The row of a correction, and what else is known of the guess before it."""
         guess = self.in_use.recogniser.predict_one(correction.observation)
         label = correction.label
         row = StoredSample(
-            position=self.in_use.person.replay.next_position + i,
+            position=position,
             id=id,
-            at=self._clock.wall(),
+            at=at,
             observation=self.in_use.release.observation.to_bytes(correction.observation),
             label=label,
             ge_right=guess.ge_label == label,
             right=guess.label == label,
         )
         le_label = guess.ge_label if guess.le_label is None else guess.le_label
-        return row, Opinion(row.position, le_label == label, guess.opening > 0.5)
+        return row, Opinion(position, le_label == label, guess.opening > 0.5)
 
     def _add(self, rows: Sequence[StoredSample], opinions: Sequence[Opinion] = ()) -> None:
         self._store.append(rows, self._evicted, opinions)
@@ -177,10 +182,12 @@ class DurablePerson:
         replay, person = self.in_use.person.replay, self.in_use.person
         for row in rows:
             person = person.count(row.ge_right, row.right)
-        person = replace(person, replay=self._kept(replay, rows, self.in_use.recogniser))
+        person = replace(person, replay=self._replayed(replay, rows, self.in_use.recogniser))
         self.in_use = self.in_use.of_person(person)
 
-    def _kept(self, replay: Replay, rows: Sequence[StoredSample], recogniser: Recogniser) -> Replay:
+    def _replayed(
+        self, replay: Replay, rows: Sequence[StoredSample], recogniser: Recogniser
+    ) -> Replay:
         """Keep what is stored; what has made room is noted, to be removed with the next ones."""
         stored = {sample.position for sample in replay.samples} | {row.position for row in rows}
         for row in rows:
@@ -214,7 +221,7 @@ class DurablePerson:
                 f"release: {recogniser.release} takes {release.observation}, unlike {foreign} "
                 "stored corrections; give a release that takes them, or another --home"
             )
-        replay = self._kept(empty, rows, recogniser).skip_to(self._store.next_position)
+        replay = self._replayed(empty, rows, recogniser).skip_to(self._store.next_position)
         version = self._store.personal_version
         person = Person(replay, recogniser.release, self._mixture(release), version)
         person = self._recounted(person)

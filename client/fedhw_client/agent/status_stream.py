@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from fedhw_client.agent.agent import Agent, Status
 
-SECONDS_BETWEEN = 0.2
+PAUSE_SECONDS = 0.2
 """Changes that follow each other faster are told as one."""
 
 
@@ -24,6 +24,6 @@ async def watch(agent: Agent) -> AsyncGenerator[Status, None]:
             changed.clear()
             yield agent.status()
             await changed.wait()
-            await asyncio.sleep(SECONDS_BETWEEN)
+            await asyncio.sleep(PAUSE_SECONDS)
     finally:
         end()
