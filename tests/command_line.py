@@ -1,5 +1,6 @@
 """The command line as a user gives it, in this process."""
 
+import re
 import sys
 
 import click
@@ -27,3 +28,8 @@ def command(name: str) -> click.Command:
     found = root.get_command(click.Context(root), name)
     assert found is not None, name
     return found
+
+
+def is_one_sentence(text: str) -> bool:
+    """Whether a text is what a user is told of a mistake: a field, its value and the mend."""
+    return re.fullmatch(r"[a-z][^\n]{20,}[^\n.]", text) is not None and "Traceback" not in text

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-"""Real handwriting, which is too large for the repository and lies beside it."""
+from tests.places import SHARED
 
 
 class Part(NamedTuple):

@@ -10,8 +10,9 @@ import numpy as np
 
 from fedhw.experts.global_expert import build
 from fedhw.improvement.local_update import flat
+from tests.places import ROOT
 
-PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
+PEERS = ROOT / "benchmarks" / "peers"
 
 
 def average(peer: str, folder: Path) -> np.ndarray:

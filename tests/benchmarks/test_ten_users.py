@@ -6,8 +6,9 @@ from pathlib import Path
 
 from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
+from tests.places import ROOT
 
-TEN_USERS = Path(__file__).parents[2] / "benchmarks" / "ten_users.py"
+TEN_USERS = ROOT / "benchmarks" / "ten_users.py"
 
 
 def test_ten_users_have_a_row_each_and_their_mean(release_directory: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.glyph import GLYPH
 from fedhw.observation import Labels
-from tests.parts import SHARED, need_data
+from tests.parts import need_data
+from tests.places import SHARED
 
 REAL = SHARED / "unipen62.npz"
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.command_line import command
-from tests.deploy.parts import DEPLOY
+from tests.places import DEPLOY
 
 
 def started() -> Iterator[tuple[str, list[str]]]:

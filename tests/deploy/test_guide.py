@@ -8,7 +8,7 @@ import click
 
 from fedhw_server.store.fleet import Fleet
 from tests.command_line import command
-from tests.deploy.parts import DEPLOY
+from tests.places import DEPLOY
 
 DOCS = DEPLOY.parent / "docs"
 GUIDE = (DOCS / "operating.md").read_text("utf-8")

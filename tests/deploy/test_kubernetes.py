@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.parts import DEPLOY
+from tests.places import DEPLOY
 
 MANIFESTS = DEPLOY / "kubernetes"
 

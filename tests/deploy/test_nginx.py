@@ -19,7 +19,7 @@ import pytest
 from fedhw.v1 import statistics_pb2 as pb
 from fedhw.v1 import statistics_pb2_grpc as pb_grpc
 from fedhw_server.fronts.certificates import make_certificates
-from tests.deploy.parts import DEPLOY
+from tests.places import DEPLOY
 from tests.waiting import free_port, until
 
 NAME = "fleet.example.org"

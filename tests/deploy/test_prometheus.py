@@ -1,99 +1,33 @@
 """The rules and the dashboard, in a real Prometheus that scrapes every metric of a coordinator."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client import start_http_server
 
 from fedhw_server.fronts.statistics_service import REASONS
-from tests.deploy.dashboard import DASHBOARD, Query, panels, queries
 from tests.deploy.fleet_exporter import FleetExporter
-from tests.deploy.parts import DEPLOY
-from tests.waiting import free_port, until
+from tests.monitoring import (
+    CONFIG,
+    DASHBOARD,
+    RULES,
+    Prometheus,
+    Query,
+    panels,
+    queries,
+    records,
+    rules,
+    watching,
+)
+from tests.waiting import until
 
-CONFIG = DEPLOY / "prometheus"
-RULES = sorted((CONFIG / "rules").glob("*.yml"))
 ALERT_TESTS = Path(__file__).parent / "alerts.test.yml"
-
-
-class Prometheus:
-    """A Prometheus that runs, asked over its API."""
-
-    def __init__(self, port: int) -> None:
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30)
-
-    def get(self, path: str, **parameters: str) -> Any:
-        return self._client.get(path, params=parameters).raise_for_status().json()["data"]
-
-    def values(self, expr: str) -> list[float]:
-        result = self.get("/query", query=expr)["result"]
-        return [float(row["value"][1]) for row in result]
-
-    def has(self, expr: str) -> bool:
-        values = self.values(expr)
-        return bool(values) and all(map(math.isfinite, values))
-
-
-def rules() -> list[dict[str, Any]]:
-    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def records() -> list[str]:
-    return [rule["record"] for rule in rules() if "record" in rule]
-
-
-@contextmanager
-def watching(
-    target: str, directory: Path, is_ready: Callable[[Prometheus], object]
-) -> Iterator[Prometheus]:
-    """Runs a Prometheus as `deploy/` sets it up, but for whom it watches and how often."""
-    port = free_port()
-    text = (CONFIG / "prometheus.yml").read_text("utf-8")
-    for old, new in {
-        "coordinator:9472": target,
-        "rules/": f"{CONFIG}/rules/",
-        "_interval: 15s": "_interval: 1s",
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    (directory / "prometheus.yml").write_text(text, "utf-8")
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={directory / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    asked = Prometheus(port)
-
-    def has_begun() -> object:
-        assert process.poll() is None, (directory / "log").read_text("utf-8")
-        try:
-            return is_ready(asked)
-        except httpx.HTTPError:  # it does not listen, or is not ready
-            return False
-
-    try:
-        until(has_begun)
-        yield asked
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")

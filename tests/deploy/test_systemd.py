@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.parts import DEPLOY
+from tests.places import DEPLOY
 
 UNITS = DEPLOY / "systemd"
 

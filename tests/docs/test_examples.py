@@ -16,8 +16,9 @@ from PIL import Image
 from fedhw.data.npz import save_npz
 from fedhw.release.release import Release
 from fedhw_client import connect
+from tests.places import ROOT
 
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+EXAMPLES = ROOT / "docs" / "examples"
 FEDHW = Path(sys.executable).with_name("fedhw")
 
 

@@ -11,8 +11,8 @@ import click
 import pytest
 
 from tests.command_line import command
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

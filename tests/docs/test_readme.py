@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from fedhw.research.commands.quick_release import quick_place
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 NAMES = {
     "global expert alone": "ge",
     "**local expert and gate**": "moe",

@@ -24,7 +24,7 @@ from fedhw.handwriting.strokes import Stroke, rasterise
 from fedhw.personalization.person import FIRST_LEARNING_SAMPLES
 from fedhw.personalization.stream import Personalizer
 from fedhw.release.release import Release
-from tests.parts import SHARED
+from tests.places import SHARED
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.needs("chromium")

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from fedhw.errors import InputError
 from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.strokes import MAX_POINTS, coverage, rasterise
-from tests.parts import SHARED, need_data
+from tests.parts import need_data
+from tests.places import SHARED
 
 SEVEN = [np.array([[10, 5], [88, 3], [40, 100]]), np.array([[25, 52], [80, 48]])]
 

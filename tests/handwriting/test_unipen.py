@@ -9,7 +9,8 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.unipen import load_unipen, read_unipen
-from tests.parts import SHARED, need_data
+from tests.parts import need_data
+from tests.places import ROOT, SHARED
 
 STEM = [(100, 90), (100, 60), (100, 10)]
 FOOT = [(100, 10), (120, 11), (150, 10)]
@@ -245,7 +246,7 @@ def test_an_archive_without_characters_is_told(archive):
 
 
 def test_what_the_page_on_data_tells_to_run_makes_the_file_of_the_results(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    page = (ROOT / "docs" / "data.md").read_text("utf-8")
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "unipen" in c)
     archive = Archive(tmp_path / "train_r01_v07")
     archive.ink("ann/ink.dat", STEM, BOW)

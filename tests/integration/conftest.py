@@ -24,6 +24,7 @@ from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import Device, connect
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
+from tests.command_line import is_one_sentence
 from tests.waiting import PATIENCE, free_port, until
 
 
@@ -215,10 +216,6 @@ def open_channel(home: Path) -> grpc.Channel:
         ("grpc.max_send_message_length", -1),
     ]
     return grpc.insecure_channel(f"unix:{home / 'agent.sock'}", options)
-
-
-def is_one_sentence(text: str) -> bool:
-    return re.fullmatch(r"[a-z][^\n]{20,}[^\n.]", text) is not None and "Traceback" not in text
 
 
 def _content(file: Any) -> str:

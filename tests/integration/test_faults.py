@@ -34,7 +34,8 @@ from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import SET_ASIDE, Selection, Store
 from fedhw_client.store.salvage import PAGE
-from tests.integration.conftest import AgentProcess, Character, Launch, Refusal, is_one_sentence
+from tests.command_line import is_one_sentence
+from tests.integration.conftest import AgentProcess, Character, Launch, Refusal
 from tests.parts import lack, need
 from tests.waiting import until
 

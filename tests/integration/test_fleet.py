@@ -20,10 +20,10 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw_client.store.corrections import Store
-from tests.client.releases import published, shuffled
 from tests.integration.account import missing_windows, until_settled
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
-from tests.parts import SHARED
+from tests.places import SHARED
+from tests.releases import published, shuffled
 from tests.waiting import until
 
 pytestmark = pytest.mark.superlink

@@ -40,25 +40,27 @@ from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import release_pb2, statistics_pb2
 from fedhw_client import AgentMissingError
 from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel
-from fedhw_client.fleet.reporter import SIGNED, signed
+from fedhw_client.fleet.reporter import LONGEST_PAUSE, SEND_TIMEOUT_SECONDS, SIGNED, signed
 from fedhw_client.fleet.supernode import _Clock, _connected
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from fedhw_server.leader import superlink
-from tests.client.releases import published, shuffled
+from tests.command_line import is_one_sentence
 from tests.integration import steer
 from tests.integration.account import heard, missing_windows, until_settled
-from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess, is_one_sentence
+from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
 from tests.integration.hostile import Hostile, hostile, said, superlink_of
 from tests.integration.network import SERVER, Wire, wired
 from tests.integration.relay import Relay
+from tests.releases import published, shuffled
 from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.superlink
 
 WINDOW = 10
-CUT = 120.0
-"""Seconds for which nothing passes."""
+CUT = SEND_TIMEOUT_SECONDS + LONGEST_PAUSE + WINDOW
+"""Seconds for which nothing passes: more than a device waits for an answer and pauses then, and
+than Flower waits for a sign of life."""
 
 FEW = 15
 """Corrections of which so few judge a release that it cannot look worse: nobody holds it back."""
@@ -566,7 +568,7 @@ def test_another_app_is_not_run(
     before = contents(agent.home)
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n".encode()
     code += b"from flwr.clientapp import ClientApp\napp = ClientApp()\n"
-    described = superlink.APP.replace(b"fedhw_client.fleet.client_app:app", b"evil:app")
+    described = superlink.APP.replace(b"fedhw_client.app:app", b"evil:app")
     assert described != superlink.APP
     files = {"pyproject.toml": described, "evil.py": code}
     exec(code, {})  # so it would

@@ -20,11 +20,11 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import enrolment_pb2, release_pb2, statistics_pb2
 from fedhw_server.store.members import SETTLED
-from tests.client.releases import published, shuffled
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
 from tests.integration.leaks import Secrets
 from tests.integration.protocol import Request, answers, exactly, fleet_requests, grpc_requests
 from tests.integration.relay import Between, Relay
+from tests.releases import published, shuffled
 from tests.waiting import until
 
 pytestmark = pytest.mark.superlink

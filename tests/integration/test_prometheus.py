@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from fedhw.release.manifest import MANIFEST, Manifest
-from tests.deploy.dashboard import Query, queries
-from tests.deploy.test_prometheus import Prometheus, records, rules, watching
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
+from tests.monitoring import Prometheus, Query, queries, records, rules, watching
 from tests.waiting import until
 
 pytestmark = [pytest.mark.needs("prometheus"), pytest.mark.superlink]

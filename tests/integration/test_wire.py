@@ -32,7 +32,8 @@ from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client import AgentMissingError, connect, connect_async
 from fedhw_client.agent import device_service
 from fedhw_client.store.corrections import Store
-from tests.integration.conftest import AgentProcess, Character, Launch, is_one_sentence
+from tests.command_line import is_one_sentence
+from tests.integration.conftest import AgentProcess, Character, Launch
 from tests.waiting import PATIENCE, until
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,7 +1,5 @@
 """What docs/privacy.md promises is what the code does."""
 
-from pathlib import Path
-
 import pytest
 
 from fedhw.privacy.budget import ROUNDS_A_DAY
@@ -9,8 +7,9 @@ from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.estimate import noise_error
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
 from fedhw.privacy.statistics import TABLES, Statistic, Table
+from tests.places import ROOT
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 MECHANISM = GaussianMechanism(2, 1e-6)
 
 

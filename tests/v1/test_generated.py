@@ -4,7 +4,8 @@ from pathlib import Path
 import grpc_tools
 from grpc_tools import protoc
 
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
+
 PROTOS = ROOT / "protos"
 
 

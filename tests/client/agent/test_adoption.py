@@ -23,7 +23,7 @@ from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
-from tests.client.releases import Change, published, shuffled, spoiling
+from tests.releases import Change, published, shuffled, spoiling
 from tests.waiting import until
 
 SOON = 60.0

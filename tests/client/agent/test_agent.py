@@ -26,7 +26,7 @@ from fedhw_client.agent.agent import CAPACITY, MOST_AT_ONCE, Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import base_of
 from fedhw_client.store.corrections import Selection, Store
-from tests.client.releases import changed, shuffled, spoiling
+from tests.releases import changed, shuffled, spoiling
 from tests.waiting import until
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255

@@ -14,7 +14,7 @@ from fedhw.system.clock import SettableClock
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import DurablePerson
 from fedhw_client.store.corrections import Selection, Store
-from tests.client.releases import changed, shuffled
+from tests.releases import changed, shuffled
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
 BAR = np.zeros((28, 28), np.uint8)

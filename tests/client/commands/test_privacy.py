@@ -17,7 +17,7 @@ from fedhw_client.fleet.enrolment import enrol
 from fedhw_client.fleet.reporter import signed
 from fedhw_client.store.device_home import Home
 from tests.client.fleet.coordinators import Services
-from tests.test_cli import run
+from tests.command_line import run
 
 LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
 

@@ -13,9 +13,10 @@ from fedhw.data.writers import WriterSet
 from fedhw_client import Device
 from fedhw_client.commands.replay_writer import running_agent
 from tests.command_line import run
+from tests.places import ROOT
 from tests.waiting import until
 
-EXAMPLE = Path(__file__).parents[3] / "client/examples/letters.py"
+EXAMPLE = ROOT / "client/examples/letters.py"
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from fedhw_client.fleet.contributor import Contributor, Reason
 from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
-from tests.client.fleet import contributing
-from tests.client.releases import published, shuffled
+from tests import contributing
+from tests.releases import published, shuffled
 from tests.waiting import until
 
 Ask = Callable[[pb.Offer], pb.Answer]

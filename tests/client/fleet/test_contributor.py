@@ -19,7 +19,7 @@ from fedhw.release.signing import ReleaseKey
 from fedhw.system.clock import SettableClock
 from fedhw_client.fleet.contributor import LONGEST_SUM_SECONDS, DeclinedError, Reason
 from fedhw_client.store.corrections import Selection
-from tests.client.fleet.contributing import Device, device, enrolled, task, written
+from tests.contributing import Device, device, enrolled, task, written
 from tests.waiting import until
 
 NAMES = ("anna", "berta", "carl", "dora")

@@ -17,7 +17,7 @@ from fedhw_client.fleet import enrolment as module
 from fedhw_client.fleet.enrolment import INVITATION, NODE_KEY, REPORT_KEY, Enrolment, enrol
 from fedhw_server.fronts.certificates import make_certificates
 from tests.client.fleet.coordinators import NOBODY, Services, public_pem
-from tests.integration.conftest import is_one_sentence
+from tests.command_line import is_one_sentence
 
 
 @pytest.fixture

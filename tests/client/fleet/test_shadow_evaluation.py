@@ -32,7 +32,7 @@ from fedhw_client.fleet.shadow_evaluation import RETRY_SECONDS, Shadow, ShadowSt
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.fleet.coordinators import Services
-from tests.client.releases import Change, changed, published, shuffled, spoiling
+from tests.releases import Change, changed, published, shuffled, spoiling
 from tests.waiting import until
 
 SOON = 60.0

@@ -12,9 +12,10 @@ import torch
 from fedhw.personalization.learner import PersonalMixture
 from fedhw.personalization.method import extract_features
 from fedhw.research.onnx_export.export import export
+from tests.places import ROOT
 from tests.research.onnx_export.conftest import Runtime, in_torch
 
-PAGE = (Path(__file__).parents[3] / "docs" / "edge.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "edge.md").read_text(encoding="utf-8")
 RUN, CUT = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -50,7 +50,6 @@ from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 from fedhw_server.store.reports import Accepted
 from fedhw_server.store.settings import ReportPolicy
-from tests.improvement.conftest import launch_data, public, running  # noqa: F401
 from tests.server.conftest import Pen, busy, open_registry
 
 FLEET = ReportPolicy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=3)
@@ -218,8 +217,8 @@ class World:
 @pytest.fixture
 def world(
     home: Home,
-    running: Release,  # noqa: F811
-    public: Public,  # noqa: F811
+    running: Release,
+    public: Public,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     monkeypatch.setattr(rollout, "draw", lambda name, _: NAMES.index(name) / len(NAMES))

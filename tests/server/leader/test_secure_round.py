@@ -25,8 +25,8 @@ from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_server.leader.secure_round import LateSumError, Summed, secure_sum
 from fedhw_server.leader.superlink import running
 from fedhw_server.store.members import Member
-from tests.client.fleet import contributing
-from tests.client.fleet.contributing import task, written
+from tests import contributing
+from tests.contributing import task, written
 from tests.server.conftest import Link, Pen, open_fleet
 from tests.waiting import until
 

@@ -1,1 +1,0 @@
-from tests.personalization.conftest import world  # noqa: F401
