@@ -13,7 +13,7 @@ from fedhw_client.agent.background_learner import BackgroundLearner
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import DurablePerson
 from fedhw_client.store.corrections import Store
-from tests.client.releases import changed, shuffled
+from tests.releases import changed, shuffled
 from tests.waiting import until
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
