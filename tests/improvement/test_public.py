@@ -32,6 +32,7 @@ def test_writers_whom_the_release_never_saw_are_left_out(
         np.concatenate([launch_data.labels, strangers.labels]),
         np.concatenate([launch_data.writer, strangers.writer + len(launch_data.names)]),
         [*launch_data.names, *strangers.names],
+        launch_data.classes,
     )
     assert glyphs(Public.of(both, running).rehearsal) == glyphs(public.rehearsal)
     with pytest.raises(InputError, match="none of its 3 writers"):
