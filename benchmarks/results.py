@@ -56,8 +56,8 @@ class Section:
 
     `tables` are the commands that print it, one after another; before them come `runs`, side by
     side, of which only the files are kept. In a command {data} and {strokes} are the real writers,
-    {release-0} to {release-2} the releases trained on them, and {work} is a folder of its own. What
-    is measured `alone` has the machine to itself.
+    {release-0} to {release-2} the releases trained on them, {spoken} real speakers, and {work} is a
+    folder of its own. What is measured `alone` has the machine to itself.
     """
 
     name: str

@@ -9,10 +9,10 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
-    """The environment of a machine on which the package of a folder is installed."""
+def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
+    """Returns the environment of a machine on which the package of a folder is installed."""
 
-    def install(folder: Path) -> dict[str, str]:
+    def environment(folder: Path) -> dict[str, str]:
         project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
         site = tmp_path_factory.mktemp("site")
         name = project["name"].replace("-", "_")
@@ -25,4 +25,4 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict
         (about / "entry_points.txt").write_text("\n".join(lines))
         return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(folder)])}
 
-    return install
+    return environment

@@ -1,10 +1,8 @@
 """The example of docs/own-data.md does what the page says, from its loader to a device."""
 
-import os
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -36,16 +34,9 @@ def trained(drawings: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine on which the example is installed, as pip would do it."""
-    project = tomllib.loads((EXAMPLES / "pyproject.toml").read_text("utf-8"))["project"]
-    about = tmp_path / "site" / f"{project['name']}-{project['version']}.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    points = project["entry-points"]["fedhw.architectures"]
-    lines = ["[fedhw.architectures]", *(f"{name} = {module}" for name, module in points.items())]
-    (about / "entry_points.txt").write_text("\n".join(lines))
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(about.parent), str(EXAMPLES)])}
+def installed(install: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+    """The environment of a machine on which the example is installed."""
+    return install(EXAMPLES)
 
 
 def test_the_mixture_learns_how_unseen_people_draw(drawings: ModuleType, trained: Release):

@@ -128,9 +128,9 @@ def spoken() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def machine(
-    installed: Callable[[Path], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+    install: Callable[[Path], dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Machine:
-    machine = Machine(tmp_path_factory.mktemp("spoken"), installed(EXAMPLE))
+    machine = Machine(tmp_path_factory.mktemp("spoken"), install(EXAMPLE))
     machine.run(
         "train-expert --data spoken:three.npz --architecture spoken-cnn --epochs 8 --hold-out 0 "
         "--out release"
@@ -274,10 +274,19 @@ def test_two_speakers_improve_the_expert_of_three(spoken: ModuleType, machine: M
     )
     assert after > before + 0.05, (before, after)
     make_candidate(machine.folder / "candidate", improved, release, improvement.public, {})
+    candidate = Release.load(machine.folder / "candidate")
+    assert accuracy(candidate.expert, own.observations, own.labels) == after
+    assert (candidate.observation, candidate.labels) == (spoken.LOG_MEL, spoken.WORDS)
 
 
 @pytest.mark.skipif(not RECORDINGS.exists(), reason="the shared recordings are not beside this")
-def test_real_recordings(spoken: ModuleType):
+def test_frames_of_real_recordings_tell_words_apart(spoken: ModuleType):
     writers: WriterSet = spoken.load_recordings(str(RECORDINGS), seed=0)
     assert writers.names == ("jackson", "lucas", "theo", "yweweler")
     assert writers.counts().tolist() == [500] * 4
+    for speaker in range(4):
+        own = writers.take(writers.rows_of(speaker))
+        frames, labels = own.observations.reshape(500, -1), own.labels
+        means = np.stack([frames[:250][labels[:250] == word].mean(0) for word in range(10)])
+        nearest = np.square(frames[250:, None] - means).sum(2).argmin(1)
+        assert (nearest == labels[250:]).mean() > 0.6
