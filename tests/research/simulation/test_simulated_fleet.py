@@ -39,7 +39,7 @@ RECIPE = Recipe(
     training=LocalTraining(epochs=4),
 )
 NEVER = Trigger(error=1.0, rise=1.0, cohort=2)
-SOON = Trigger(cohort=25, pause=2 * DAY_SECONDS)
+SOON = Trigger(cohort=20, pause=4 * DAY_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ PLAN = Plan(
     automatic=True,
     rounds=15,
     noise=0.0,
-    cohort=25,
+    cohort=20,
     survivors=5,
     participations=15,
     canary=1.0,
@@ -68,7 +68,7 @@ PLAN = Plan(
 
 
 QUIET = dataclasses.replace(PLAN, trigger=NEVER)
-ARRIVING = People(arriving=0.6)
+ARRIVING = People(arriving=1.0)
 
 
 def scenario(
@@ -85,13 +85,13 @@ def scenario(
 @pytest.fixture(scope="module")
 def quiet(release: Release, public: Public) -> Chronicle:
     """A fleet that is only watched."""
-    return simulate_fleet(release, public, FLEET, range(WRITERS), scenario(6, plan=QUIET))
+    return simulate_fleet(release, public, FLEET, range(WRITERS), scenario(6, plan=QUIET, people=People(arriving=0.6)))
 
 
 @pytest.fixture(scope="module")
 def improved(release: Release, public: Public) -> Chronicle:
     """A fleet that gets a better expert as soon as half of it is online."""
-    return simulate_fleet(release, public, FLEET, range(WRITERS), scenario(18, seed=4))
+    return simulate_fleet(release, public, FLEET, range(WRITERS), scenario(20))
 
 
 def test_the_same_seed_gives_the_same_fleet(release: Release, public: Public) -> None:
@@ -151,8 +151,7 @@ def test_an_improvement_is_triggered_promoted_and_helps(improved: Chronicle) -> 
     [promoted] = (each.attempt for each in improved.decisions if each.decision == "promoted")
     told = [each.decision for each in improved.decisions if each.attempt == promoted]
     assert told[:4] == ["begin", "candidate", "promote", "publish"]
-    rounds = [day.rounds for day in improved.days if day.rounds]
-    assert rounds == [PLAN.rounds] * promoted
+    assert {day.rounds for day in improved.days} == {0, PLAN.rounds}
     first, second = improved.versions
     before, after = (
         accuracy(version.release.expert, FLEET.observations, FLEET.labels)
@@ -168,11 +167,12 @@ def with_false_labels(data: WriterSet) -> WriterSet:
 
 def poisoned(release: Release, public: Public) -> list[str]:
     """What becomes of an attempt that rehearses on these characters."""
-    asked = scenario(8, recipe=dataclasses.replace(RECIPE, rehearsal=0.95))
+    asked = scenario(6, recipe=dataclasses.replace(RECIPE, rehearsal=0.95))
     found = simulate_fleet(release, public, FLEET, range(WRITERS), asked)
     assert [version.name for version in found.versions] == ["v1"]
     assert set(found.days[-1].devices) == {"v1"}
-    return [each.decision for each in found.decisions if each.attempt is not None]
+    last = found.decisions[-1].attempt
+    return [each.decision for each in found.decisions if each.attempt == last is not None]
 
 
 def test_a_candidate_from_a_poisoned_public_set_is_rejected(
@@ -190,7 +190,7 @@ def test_a_candidate_that_only_looks_good_is_rejected_by_the_shadow_evaluation(
 
 
 def test_rounds_with_noise_are_paid_for(release: Release, public: Public) -> None:
-    asked = scenario(5, plan=dataclasses.replace(PLAN, noise=5.0))
+    asked = scenario(6, plan=dataclasses.replace(PLAN, noise=5.0))
     noisy = simulate_fleet(release, public, FLEET, range(WRITERS), asked)
     [day] = [day for day in noisy.days if day.rounds]
     sigma = GaussianMechanism(noisy.scenario.epsilon, DELTA).sigma
