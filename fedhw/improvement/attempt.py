@@ -5,7 +5,7 @@
     shadow     some devices evaluate the candidate beside what they run, and report
     roll-out   it is published: for few devices, for more, for all; or back to the release before
 
-Whoever runs it, a coordinator or a simulation, repeats
+`advance` is the state machine and `proceed` the loop that a coordinator and a simulation run:
 
     attempt, action, decision := advance(attempt, facts)
     keep the attempt, then perform the action; its result is among the next facts
@@ -22,11 +22,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
+from fedhw.improvement.actions import (
+    UNSETTLED,
+    Action,
+    Answered,
+    AskForEvaluation,
+    CandidateMade,
+    MakeCandidate,
+    Progress,
+    Publish,
+    Result,
+    RollBack,
+    RolledBack,
+    RoundEnded,
+    TakeRound,
+)
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.rollout import RollOut
-from fedhw.improvement.verdicts import GUARDED, Outcome, Verdict, judge_candidate, judge_release
+from fedhw.improvement.verdicts import GUARDED, Outcome, judge_candidate, judge_release
 from fedhw.privacy.estimate import Estimate
 from fedhw.privacy.window_estimates import WindowEstimates
 
@@ -63,20 +78,6 @@ IN_FLIGHT = (Stage.ROUNDS, Stage.SHADOW, Stage.ROLL_OUT)
 """Of which one attempt may be at a time."""
 
 ENDS = tuple(stage for stage in Stage if stage not in IN_FLIGHT)
-
-
-class Progress(StrEnum):
-    """How far a device's shadow evaluation is, by its last answer."""
-
-    WANTED = "wanted"
-    EVALUATING = "evaluating"
-    TOLD = "told"
-    DECLINED = "declined"
-    REFUSED = "refused"
-
-
-UNSETTLED = (Progress.WANTED, Progress.EVALUATING)
-"""What a device answers that is to be asked again."""
 
 
 class Round(NamedTuple):
@@ -129,86 +130,6 @@ class Attempt:
     def failed_rounds(self) -> int:
         """How many rounds of late came to nothing, one after the other."""
         return sum(1 for _ in takewhile(lambda each: each.summed is None, reversed(self.rounds)))
-
-
-# Actions
-
-
-@dataclass(frozen=True)
-class TakeRound:
-    """Have these devices add up what they learn; the result is a RoundEnded."""
-
-    devices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MakeCandidate:
-    """Make a candidate of all rounds and validate it; the result is a CandidateMade."""
-
-
-@dataclass(frozen=True)
-class AskForEvaluation:
-    """Have these devices evaluate the candidate; the result is an Answered."""
-
-    devices: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Publish:
-    """Publish the candidate; the next facts show it as the newest release."""
-
-
-@dataclass(frozen=True)
-class RollBack:
-    """Publish a version's files again, for this reason; the result is a RolledBack."""
-
-    version: int
-    reason: str
-
-
-Action: TypeAlias = TakeRound | MakeCandidate | AskForEvaluation | Publish | RollBack
-
-
-# Results
-
-
-@dataclass(frozen=True)
-class RoundEnded:
-    """A round has come to the sum of `summed` updates, or to nothing for a `reason`.
-
-    `paid` are those who were asked for their vectors.
-    """
-
-    paid: tuple[str, ...]
-    seconds: float
-    summed: int | None = None
-    within: float | None = None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class CandidateMade:
-    """A candidate of this name is there, and public characters say this of it."""
-
-    name: str
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What devices have answered; those who did not are left out."""
-
-    progress: Mapping[str, Progress]
-
-
-@dataclass(frozen=True)
-class RolledBack:
-    """The release before is the newest one again."""
-
-    reason: str
-
-
-Result: TypeAlias = RoundEnded | CandidateMade | Answered | RolledBack
 
 
 class Newest(NamedTuple):
@@ -274,8 +195,34 @@ class Transition(NamedTuple):
     decision: Decision | None = None
 
 
+class World(Protocol):
+    """Whoever runs attempts: a coordinator, or a simulation."""
+
+    def facts(self, attempt: Attempt, result: Result | None) -> Facts:
+        """Gather what is known now, with the result of the last action."""
+
+    def keep(self, attempt: Attempt, decision: Decision | None) -> None:
+        """Keep a state, and what was decided, so that it is there after a crash."""
+
+    def perform(self, attempt: Attempt, action: Action) -> Result | None:
+        """Do something, and return what came of it."""
+
+
+def proceed(attempt: Attempt, world: World, draw: random.Random) -> None:
+    """Take an attempt forward until it waits for other facts; `draw` chooses devices."""
+    result: Result | None = None
+    while True:
+        known, facts = attempt, world.facts(attempt, result)
+        attempt, action, decision = advance(known, facts, draw)
+        if attempt != known or decision is not None:
+            world.keep(attempt, decision)
+        if action is None:
+            return
+        result = world.perform(attempt, action)
+
+
 def advance(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
-    """Take an attempt forward by what is known; `draw` chooses devices."""
+    """Return what is next by what is known; `draw` chooses devices."""
     newest, parent = facts.newest, attempt.parent
     if attempt.stage in ENDS:
         return Transition(attempt)

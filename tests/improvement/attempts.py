@@ -2,15 +2,12 @@
 
 from random import Random
 
-from fedhw.improvement.attempt import (
+from fedhw.improvement.actions import (
     Action,
     Answered,
     AskForEvaluation,
-    Attempt,
     CandidateMade,
-    Facts,
     MakeCandidate,
-    Newest,
     Progress,
     Publish,
     Result,
@@ -19,6 +16,7 @@ from fedhw.improvement.attempt import (
     RoundEnded,
     TakeRound,
 )
+from fedhw.improvement.attempt import Attempt, Facts, Newest
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.verdicts import Outcome, Verdict
 from fedhw.privacy.estimate import Estimate

@@ -9,25 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedhw.improvement.actions import (
+    AskForEvaluation,
+    CandidateMade,
+    MakeCandidate,
+    Progress,
+    Publish,
+    RollBack,
+    RolledBack,
+    RoundEnded,
+    TakeRound,
+)
 from fedhw.improvement.attempt import (
     ENDS,
     MAX_FAILED_ROUNDS,
     ROUND_RETRY_SECONDS,
     STALLED_WINDOWS,
-    AskForEvaluation,
     Attempt,
-    CandidateMade,
     Facts,
-    MakeCandidate,
     Newest,
-    Progress,
-    Publish,
-    RollBack,
-    RolledBack,
     Round,
-    RoundEnded,
     Stage,
-    TakeRound,
     Transition,
     advance,
     give_up,

@@ -11,26 +11,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from fedhw.improvement.attempt import (
-    ENDS,
+from fedhw.improvement.actions import (
     Action,
     Answered,
     AskForEvaluation,
-    Attempt,
     CandidateMade,
-    Decision,
-    Facts,
     MakeCandidate,
-    Newest,
     Progress,
     Publish,
     Result,
     RollBack,
     RolledBack,
     RoundEnded,
-    Stage,
     TakeRound,
-    advance,
+)
+from fedhw.improvement.attempt import (
+    ENDS,
+    Attempt,
+    Decision,
+    Facts,
+    Newest,
+    Stage,
+    proceed,
     roll_out,
 )
 from fedhw.improvement.candidate import make_candidate, validate
@@ -46,7 +48,7 @@ from fedhw.privacy.statistics import SHADOW
 from fedhw.privacy.window_estimates import WindowEstimates
 from fedhw.release.release import Release
 from fedhw.research.simulation.simulated_devices import Version
-from fedhw.system.clock import DAY_SECONDS
+from fedhw.system.clock import DAY_SECONDS, SettableClock
 
 REPORTING_SHARE = 0.2
 """Share of the next day after which all reports of a day have come."""
@@ -117,6 +119,8 @@ class Coordinator:
         self._directory = directory
         self._attempts: list[Attempt] = []
         self._windows: list[WindowEstimates] = []
+        self._clock = SettableClock(0.0)
+        self._devices: Devices
         self._prepare(0)
 
     @property
@@ -139,23 +143,22 @@ class Coordinator:
         self, day: int, reports: Mapping[str, Sums], devices: Devices
     ) -> WindowEstimates | None:
         """Go on by a window's reports, by release, and return what they say."""
-        classes = len(self.versions[0].release.labels)
+        classes, minimum = len(self.versions[0].release.labels), self._policy.minimum_cohort
         found = None
         if reports:
-            found = WindowEstimates.of(
-                day, DAY_SECONDS, reports, classes, self._policy.minimum_cohort
-            )
+            found = WindowEstimates.of(day, DAY_SECONDS, reports, classes, minimum)
         if found is not None:
             self._windows.append(found)
-        now, end = (day + 1 + REPORTING_SHARE) * DAY_SECONDS, (day + 2) * DAY_SECONDS
+        self._devices = devices
+        self._clock.set_wall((day + 1 + REPORTING_SHARE) * DAY_SECONDS)
         if self.current is None:
-            self._consider(now, devices)
-        while (before := self.current) is not None and now < end:
-            self._advance(before, now, devices)
+            self._consider()
+        while (before := self.current) and self._clock.wall() < (day + 2) * DAY_SECONDS:
+            proceed(before, self, self._draw)
             # Only rounds go on by the time of day alone; all else waits for reports.
             if self.current == before and before.stage != Stage.ROUNDS:
                 break
-            now += STEP_SECONDS
+            self._clock.advance(STEP_SECONDS)
         return found
 
     @property
@@ -164,15 +167,22 @@ class Coordinator:
         is_candidate = newest is self._candidate
         return Newest(newest.number, newest.name, newest.restores, is_candidate)
 
-    def _consider(self, now: float, devices: Devices) -> None:
-        plan, newest = self._policy.plan, self.versions[-1]
-        parameters = sum(each.numel() for each in newest.release.expert.parameters())
+    @property
+    def _online(self) -> tuple[str, ...]:
+        """The devices that are online and run the newest version."""
+        running, newest = self._devices.running, self._newest.name
+        return tuple(name for name, version in running.items() if version == newest)
+
+    def _consider(self) -> None:
+        plan, now = self._policy.plan, self._clock.wall()
         outlook = Outlook(
             has_public=True,
             enrolled=self.enrolled,
-            online=len(_online(devices, newest.name)),
+            online=len(self._online),
             since_last=now - self._attempts[-1].since if self._attempts else math.inf,
-            epsilon=epsilon_of(devices.rho + plan.rho(parameters), self._delta),
+            epsilon=epsilon_of(
+                self._devices.rho + plan.rho(len(self._state.parameters)), self._delta
+            ),
             newest=self._windows[-1] if self._windows else None,
             after_last=self._after_last(),
         )
@@ -181,7 +191,7 @@ class Coordinator:
             self.decisions.append(Decision(None, now, "wait", reason))
             return
         number = len(self._attempts) + 1
-        self._attempts.append(Attempt(number, newest.number, plan, now))
+        self._attempts.append(Attempt(number, self._newest.version, plan, now))
         self.decisions.append(Decision(number, now, "begin", reason))
         self._prepare(number)
 
@@ -197,34 +207,18 @@ class Coordinator:
     def _after_last(self) -> WindowEstimates | None:
         """The first estimates there are since the last attempt that was promoted."""
         promoted = [one.since for one in self._attempts if one.stage == Stage.PROMOTED]
-        since = (
-            found
-            for found in self._windows
-            if promoted and found.window * DAY_SECONDS >= promoted[-1]
-        )
-        return next(since, None)
+        for found in self._windows if promoted else []:
+            if found.window * DAY_SECONDS >= promoted[-1]:
+                return found
+        return None
 
-    def _advance(self, attempt: Attempt, now: float, devices: Devices) -> None:
-        action: Action | None
-        result: Result | None = None
-        while True:
-            facts = self._facts(attempt, now, devices, result)
-            attempt, action, decision = advance(attempt, facts, self._draw)
-            self._attempts[-1] = attempt
-            if decision is not None:
-                self.decisions.append(decision)
-            if action is None:
-                return
-            result = self._perform(attempt, action, devices)
-
-    def _facts(
-        self, attempt: Attempt, now: float, devices: Devices, result: Result | None
-    ) -> Facts:
+    def facts(self, attempt: Attempt, result: Result | None) -> Facts:
+        """Gather what is known now, with the result of the last action."""
         minimum, shadow = self._policy.minimum_cohort, self._shadow
         return Facts(
-            now=now,
+            now=self._clock.wall(),
             newest=self._newest,
-            online=_online(devices, self._newest.name),
+            online=self._online,
             devices=self.enrolled,
             window_seconds=DAY_SECONDS,
             minimum_cohort=minimum,
@@ -237,16 +231,23 @@ class Coordinator:
             result=result,
         )
 
-    def _perform(self, attempt: Attempt, action: Action, devices: Devices) -> Result | None:
+    def keep(self, attempt: Attempt, decision: Decision | None) -> None:
+        """Keep a state, and what was decided."""
+        self._attempts[-1] = attempt
+        if decision is not None:
+            self.decisions.append(decision)
+
+    def perform(self, attempt: Attempt, action: Action) -> Result | None:
+        """Do something, and return what came of it."""
         newest = self.versions[-1]
         match action:
             case TakeRound(names):
-                return self._take_round(attempt, names, devices)
+                return self._take_round(attempt, names)
             case MakeCandidate():
-                return self._make_candidate(attempt, devices.rho)
+                return self._make_candidate(attempt)
             case AskForEvaluation(names):
                 assert self._candidate is not None
-                answers, sums = devices.evaluate(self._candidate, names)
+                answers, sums = self._devices.evaluate(self._candidate, names)
                 if sums is not None:
                     self._shadow = sums if self._shadow is None else self._shadow + sums
                 return Answered(answers)
@@ -259,25 +260,20 @@ class Coordinator:
                 self.versions.append(Version(newest.number + 1, old, restores=version))
                 return RolledBack(reason)
 
-    def _take_round(self, attempt: Attempt, names: Sequence[str], devices: Devices) -> RoundEnded:
+    def _take_round(self, attempt: Attempt, names: Sequence[str]) -> RoundEnded:
         try:
-            taken = devices.take_round(self._improvement, self._state, names, attempt.plan)
+            taken = self._devices.take_round(self._improvement, self._state, names, attempt.plan)
         except SumError as error:
             return RoundEnded((), 0.0, reason=str(error))
         self._state = taken.state
         return RoundEnded(taken.contributors, 0.0, summed=len(taken.contributors))
 
-    def _make_candidate(self, attempt: Attempt, rho: float) -> CandidateMade:
+    def _make_candidate(self, attempt: Attempt) -> CandidateMade:
         improvement, newest = self._improvement, self.versions[-1]
         place = self._directory / str(attempt.number)
-        privacy = {"epsilon": epsilon_of(rho, self._delta), "delta": self._delta}
+        privacy = {"epsilon": epsilon_of(self._devices.rho, self._delta), "delta": self._delta}
         expert = improvement.expert(self._state)
         make_candidate(place, expert, newest.release, self._public, privacy)
         self._candidate = Version(newest.number + 1, Release.load(place))
         verdict = validate(expert, improvement.running, self._public)
         return CandidateMade(self._candidate.name, verdict)
-
-
-def _online(devices: Devices, version: str) -> tuple[str, ...]:
-    """Devices that are online and run a version."""
-    return tuple(name for name, running in devices.running.items() if running == version)

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.improvement.attempt import Decision, Progress
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import Decision
 from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
 from fedhw.improvement.local_update import FEWEST
 from fedhw.improvement.plan import Plan
@@ -388,7 +389,7 @@ class _Fleet:
         """
         people = [self._online[name] for name in names]
         task = improvement.task(state, len(names), plan.survivors)
-        able = [person for person in people if len(person.device.person.replay) >= FEWEST]
+        able = [person for person in people if len(person.device.person.replay.learnable) >= FEWEST]
         if task.noise > 0:
             able = [person for person in able if person.pays_for_round(task.rho, self._day)]
         if len(able) < plan.survivors:

@@ -15,26 +15,28 @@ from pathlib import Path
 import structlog
 
 from fedhw.errors import InputError
-from fedhw.improvement.attempt import (
-    ENDS,
+from fedhw.improvement.actions import (
     Action,
     Answered,
     AskForEvaluation,
-    Attempt,
     CandidateMade,
-    Decision,
-    Facts,
     MakeCandidate,
-    Newest,
     Publish,
     Result,
     RollBack,
     RolledBack,
     RoundEnded,
-    Stage,
     TakeRound,
-    advance,
+)
+from fedhw.improvement.attempt import (
+    ENDS,
+    Attempt,
+    Decision,
+    Facts,
+    Newest,
+    Stage,
     give_up,
+    proceed,
 )
 from fedhw.improvement.candidate import make_candidate, validate
 from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
@@ -90,6 +92,7 @@ class Improver:
         self._clock = clock
         self._looked_at = self._asked_at = self._warned_at = -math.inf
         self._loaded: tuple[int, Improvement] | None = None
+        self._online: Mapping[int, Member] = {}
 
     def step(self, online: Mapping[int, Member]) -> None:
         """Do the next thing there is to do, with the devices that are online by node."""
@@ -98,30 +101,18 @@ class Improver:
             newest = self._registry.latest
             if newest is None:
                 return
-            running = {node: one for node, one in online.items() if one.running == newest.name}
+            self._online = {n: one for n, one in online.items() if one.running == newest.name}
             if attempt is None:
-                self._consider(newest, len(running))
+                self._consider(newest)
             else:
-                self._advance(attempt, running)
+                proceed(attempt, self, self._draw)
         except StoreError:  # nothing is wrong with the attempt
             raise
         except InputError as error:
             self._give_up(str(error))
 
-    def _advance(self, attempt: Attempt, online: Mapping[int, Member]) -> None:
-        action: Action | None
-        result: Result | None = None
-        while True:
-            known = attempt
-            facts = self._facts(known, online, result)
-            attempt, action, decision = advance(known, facts, self._draw)
-            if attempt != known or decision is not None:
-                self._keep(attempt, decision)
-            if action is None:
-                return
-            result = self._perform(attempt, action, online)
-
-    def _keep(self, attempt: Attempt, decision: Decision | None) -> None:
+    def keep(self, attempt: Attempt, decision: Decision | None) -> None:
+        """Keep a state on the disk, and what was decided."""
         self._fleet.attempts.keep(attempt, decision)
         if decision is not None:
             number, _, decided, reason = decision
@@ -134,7 +125,7 @@ class Improver:
         if attempt is not None:
             attempt, _, decision = give_up(attempt, self._clock.wall(), reason)
             if decision is not None:
-                self._keep(attempt, decision)
+                self.keep(attempt, decision)
                 return
         now = self._clock.monotonic()
         if now - self._warned_at >= TRIGGER_INTERVAL_SECONDS:
@@ -143,20 +134,20 @@ class Improver:
 
     # Beginning
 
-    def _consider(self, newest: Manifest, online: int) -> None:
+    def _consider(self, newest: Manifest) -> None:
         """Begin an attempt where the plan is to do so by itself and the statistics tell for it."""
         attempts, now = self._fleet.attempts, self._clock.monotonic()
         plan = attempts.plan
         if not plan.automatic or now - self._looked_at < TRIGGER_INTERVAL_SECONDS:
             return
         self._looked_at = now
-        outcome, reason = plan.consider(self._outlook(plan, newest, online))
+        outcome, reason = plan.consider(self._outlook(plan, newest))
         if outcome == Outcome.PASS:
             attempts.begin(newest.version, reason)
         else:
             attempts.wait(reason)
 
-    def _outlook(self, plan: Plan, newest: Manifest, online: int) -> Outlook:
+    def _outlook(self, plan: Plan, newest: Manifest) -> Outlook:
         attempts, ended = self._fleet.attempts, self._fleet.attempts.all()
         classes = len(newest.labels)
         expert = self._registry.release(newest.version).expert
@@ -164,7 +155,7 @@ class Improver:
         return Outlook(
             has_public=self._home.public.is_dir(),
             enrolled=self._fleet.members.enrolled,
-            online=online,
+            online=len(self._online),
             since_last=self._clock.wall() - ended[-1].since if ended else math.inf,
             epsilon=epsilon_of(rho, self._fleet.policy.delta),
             newest=self._fleet.reports.estimates(classes),
@@ -184,9 +175,8 @@ class Improver:
 
     # Facts
 
-    def _facts(
-        self, attempt: Attempt, online: Mapping[int, Member], result: Result | None
-    ) -> Facts:
+    def facts(self, attempt: Attempt, result: Result | None) -> Facts:
+        """Gather what is known now, with the result of the last action."""
         newest = self._registry.latest
         assert newest is not None  # releases are never removed
         policy, reports, classes = self._fleet.policy, self._fleet.reports, len(newest.labels)
@@ -195,7 +185,7 @@ class Improver:
             newest=Newest(
                 newest.version, newest.name, newest.restores, self._is_made(attempt, newest)
             ),
-            online=tuple(device.name for device in online.values()),
+            online=tuple(device.name for device in self._online.values()),
             devices=len(self._fleet.members.by_node()),
             window_seconds=policy.window,
             minimum_cohort=policy.minimum_cohort,
@@ -255,18 +245,17 @@ class Improver:
 
     # Actions
 
-    def _perform(
-        self, attempt: Attempt, action: Action, online: Mapping[int, Member]
-    ) -> Result | None:
+    def perform(self, attempt: Attempt, action: Action) -> Result | None:
+        """Do something, and return what came of it."""
         match action:
             case TakeRound(names):
-                return self._take_round(attempt, _chosen(online, names))
+                return self._take_round(attempt, self._chosen(names))
             case MakeCandidate():
                 return self._make_candidate(attempt)
             case AskForEvaluation(names):
                 self._asked_at = self._clock.monotonic()
                 candidate = self._home.candidate(attempt.number)
-                return Answered(self._ask(_chosen(online, names), candidate))
+                return Answered(self._ask(self._chosen(names), candidate))
             case Publish():
                 self._registry.publish(self._home.candidate(attempt.number))
                 return None
@@ -307,7 +296,6 @@ class Improver:
         verdict = validate(made.expert, improvement.running, improvement.public)
         return CandidateMade(made.manifest.name, verdict)
 
-
-def _chosen(online: Mapping[int, Member], names: tuple[str, ...]) -> dict[int, Member]:
-    chosen = {*names}
-    return {node: device for node, device in online.items() if device.name in chosen}
+    def _chosen(self, names: tuple[str, ...]) -> dict[int, Member]:
+        chosen = {*names}
+        return {node: one for node, one in self._online.items() if one.name in chosen}

@@ -10,7 +10,7 @@ from pathlib import Path
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
-from fedhw.improvement.attempt import Progress
+from fedhw.improvement.actions import Progress
 from fedhw.release.manifest import MANIFEST, Manifest
 from fedhw.release.release import read_files
 from fedhw.release.signing import ReleaseKey

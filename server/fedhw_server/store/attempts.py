@@ -11,16 +11,8 @@ from itertools import chain, repeat
 from typing import Any
 
 from fedhw.errors import InputError
-from fedhw.improvement.attempt import (
-    IN_FLIGHT,
-    Attempt,
-    Decision,
-    Newest,
-    Progress,
-    Round,
-    Stage,
-    roll_out,
-)
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import IN_FLIGHT, Attempt, Decision, Newest, Round, Stage, roll_out
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.rollout import RollOut
 from fedhw.privacy.estimate import Estimate

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedhw.data.writers import WriterSet
-from fedhw.improvement.attempt import Progress, Stage
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import Stage
 from fedhw.observation import Labels
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger

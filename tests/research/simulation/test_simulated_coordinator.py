@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fedhw.handwriting.synthetic import synthetic_writers
-from fedhw.improvement.attempt import MAX_FAILED_ROUNDS, STALLED_WINDOWS, Progress
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import MAX_FAILED_ROUNDS, STALLED_WINDOWS
 from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public

@@ -85,7 +85,9 @@ def scenario(
 @pytest.fixture(scope="module")
 def quiet(release: Release, public: Public) -> Chronicle:
     """A fleet that is only watched."""
-    return simulate_fleet(release, public, FLEET, range(WRITERS), scenario(6, plan=QUIET, people=People(arriving=0.6)))
+    return simulate_fleet(
+        release, public, FLEET, range(WRITERS), scenario(6, plan=QUIET, people=People(arriving=0.6))
+    )
 
 
 @pytest.fixture(scope="module")

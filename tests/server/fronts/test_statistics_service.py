@@ -11,7 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from fedhw.improvement.attempt import Progress, Stage
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import Stage
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import Evaluation, make_report

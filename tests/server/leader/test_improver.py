@@ -15,13 +15,13 @@ from fedhw.experts.evaluation import accuracy, recognised
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.improvement import rollout
+from fedhw.improvement.actions import Progress
 from fedhw.improvement.attempt import (
     MAX_FAILED_ROUNDS,
     ROUND_RETRY_SECONDS,
     SHADOW_REMINDER_SECONDS,
     SHADOW_WINDOWS,
     STALLED_WINDOWS,
-    Progress,
     Stage,
 )
 from fedhw.improvement.contribution import Task

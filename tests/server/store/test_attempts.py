@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedhw.errors import InputError
-from fedhw.improvement.attempt import Progress, Round, Stage, advance
+from fedhw.improvement.actions import Progress
+from fedhw.improvement.attempt import Round, Stage, advance
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.rollout import draw
 from tests.improvement.attempts import facts_for, result_of
