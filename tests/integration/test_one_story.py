@@ -1,12 +1,13 @@
 """One story of a fleet, told by the coordinator and agents that ship and by the simulation.
 
-Twelve people enrol, write, report and improve the expert; it is rolled out, turns out worse, and
-goes back. Whoever tells it, the same is decided, at the same times and for the same reasons.
+Twelve people enrol, make signs with their hands, correct and report; the expert is improved and
+rolled out, turns out worse, and goes back. Whoever tells it, the same is decided, at the same times
+and for the same reasons.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -17,19 +18,20 @@ import pytest
 import torch
 
 from fedhw.data.writers import WriterSet
+from fedhw.experts.architecture import Architecture, register
 from fedhw.experts.global_expert import GlobalExpert
-from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.experts.layers import Linear, Relu
 from fedhw.improvement import rollout
 from fedhw.improvement.actions import Progress
 from fedhw.improvement.attempt import Decision, Stage
 from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
-from fedhw.improvement.local_update import Lesson, unflatten
+from fedhw.improvement.local_update import Lesson, LocalTraining, unflatten
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
 from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
-from fedhw.observation import Observations
+from fedhw.observation import Labels, Observations, ObservationType
 from fedhw.privacy.estimate import Sums
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import LATENCIES, Evaluation, Report, Tally, make_report
@@ -46,6 +48,8 @@ from fedhw.research.simulation.simulated_coordinator import (
 )
 from fedhw.research.simulation.simulated_devices import Device, Version, cohorts
 from fedhw.research.simulation.simulated_rounds import summed
+from fedhw.research.train_release import make_release
+from fedhw.research.training import Training
 from fedhw.system.clock import DAY_SECONDS, SettableClock
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
@@ -56,29 +60,34 @@ from fedhw_server.store.coordinator_home import Home
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 from fedhw_server.store.reports import Accepted
-from tests.improvement.conftest import launch_data, public, running  # noqa: F401
 from tests.server.conftest import Pen
 from tests.waiting import until
 
 NAMES = [f"pen-{number:02}" for number in range(12)]
-DAYS, PER_DAY = 7, 31
+DAYS, PER_DAY = 7, 40
 LATER = NAMES[8:]
 """Those who come on the third day, which is when there are enough."""
 
 WORSE = 5
 """The day on which everybody means what the first expert reads: all others are worse then."""
 
+WORDS = Labels(("yes", "no", "later", "never", "perhaps"))
+SIGNS = Architecture(ObservationType((8,), "float32"), (Linear(16), Relu()))
+THEN = np.random.default_rng(1).normal(size=(5, 8))
+NOW = np.concatenate([THEN[:3], THEN[4:], THEN[3:4]])
+"""How each word was signed when the first expert was made, and how it is now: two have changed."""
+
 COHORT, SEED = 3, 0
 PLAN = Plan(
     automatic=True,
-    rounds=6,
+    rounds=8,
     noise=0.01,
     cohort=12,
     survivors=6,
     canary=1.0,
     trigger=Trigger(cohort=12, epsilon=1e12),
 )
-RECIPE = Recipe(rate=0.03, rehearsal=0.3, writers=6, optimiser=FedAvgM(1.0, 0.7))
+RECIPE = Recipe(rate=0.05, writers=6, optimiser=FedAvgM(1.0, 0.7), training=LocalTraining(epochs=4))
 MECHANISM = GaussianMechanism(1000.0, 1e-6)
 NO_LATENCIES = (0,) * (len(LATENCIES) + 1)
 
@@ -121,7 +130,7 @@ def reported(counts: Tally | Evaluation, name: str, day: int, about: str) -> Rep
 class Shipped:
     """The coordinator and the agents that ship; of the network there is nothing."""
 
-    def __init__(self, directory: Path, first: Release, public: Public, story: Story) -> None:  # noqa: F811
+    def __init__(self, directory: Path, first: Release, public: Public, story: Story) -> None:
         self._story = story
         self._directory = directory
         self._clock = SettableClock(0.0)
@@ -233,7 +242,7 @@ class Shipped:
 class Simulated:
     """The coordinator and the devices of the simulation."""
 
-    def __init__(self, directory: Path, first: Release, public: Public, story: Story) -> None:  # noqa: F811
+    def __init__(self, directory: Path, first: Release, public: Public, story: Story) -> None:
         self._story = story
         policy = Policy(PLAN, RECIPE, COHORT)
         self._coordinator = Coordinator(first, public, policy, MECHANISM.delta, SEED, directory)
@@ -327,18 +336,37 @@ class Simulated:
         return dict.fromkeys(names, Progress.TOLD), Sums.of(*found)
 
 
+def signed(people: int, each: int, centres: np.ndarray, seed: int) -> WriterSet:
+    """So many signs of each of some people, who all have a habit of their own."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(len(WORDS), size=people * each)
+    person = np.repeat(np.arange(people), each)
+    habits = random.normal(scale=0.3, size=(people, 8))
+    signs = centres[labels] + habits[person] + random.normal(scale=0.5, size=(len(labels), 8))
+    names = [f"{seed}-{number}" for number in range(people)]
+    return WriterSet.of(signs.astype(np.float32), labels, person, names, WORDS)
+
+
 @torch.no_grad()
 def reading(expert: GlobalExpert, observations: Observations) -> np.ndarray:
     return expert(expert.scale(observations)).argmax(1).numpy()
 
 
 @pytest.fixture
-def story(running: Release) -> Story:  # noqa: F811
-    data = synthetic_writers(range(700, 700 + len(NAMES)), DAYS * PER_DAY)
+def first(tmp_path: Path) -> Release:
+    register("signs", SIGNS)
+    training = Training(epochs=8, batch=32)
+    make_release(tmp_path / "first", signed(12, 100, THEN, 2), "signs", training, hold_out=0)
+    return Release.load(tmp_path / "first")
+
+
+@pytest.fixture
+def story(first: Release) -> Story:
+    data = signed(len(NAMES), DAYS * PER_DAY, NOW, 3)
     labels = data.labels.copy()
     for number in range(len(NAMES)):
         rows = data.rows_of(number)[WORSE * PER_DAY : (WORSE + 1) * PER_DAY]
-        labels[rows] = reading(running.expert, data.observations[rows])
+        labels[rows] = reading(first.expert, data.observations[rows])
     return Story(replace(data, labels=labels))
 
 
@@ -346,7 +374,7 @@ def told(decisions: Sequence[Decision]) -> list[tuple[int | None, float, str, st
     """When what was decided, and why but for what is measured; of waiting the last in a row."""
     found: list[tuple[int | None, float, str, str]] = []
     for attempt, moment, decision, reason in decisions:
-        if found and found[-1][0] is None:
+        if attempt is None and found and found[-1][0] is None:
             found.pop()
         sentence = re.sub(r"[-+]?\d+\.\d+%?", "#", re.sub(r"\b(v\d+)-[0-9a-f]{8}", r"\1", reason))
         found.append((attempt, round(moment / DAY_SECONDS, 2), decision, sentence))
@@ -354,18 +382,17 @@ def told(decisions: Sequence[Decision]) -> list[tuple[int | None, float, str, st
 
 
 def test_the_same_is_decided_in_both_worlds(
-    tmp_path: Path,
-    running: Release,  # noqa: F811
-    public: Public,  # noqa: F811
-    story: Story,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, first: Release, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollout, "draw", lambda name, _: NAMES.index(name) / len(NAMES))
-    worlds = Shipped(tmp_path, running, public, story), Simulated(tmp_path, running, public, story)
+    public = Public(signed(12, 100, NOW, 4), signed(12, 100, NOW, 5))
+    worlds = Shipped(tmp_path, first, public, story), Simulated(tmp_path, first, public, story)
+    decided = []
     for world in worlds:
-        live_through(world)
-        world.close()
-    shipped, simulated = (told(world.decisions) for world in worlds)
+        with closing(world):
+            live_through(world)
+            decided.append(told(world.decisions))
+    shipped, simulated = decided
     assert shipped == simulated
     assert [decision for _, _, decision, _ in shipped] == [
         *("wait", "begin", "candidate", "promote", "publish"),
