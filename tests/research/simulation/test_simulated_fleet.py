@@ -68,6 +68,7 @@ PLAN = Plan(
 
 
 QUIET = dataclasses.replace(PLAN, trigger=NEVER)
+BRIEF = dataclasses.replace(PLAN, rounds=3)
 ARRIVING = People(arriving=1.0)
 
 
@@ -98,7 +99,7 @@ def improved(release: Release, public: Public) -> Chronicle:
 
 def test_the_same_seed_gives_the_same_fleet(release: Release, public: Public) -> None:
     """Noise, rounds and shadow evaluations, too."""
-    asked = scenario(6)
+    asked = scenario(6, plan=BRIEF)
     one, other = (simulate_fleet(release, public, FLEET, range(WRITERS), asked) for _ in range(2))
     assert any(day.rounds for day in one.days)
     assert "candidate" in [decision.decision for decision in one.decisions]
@@ -192,9 +193,9 @@ def test_a_candidate_that_only_looks_good_is_rejected_by_the_shadow_evaluation(
 
 
 def test_rounds_with_noise_are_paid_for(release: Release, public: Public) -> None:
-    asked = scenario(6, plan=dataclasses.replace(PLAN, noise=5.0))
+    asked = scenario(6, plan=dataclasses.replace(BRIEF, noise=5.0))
     noisy = simulate_fleet(release, public, FLEET, range(WRITERS), asked)
-    [day] = [day for day in noisy.days if day.rounds]
+    *_, day = (day for day in noisy.days if day.rounds)
     sigma = GaussianMechanism(noisy.scenario.epsilon, DELTA).sigma
     reports = [composed_epsilon([sigma] * count, DELTA) for count in range(12)]
     assert day.worst not in reports
