@@ -155,7 +155,7 @@ class Device:
         if not isinstance(writing, np.ndarray):
             return _drawn(writing)
         if self._takes is None:
-            self._takes = _type_of(self.describe())
+            self._takes = observation_type(self.describe())
         return _observed(writing, self._takes)
 
     def _again_if_missing(self, ask: Callable[[], T]) -> T:
@@ -278,7 +278,7 @@ class AsyncDevice:
         if not isinstance(writing, np.ndarray):
             return _drawn(writing)
         if self._takes is None:
-            self._takes = _type_of(await self.describe())
+            self._takes = observation_type(await self.describe())
         return _observed(writing, self._takes)
 
     async def _again_if_missing(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -381,7 +381,8 @@ def _is_missing(error: grpc.RpcError | AgentMissingError) -> bool:
     return isinstance(error, AgentMissingError) or _code(error) in missing
 
 
-def _type_of(described: pb.DescribeResponse) -> ObservationType:
+def observation_type(described: pb.DescribeResponse) -> ObservationType:
+    """Return the type of an observation that an agent says it takes."""
     return ObservationType(tuple(described.observation.shape), described.observation.dtype)
 
 

@@ -1,15 +1,34 @@
 """Where observations come from, as a user names it on the command line."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.system.plugins import SOURCES, installed, load
+from fedhw.system.plugins import GENERATORS, SOURCES, installed, load
 
 Source = Callable[[str, int], WriterSet]
 """Takes what a user wrote behind the name and a colon, "" for nothing, and a seed."""
+
+
+class Generator(Protocol):
+    """Makes writers by number, as many as one likes; the same ones for the same seed."""
+
+    def __call__(
+        self, writers: Sequence[int], characters: int, seed: int, *, text: bool
+    ) -> WriterSet:
+        """Return these writers with so many observations each; `text` has rare classes."""
+
+
+def find_generator(name: str) -> Generator:
+    """Return the generator of an installed package; raises InputError where there is none."""
+    generator: Generator | None = load(GENERATORS, name)
+    if generator is None:
+        known = ", ".join(installed(GENERATORS))
+        raise InputError(f"data: nothing generates {name!r}; give one of {known}")
+    return generator
 
 
 def load_source(source: str, seed: int = 0) -> WriterSet:

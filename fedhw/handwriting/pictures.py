@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from fedhw.data.encoders import Encoder
 from fedhw.errors import InputError
-from fedhw.handwriting.glyph import SIDE
+from fedhw.handwriting.glyph import GLYPH, SIDE
 
 INK = 0.15
 """A pixel is ink from this fraction of the picture's contrast on."""
@@ -67,3 +68,6 @@ def _on_white(image: Image.Image) -> Image.Image:
         return image
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+FROM_PICTURE = Encoder(GLYPH, load_picture)

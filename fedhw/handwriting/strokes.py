@@ -6,8 +6,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhw.data.encoders import Encoder
 from fedhw.errors import InputError
-from fedhw.handwriting.glyph import SIDE
+from fedhw.handwriting.glyph import GLYPH, SIDE
 
 Stroke = NDArray[np.number]
 """The pen's path from touching to leaving the paper: [P, 2], x to the right, y down, any unit."""
@@ -120,3 +121,6 @@ def _checked_points(strokes: Sequence[Stroke]) -> NDArray[np.float64]:
             f"strokes: a coordinate is not a number within {MAX_COORDINATE:g}; leave that point out"
         )
     return points
+
+
+FROM_STROKES = Encoder(GLYPH, rasterise)

@@ -16,8 +16,6 @@ from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.handwriting.glyph import GLYPH
-from fedhw.handwriting.strokes import MAX_POINTS
 from fedhw.observation import Observations
 from fedhw.personalization.prequential import Prequential
 from fedhw.personalization.recogniser import Recognition
@@ -26,7 +24,7 @@ from fedhw.system.sqlite import StoreError, StoreFullError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Status
-from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.async_encode import encode
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
@@ -208,10 +206,8 @@ class DeviceService(pb_grpc.DeviceServicer):
         match glyph.WhichOneof("form"):
             case "image":
                 return takes.from_bytes(glyph.image)
-            case "strokes" if takes == GLYPH:
-                return await draw(_strokes(glyph.strokes))
             case "strokes":
-                raise InputError(f"strokes: the release takes {takes}; send its bytes as image")
+                return await encode(_strokes(glyph.strokes), takes)
         raise InputError("glyph: is missing; send an image or strokes")
 
 
@@ -281,9 +277,6 @@ async def _deny(requests: object, context: Context) -> NoReturn:
 
 
 def _strokes(message: pb.Strokes) -> list[NDArray[np.float32]]:
-    total = sum(max(len(stroke.x), 1) for stroke in message.strokes)
-    if total > MAX_POINTS:
-        raise InputError(f"strokes: {total} points are over {MAX_POINTS}; thin them out")
     for number, stroke in enumerate(message.strokes):
         if len(stroke.x) != len(stroke.y):
             raise InputError(

@@ -1,10 +1,13 @@
 """How commands find the agent of this device."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhw.data.encoders import find_encoder
+from fedhw.observation import Observations
 from fedhw.system.console import needs
 
 if TYPE_CHECKING:
@@ -31,3 +34,11 @@ def connected(home: Path | None, port: int | None) -> "Device":
         from fedhw_client.connection import connect
 
     return connect(home, port)
+
+
+def encoded(agent: "Device", files: Iterable[Path]) -> list[Observations]:
+    """Return what files hold as the agent takes it; raises InputError for what cannot be used."""
+    from fedhw_client.connection import observation_type
+
+    encoder = find_encoder("file", observation_type(agent.describe()))
+    return [encoder.encode(file) for file in files]

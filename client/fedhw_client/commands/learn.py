@@ -1,4 +1,4 @@
-"""`fedhw learn`: corrects one character, so that the agent of this device learns from it."""
+"""`fedhw learn`: one correction, from which the agent of this device learns."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,22 +7,28 @@ import typer
 
 from fedhw.errors import InputError
 from fedhw.system.console import out
-from fedhw_client.commands.agent_options import DeviceOption, HomeOption, PortOption, connected
+from fedhw_client.commands.agent_options import (
+    DeviceOption,
+    HomeOption,
+    PortOption,
+    connected,
+    encoded,
+)
 
 
 def learn(
-    image: Annotated[Path, typer.Argument(help="Picture of one character.")],
-    label: Annotated[str, typer.Argument(help="The character that it is.")],
+    file: Annotated[
+        Path, typer.Argument(help="One observation, such as a picture of a character.")
+    ],
+    label: Annotated[str, typer.Argument(help="What it is, one of the release's labels.")],
     device: DeviceOption = False,
     home: HomeOption = None,
     port: PortOption = None,
 ) -> None:
-    """Correct one character: your agent stores it and learns from it."""
-    from fedhw.handwriting.pictures import load_picture
-
+    """Correct one observation: your agent stores it and learns from it."""
     if not device:
         raise InputError("device: is missing; add --device, for only your agent learns")
-    glyph = load_picture(image)
     with connected(home, port) as agent:
-        name = agent.learn(glyph, label)
+        [observation] = encoded(agent, [file])
+        name = agent.learn(observation, label)
     out.print(f"stored as {name}", highlight=False)

@@ -6,6 +6,7 @@ const SPACING = 3; // points closer than this to the last one are left out
 const STEP = 50; // of the pen that arrow keys move
 const READ_AFTER = 350; // milliseconds from the last lifting of the pen
 const JOIN_WITHIN = 1000; // a stroke that begins later is another character's
+const LISTED = 60; // labels that are shown at once
 const FULL_WINDOW = 20; // corrections that a point of the chart stands for
 
 const ARROWS = {
@@ -28,17 +29,22 @@ let liftedAt = -Infinity;
 let reading = null; // what the agent took the strokes for
 let timer = 0;
 let turn = 0; // grows whenever the paper changes, so that late answers are known
-let alphabet = "";
+let labels = [];
+let keys = new Set(); // the labels that are one character
+let release = ""; // that the labels are of
 let version = 0; // of what the local expert has learned
 
 // ---------------------------------------------------------------- words
 
-function nameOf(character) {
-  if (/\d/.test(character)) return `digit ${character}`;
-  return character === character.toLowerCase() ? `small ${character}` : `capital ${character}`;
+const isCharacter = (label) => [...label].length === 1;
+
+function nameOf(label) {
+  if (!isCharacter(label)) return `“${label}”`;
+  if (/\d/.test(label)) return `digit ${label}`;
+  return label === label.toLowerCase() ? `small ${label}` : `capital ${label}`;
 }
 
-const kindOf = (character) => nameOf(character).split(" ")[0];
+const kindOf = (label) => (isCharacter(label) ? nameOf(label).split(" ")[0] : "");
 const percent = (share) =>
   0 < share && share < 0.005 ? "<\u00a01\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -259,7 +265,7 @@ function togglePen() {
 page.desk.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.key === "Backspace" || event.key === "Escape") clear();
-  else if (event.key.length === 1 && alphabet.includes(event.key)) correct(event.key);
+  else if (keys.has(event.key)) correct(event.key);
   else return;
   event.preventDefault();
 });
@@ -333,12 +339,17 @@ function say(sentence) {
   page.heard.textContent = sentence;
 }
 
+function showLetter(label) {
+  page.letter.textContent = label;
+  page.letter.classList.toggle("word", [...label].length > 1);
+}
+
 function showReading() {
   const { label, probability, ge, le, opening, decided_by, candidates } = reading;
   const local = decided_by === "local";
   page.reading.dataset.state = "read";
   page.reading.dataset.decided = decided_by;
-  page.letter.textContent = label;
+  showLetter(label);
   page.verdict.textContent = `${capitalised(nameOf(label))}, ${percent(probability)}`;
   page.reason.textContent = local
     ? "Your local expert decided."
@@ -358,7 +369,7 @@ function showReading() {
 function showVoice(who, voice) {
   page[`${who}-says`].textContent = voice?.label ?? "–";
   page[`${who}-sure`].textContent = voice
-    ? `${kindOf(voice.label)}, ${percent(voice.probability)}`
+    ? [kindOf(voice.label), percent(voice.probability)].filter(Boolean).join(", ")
     : "has learned nothing yet";
 }
 
@@ -372,7 +383,7 @@ function candidateButton({ label, probability }, i) {
   const button = make(
     "button",
     { type: "button", onclick: () => correct(label) },
-    make("b", { textContent: label }),
+    make("b", { textContent: label, className: isCharacter(label) ? "" : "word" }),
     make("span", { textContent: kindOf(label) }),
     make("span", { textContent: i ? percent(probability) : "✓ right" }),
   );
@@ -382,7 +393,7 @@ function candidateButton({ label, probability }, i) {
 
 function showKept(label, was) {
   page.reading.dataset.state = "kept";
-  page.letter.textContent = label;
+  showLetter(label);
   page.verdict.textContent = `Kept as ${nameOf(label)}`;
   page.reason.textContent =
     was && was !== label ? `It had been read as ${nameOf(was)}.` : "Write the next one.";
@@ -391,7 +402,7 @@ function showKept(label, was) {
 
 function showNothing() {
   page.reading.dataset.state = "empty";
-  page.letter.textContent = "";
+  showLetter("");
   page.verdict.textContent = "Nothing written yet";
   page.reason.textContent = "Lift the pen and it is read a moment later.";
 }
@@ -413,6 +424,8 @@ page.other.addEventListener("click", async () => {
 /** Let a character be chosen; nothing when the dialog was closed. */
 function pick(question) {
   page["picker-name"].textContent = question;
+  page.search.value = "";
+  fillPicker();
   return answerOf(page.picker);
 }
 
@@ -437,29 +450,59 @@ function answerOf(dialog) {
   return answered;
 }
 
+/** Labels of one character are keys in groups; any others are a list to search. */
 function fillPicker() {
-  const groups = Map.groupBy(alphabet, kindOf);
+  const areKeys = keys.size === labels.length;
+  page.search.hidden = areKeys;
+  page.labels.className = areKeys ? "characters" : "words";
+  if (areKeys) showKeys();
+  else showFound();
+}
+
+function labelButton(label) {
+  return make("button", {
+    type: "button",
+    textContent: label,
+    ariaLabel: nameOf(label),
+    onclick: () => page.picker.close(label),
+  });
+}
+
+const found = () => {
+  const sought = page.search.value.trim().toLowerCase();
+  return labels.filter((label) => label.toLowerCase().includes(sought));
+};
+
+function showFound() {
+  const all = found();
+  const some = all.slice(0, LISTED);
+  page.labels.replaceChildren(...some.map(labelButton));
+  const more = all.length - some.length;
+  if (more) page.labels.append(make("p", { textContent: `${more} more; type to find them.` }));
+  if (!all.length) page.labels.append(make("p", { textContent: "None is called so." }));
+}
+
+function showKeys() {
+  const groups = Map.groupBy(labels, kindOf);
   const names = { digit: "Digits", capital: "Capital letters", small: "Small letters" };
-  page.alphabet.replaceChildren();
+  page.labels.replaceChildren();
   for (const [kind, characters] of groups) {
     const group = make("div", { role: "group", ariaLabel: names[kind] });
-    group.append(
-      ...characters.map((character) =>
-        make("button", {
-          type: "button",
-          textContent: character,
-          ariaLabel: nameOf(character),
-          onclick: () => page.picker.close(character),
-        }),
-      ),
-    );
-    page.alphabet.append(make("h3", { textContent: names[kind] }), group);
+    group.append(...characters.map(labelButton));
+    page.labels.append(make("h3", { textContent: names[kind] }), group);
   }
 }
 
 page.picker.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key.length === 1 && alphabet.includes(event.key)) page.picker.close(event.key);
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target === page.search) return;
+  if (keys.has(event.key)) page.picker.close(event.key);
+});
+page.search.addEventListener("input", showFound);
+page.search.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  const [first] = found();
+  if (first) page.picker.close(first);
 });
 page["picker-close"].addEventListener("click", () => page.picker.close());
 page.keep.addEventListener("click", () => page.confirm.close());
@@ -494,10 +537,18 @@ function follow() {
   };
 }
 
+async function loadLabels() {
+  const answer = await trying(() => fetch("labels").then((told) => told.json()));
+  if (!answer) return;
+  labels = answer;
+  keys = new Set(labels.filter(isCharacter));
+  fillPicker();
+}
+
 function showState(state) {
-  if (alphabet !== state.alphabet) {
-    alphabet = state.alphabet;
-    fillPicker();
+  if (release !== state.release) {
+    release = state.release;
+    loadLabels();
   }
   page.status.textContent = [
     `Release ${state.release} (${state.architecture}),`,

@@ -1,8 +1,6 @@
 """The pad's web side: one page, a few JSON endpoints, and a guard before all of them."""
 
 import asyncio
-import base64
-import io
 import json
 import math
 import secrets
@@ -12,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,11 +19,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedhw.data.encoders import find_encoder
+from fedhw.data.observation_picture import png_url
 from fedhw.errors import InputError
-from fedhw.observation import Labels
+from fedhw.observation import Labels, Observations
 from fedhw.personalization.recogniser import Recognition
 from fedhw_client.agent.agent import Agent, Status
-from fedhw_client.agent.async_rasterise import draw
+from fedhw_client.agent.async_encode import encode
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
@@ -64,17 +63,27 @@ def pad_url(token: str, port: int) -> str:
 def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None) -> Starlette:
     """The pad of this agent, for a server that listens on loopback at `port`.
 
+    Raises InputError where the release does not take what can be written on it.
     It says what leaves the device: nothing, or reports to a `coordinator`. Whoever serves it must
     switch the access log off: the path holds the token.
     """
 
+    takes = agent.release.observation  # that of every later release, too
+    find_encoder("strokes", takes)
+
+    async def written(asked: dict[str, Any]) -> Observations:
+        return await encode(_strokes(asked), takes)
+
+    async def labels(_: Request) -> Response:
+        return JSONResponse(list(agent.release.labels))
+
     async def recognize(request: Request) -> Response:
-        glyph = await _glyph(await _asked(request))
-        return JSONResponse(_recognition(agent.recognize(glyph), agent.release.labels))
+        recognition = agent.recognize(await written(await _asked(request)))
+        return JSONResponse(_recognition(recognition, agent.release.labels))
 
     async def learn(request: Request) -> Response:
         asked = await _asked(request)
-        correction = Correction(await _glyph(asked), _text(asked, "label"))
+        correction = Correction(await written(asked), _text(asked, "label"))
         [kept] = await asyncio.to_thread(agent.learn, [correction])
         return JSONResponse({"id": kept})
 
@@ -96,6 +105,7 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
                 routes=[
                     *(_file(name, media_type) for name, media_type in _FILES.items()),
                     Route("/events", events),
+                    Route("/labels", labels),
                     Route("/recognize", recognize, methods=["POST"]),
                     Route("/learn", learn, methods=["POST"]),
                     Route("/undo", undo, methods=["POST"]),
@@ -185,13 +195,12 @@ async def _asked(request: Request) -> dict[str, Any]:
     return asked
 
 
-async def _glyph(asked: dict[str, Any]) -> NDArray[np.uint8]:
-    """The glyph [28, 28] of the strokes asked about."""
+def _strokes(asked: dict[str, Any]) -> list[NDArray[np.number]]:
+    """The strokes asked about, each [P, 2]."""
     strokes = asked.get("strokes")
     if not isinstance(strokes, list):
         raise InputError("strokes: there is no such list; give a list of strokes of [x, y] points")
-    points = [_points(number, stroke) for number, stroke in enumerate(strokes)]
-    return await draw(points)
+    return [_points(number, stroke) for number, stroke in enumerate(strokes)]
 
 
 def _points(number: int, stroke: object) -> NDArray[np.number]:
@@ -252,7 +261,6 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
     return {
         "release": status.release,
         "architecture": status.architecture,
-        "alphabet": "".join(status.labels),
         "personal_version": status.personal_version,
         "kept": status.kept,
         "learning": status.learning,
@@ -266,20 +274,12 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
                 "at": kept.at,
                 "label": kept.label,
                 "right": kept.right,
-                "glyph": _picture(kept.observation),
+                "glyph": png_url(kept.observation),
             }
             for kept in agent.recent(RECENT)
         ],
         "progress": [window._asdict() for window in agent.progress()],
     }
-
-
-def _picture(glyph: NDArray[np.uint8]) -> str:
-    """A glyph as a data URL: black ink on transparent paper."""
-    picture = Image.merge("LA", [Image.new("L", glyph.shape), Image.fromarray(glyph)])
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _number(value: float) -> float | None:

@@ -1,7 +1,5 @@
 """What an experiment found: as figures, as a table, and as a page with pictures."""
 
-import base64
-import io
 import itertools
 import json
 import random
@@ -14,14 +12,13 @@ from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from fedhw import __version__
+from fedhw.data.observation_picture import png_url
 from fedhw.errors import InputError
-from fedhw.observation import Observations
 from fedhw.research.reports.plots import (
     before_and_after,
     gain_by_samples,
@@ -373,23 +370,9 @@ def _glyphs(experiment: Experiment, some: Sequence[Change]) -> str:
             for label in (change.true, change.before, change.after)
         )
         writer = escape(experiment.outcome.names[change.writer])
-        picture = _picture(written[change.writer][change.place])
+        picture = png_url(written[change.writer][change.place])
         items.append(
             f'<li title="{writer}"><img alt="{true} by {writer}" src="{picture}">'
             f"{true}: {before} → {after}</li>"
         )
     return '<ul class="glyphs">\n' + "\n".join(items) + "\n</ul>"
-
-
-def _picture(observation: Observations) -> str:
-    """Black ink on no paper, as a data URI, so that a dark page can invert the ink.
-
-    What is no picture of bytes is drawn from its least value to its largest, its last axis across.
-    """
-    ink = observation.reshape(-1, observation.shape[-1])
-    if ink.dtype != np.uint8:
-        above = ink - ink.min().astype(np.float64)
-        ink = (255 * above / (above.max() or 1)).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(np.stack([np.zeros_like(ink), ink], -1)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

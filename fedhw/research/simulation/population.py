@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.sources import load_source
+from fedhw.data.sources import find_generator, load_source
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.handwriting.synthetic import SYNTHETIC_CHARACTERS, synthetic_writers
 from fedhw.release.release import Release
+from fedhw.system.plugins import GENERATORS, installed
 
 COHORT = 50
 """Writers learned at once, at most; bounds the memory."""
@@ -26,10 +26,7 @@ FEWEST_COHORTS = 8
 """Fewer writers than make so many cohorts are shared out, so that there is work for everybody."""
 
 UNSEEN = 1_000_000
-"""Synthetic writers meet a release from this number on: none of them is ever trained on."""
-
-SYNTHETIC = "synthetic"
-"""The source whose writers are made when they are asked for."""
+"""Generated writers meet a release from this number on: none of them is ever trained on."""
 
 Shots = int | Literal["half"]
 """How many samples a writer learns from, or half of them."""
@@ -75,22 +72,27 @@ class Population(ABC):
 
 @dataclass(frozen=True)
 class SyntheticPopulation(Population):
-    """Synthetic writers of so many characters each, made when they are asked for.
+    """Synthetic writers of so many observations each, made when they are asked for.
 
-    They write the whole alphabet again and again, or `text`, in which most characters are rare.
+    `source` names their generator. They write every class again and again, or `text`, in which most
+    classes are rare.
     """
 
     writers: int
     characters: int
     seed: int
     text: bool = False
+    source: str = "synthetic"
 
     @classmethod
-    def for_shots(cls, writers: int, shots: Shots, seed: int) -> "SyntheticPopulation":
-        """Return writers who write the alphabet three times, or text of twice the shots."""
+    def for_shots(
+        cls, writers: int, shots: Shots, seed: int, source: str = "synthetic"
+    ) -> "SyntheticPopulation":
+        """Return writers who write every class three times, or text of twice the shots."""
         if shots == "half":
-            return cls(writers, SYNTHETIC_CHARACTERS, seed)
-        return cls(writers, 2 * shots, seed, text=True)
+            classes = len(find_generator(source)([0], 1, seed, text=False).classes)
+            return cls(writers, 3 * classes, seed, source=source)
+        return cls(writers, 2 * shots, seed, text=True, source=source)
 
     def __len__(self) -> int:
         return self.writers
@@ -98,7 +100,8 @@ class SyntheticPopulation(Population):
     def write(self, writers: Sequence[int]) -> WriterSet:
         """Let these writers write."""
         numbers = [UNSEEN + w for w in writers]
-        return synthetic_writers(numbers, self.characters, self.seed, text=self.text)
+        write = find_generator(self.source)
+        return write(numbers, self.characters, self.seed, text=self.text)
 
     @property
     def identity(self) -> str:
@@ -197,8 +200,8 @@ def draw_population(
 
     Raises InputError where there are not so many of so many characters.
     """
-    if source == SYNTHETIC:
-        population = SyntheticPopulation.for_shots(writers or 60, shots, seed)
+    if source in installed(GENERATORS):
+        population = SyntheticPopulation.for_shots(writers or 60, shots, seed, source)
         release.check_fits(population.write([0]))
         return population
     data = load_source(source, seed)
@@ -206,7 +209,8 @@ def draw_population(
 
 
 def load_unseen(source: str, writers: int, seed: int) -> WriterSet:
-    """Load the writers of a source; of the synthetic ones so many whom no release ever saw."""
-    if source == SYNTHETIC:
-        return SyntheticPopulation.for_shots(writers, "half", seed).write(range(writers))
+    """Load the writers of a source; of generated ones so many whom no release ever saw."""
+    if source in installed(GENERATORS):
+        population = SyntheticPopulation.for_shots(writers, "half", seed, source)
+        return population.write(range(writers))
     return load_source(source, seed)

@@ -247,7 +247,7 @@ def test_events_tell_the_whole_state(pad, agent):
         [],
         [],
     )
-    assert empty["alphabet"] == "".join(agent.release.labels)
+    assert pad.get("labels").json() == list(agent.release.labels)
     name = pad.post("learn", json={"strokes": SEVEN, "label": "x"}).json()["id"]
     state = first_event(pad)
     [kept] = state["recent"]

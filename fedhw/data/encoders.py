@@ -1,0 +1,40 @@
+"""What turns a file or pen strokes into an observation, for the releases that take one like it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from fedhw.errors import InputError
+from fedhw.observation import Observations, ObservationType
+from fedhw.system.plugins import ENCODERS, load_all
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes observations of one type.
+
+    `encode` takes the `Path` of a file, or strokes, each [P, 2], x to the right and y down in any
+    unit; it raises InputError for what it cannot use.
+    """
+
+    observation: ObservationType
+    encode: Callable[[Any], Observations]
+
+
+@cache
+def find_encoder(of: Literal["file", "strokes"], observation: ObservationType) -> Encoder:
+    """Return what makes observations of this type; raises InputError where nothing installed does.
+
+    >>> find_encoder("strokes", ObservationType((49, 32), "float32"))
+    Traceback (most recent call last):
+    fedhw.errors.InputError: strokes: nothing installed makes float32 [49, 32] of them; install a \
+package that does, or give the observation itself
+    """
+    for encoder in load_all(ENCODERS, of):
+        if isinstance(encoder, Encoder) and encoder.observation == observation:
+            return encoder
+    raise InputError(
+        f"{of}: nothing installed makes {observation} of {'it' if of == 'file' else 'them'}; "
+        "install a package that does, or give the observation itself"
+    )
