@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from fedhw.data.writers import WriterSet
-from fedhw.experts.architecture import PLUGINS, find_architecture
+from fedhw.experts.architecture import find_architecture
 from fedhw.observation import Labels
 from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
+from fedhw.system.plugins import ARCHITECTURES
 from fedhw_client.agent.correction import Correction
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -92,7 +93,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     about.mkdir()
     (about / "METADATA").write_text("Name: motions\nVersion: 1\n")
     points = "sound = motions_plugin:SOUND\nmotion = motions_plugin:MOTION\n"
-    (about / "entry_points.txt").write_text(f"[{PLUGINS}]\n{points}")
+    (about / "entry_points.txt").write_text(f"[{ARCHITECTURES}]\n{points}")
     (site / "motions_plugin.py").write_text(Path(__file__).with_name("plugin.py").read_text())
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), before]))

@@ -36,9 +36,9 @@ def replay(
     from fedhw.data.sources import load_source
     from fedhw.release.release import Release
 
+    characters = characters_of(load_source(str(replay)), writer)
     place = Home.default() if home is None else Home(home)
     known = Release.load(release or place.release)
-    characters = characters_of(load_source(str(replay)), writer)
     known.check_fits(characters)
     if not known.travelled and writer in known.trained_on:
         err.print(

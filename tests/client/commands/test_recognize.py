@@ -83,10 +83,10 @@ def test_a_picture_is_learned_and_then_recognised(device, picture):
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (("learn", "--device", "letter.png", "é"), "fedhw: label: 'é' is not one character"),
+        (("learn", "--device", "letter.png", "é"), "fedhw: label: 'é' is not known"),
         (("learn", "letter.png", "Q"), "fedhw: device: is missing"),
         (("learn", "--device", "nothing.png", "Q"), "fedhw: nothing.png: there is no such file"),
-        (("recognize", "release"), "fedhw: images: there is none"),
+        (("recognize", "release"), "fedhw: files: there is none"),
         (("learn", "--device", "--port", "1", "letter.png", "Q"), "fedhw: home: "),
     ],
 )
