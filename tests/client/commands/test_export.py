@@ -201,7 +201,7 @@ def test_what_cannot_be_is_told_in_a_sentence(
     foreign = WriterSet.of(
         unseen_writers.observations[:2], [0, 1], [0, 0], ["one"], Labels(("ä", "ö"))
     )
-    places["foreign"].write_bytes(sealed(foreign, 2, "äö"))
+    places["foreign"].write_bytes(sealed(foreign, 2))
     shutil.copytree(release.directory, places["travelled"])
     for name in FOR_RESEARCH:
         (places["travelled"] / name).unlink()
