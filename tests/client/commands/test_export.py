@@ -178,7 +178,7 @@ def test_the_passphrase_is_asked_for(
         (("{release}", "{out}", "--profile", "{release}/manifest.json"), "is not a profile"),
         (("{release}", "{out}", "--profile", "{empty}"), "holds no corrections"),
         (("{release}", "{out}", "--profile", "{foreign}"), "characters of 2 corrections are not"),
-        (("{travelled}", "{out}", "--int8"), "has travelled without its test characters"),
+        (("{travelled}", "{out}", "--int8"), "has travelled without its test data"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_sentence(
