@@ -177,7 +177,7 @@ def test_the_passphrase_is_asked_for(
         (("{release}", "{out}", "--profile", "{nowhere}"), "{nowhere}: No such file"),
         (("{release}", "{out}", "--profile", "{release}/manifest.json"), "is not a profile"),
         (("{release}", "{out}", "--profile", "{empty}"), "holds no corrections"),
-        (("{release}", "{out}", "--profile", "{foreign}"), "characters of 2 corrections are not"),
+        (("{release}", "{out}", "--profile", "{foreign}"), "labels of 2 corrections are not"),
         (("{travelled}", "{out}", "--int8"), "has travelled without its test data"),
     ],
 )
