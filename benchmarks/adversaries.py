@@ -13,6 +13,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from lying_devices import (
+    Defence,
+    Device,
+    Improved,
+    LabelFlipped,
+    NotANumber,
+    Scaled,
+    improve,
+)
 from rich.console import Console
 from rich.progress import track
 from tables import show
@@ -28,15 +37,6 @@ from fedhw.improvement.server_optimiser import FedMuon
 from fedhw.improvement.verdicts import Outcome
 from fedhw.privacy.discrete_gaussian import discrete_gaussian
 from fedhw.release.release import Release
-from fedhw.research.audits.adversaries import (
-    Defence,
-    Device,
-    Improved,
-    LabelFlipped,
-    NotANumber,
-    Scaled,
-    improve,
-)
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 

@@ -15,6 +15,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from attacks import (
+    Floats,
+    Guesses,
+    canary_scores,
+    largest_advantage,
+    least_epsilon,
+    likelihood_ratio_attack,
+    linking_attack,
+    masked_vectors,
+    sum_scores,
+    threshold_attack,
+)
+from lying_devices import Defence, Device, improve
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -33,19 +46,6 @@ from fedhw.privacy.discrete_gaussian import epsilon_of
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.statistics import LATENCIES, Evaluation, Tally, make_report, vector
 from fedhw.release.release import Release
-from fedhw.research.audits.adversaries import Defence, Device, improve
-from fedhw.research.audits.privacy_audit import (
-    Floats,
-    Guesses,
-    canary_scores,
-    largest_advantage,
-    least_epsilon,
-    likelihood_ratio_attack,
-    linking_attack,
-    masked_vectors,
-    sum_scores,
-    threshold_attack,
-)
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 

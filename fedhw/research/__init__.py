@@ -1,1 +1,1 @@
-"""What a researcher runs: training, baselines, simulations, reports, audits, ONNX export."""
+"""What a researcher runs: training, baselines, simulations, reports, ONNX export."""

@@ -3,12 +3,12 @@
 import doctest
 import re
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
+import page
 import pytest
+import results
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,26 +18,8 @@ from tests.places import ROOT
 BENCHMARKS = ROOT / "benchmarks"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def path() -> Iterator[None]:
-    """Let benchmarks find each other, as they do when one of them is run."""
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def page() -> ModuleType:
-    return import_module("page")
-
-
-@pytest.fixture(scope="module")
-def results() -> ModuleType:
-    return import_module("results")
-
-
 @pytest.fixture
-def shown(results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page of its own, and a folder for what is made."""
     place = tmp_path / "results.md"
     monkeypatch.setattr(results, "PAGE", place)
@@ -70,7 +52,6 @@ def pages(draw: st.DrawFn) -> tuple[list[str], list[str], list[str]]:
 
 @given(parts=pages(), content=TEXT, data=st.data())
 def test_a_block_is_replaced_and_nothing_else(
-    page: ModuleType,
     parts: tuple[list[str], list[str], list[str]],
     content: str,
     data: st.DataObject,
@@ -87,7 +68,7 @@ def test_a_block_is_replaced_and_nothing_else(
 
 @given(parts=pages(), content=TEXT)
 def test_an_unknown_name_is_refused_in_one_sentence(
-    page: ModuleType, parts: tuple[list[str], list[str], list[str]], content: str
+    parts: tuple[list[str], list[str], list[str]], content: str
 ):
     with pytest.raises(InputError, match=r"^name: 'NOBODY' is no block of the page; .+[^.]$"):
         page.replaced(written(*parts), "NOBODY", content)
@@ -102,16 +83,14 @@ def test_an_unknown_name_is_refused_in_one_sentence(
         ("<!-- bench: a -->\n<!-- end -->\n" * 2, "two blocks 'a'"),
     ],
 )
-def test_marks_that_do_not_match_are_refused(
-    results: ModuleType, shown: Path, text: str, told: str
-):
+def test_marks_that_do_not_match_are_refused(shown: Path, text: str, told: str):
     shown.write_text(text)
     with pytest.raises(InputError, match=re.escape(told)):
         results.rewrite("a", "2\n")
     assert shown.read_text() == text
 
 
-def test_what_was_printed_may_have_no_mark(results: ModuleType, shown: Path):
+def test_what_was_printed_may_have_no_mark(shown: Path):
     text = "<!-- bench: a -->\n1\n<!-- end -->\n"
     shown.write_text(text)
     with pytest.raises(InputError, match="'a' has a mark in it"):
@@ -119,15 +98,13 @@ def test_what_was_printed_may_have_no_mark(results: ModuleType, shown: Path):
     assert shown.read_text() == text
 
 
-def test_every_block_of_the_page_has_a_section_and_every_section_a_block(
-    page: ModuleType, results: ModuleType
-):
+def test_every_block_of_the_page_has_a_section_and_every_section_a_block():
     names = [section.name for section in results.SECTIONS]
     assert len(set(names)) == len(names)
     assert {*page.blocks(results.PAGE.read_text("utf-8"))} == {*names, results.MADE}
 
 
-def test_the_commands_are_of_scripts_that_are_there(results: ModuleType):
+def test_the_commands_are_of_scripts_that_are_there():
     for section in results.SECTIONS:
         for command in (*section.runs, *section.tables):
             program, script, *_ = command.split()
@@ -150,9 +127,7 @@ class TestRunning:
     """Sections of small commands, on a page of their own."""
 
     @pytest.fixture
-    def sections(
-        self, results: ModuleType, shown: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> list[str]:
+    def sections(self, shown: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made = (
             results.Section("good", ("echo new",)),
             results.Section("bad", ("echo half; echo alas >&2; false",)),
@@ -170,19 +145,17 @@ class TestRunning:
         shown.write_text(written(names, ["prose"] * (len(names) + 1), ["old"] * len(names)))
         return names
 
-    def run(self, results: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    def run(self, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["results.py", *arguments])
         code: int = results.main()
         return code
 
-    def blocks(self, page: ModuleType, shown: Path) -> dict[str, str]:
+    def blocks(self, shown: Path) -> dict[str, str]:
         text = shown.read_text("utf-8")
         return {name: text[place] for name, place in page.blocks(text).items()}
 
     def test_all(
         self,
-        page: ModuleType,
-        results: ModuleType,
         shown: Path,
         sections: list[str],
         tmp_path: Path,
@@ -190,8 +163,8 @@ class TestRunning:
         capsys: pytest.CaptureFixture[str],
     ):
         missing = str(tmp_path / "writers.npz")
-        assert self.run(results, monkeypatch, "--data", missing) == 1
-        found, told = self.blocks(page, shown), capsys.readouterr().err
+        assert self.run(monkeypatch, "--data", missing) == 1
+        found, told = self.blocks(shown), capsys.readouterr().err
         stamp = (
             r"\n\*Commit \w+\+?, [\d-]{10}, .+ cores, .+ GiB, Python .+, torch .+, \d+ s\.\*\n\n"
         )
@@ -207,26 +180,23 @@ class TestRunning:
 
     def test_one(
         self,
-        page: ModuleType,
-        results: ModuleType,
         shown: Path,
         sections: list[str],
         monkeypatch: pytest.MonkeyPatch,
     ):
-        assert self.run(results, monkeypatch, "good") == 0
-        changed = {name for name, block in self.blocks(page, shown).items() if block != "\nold\n\n"}
+        assert self.run(monkeypatch, "good") == 0
+        changed = {name for name, block in self.blocks(shown).items() if block != "\nold\n\n"}
         assert changed == {"good"}
 
     def test_an_unknown_section(
         self,
-        results: ModuleType,
         shown: Path,
         sections: list[str],
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ):
         before = shown.read_text()
-        assert self.run(results, monkeypatch, "god") == 2
+        assert self.run(monkeypatch, "god") == 2
         assert capsys.readouterr().err.startswith(
             "results: section: 'god' is none of good, bad, mute,"
         )

@@ -2,14 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from fedhw.improvement.contribution import Task
-from fedhw.privacy.discrete_gaussian import epsilon_of
-from fedhw.privacy.mechanism import GaussianMechanism
-from fedhw.privacy.statistics import Evaluation, Tally, make_report, vector
-from fedhw.research.audits.privacy_audit import (
+from attacks import (
     Guesses,
     canary_scores,
     clopper_pearson,
@@ -21,6 +14,13 @@ from fedhw.research.audits.privacy_audit import (
     sum_scores,
     threshold_attack,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedhw.improvement.contribution import Task
+from fedhw.privacy.discrete_gaussian import epsilon_of
+from fedhw.privacy.mechanism import GaussianMechanism
+from fedhw.privacy.statistics import Evaluation, Tally, make_report, vector
 
 DELTA = 1e-6
 NEVER = 1e-6

@@ -1,15 +1,6 @@
 import numpy as np
 import pytest
-
-from fedhw.experts.evaluation import accuracy
-from fedhw.handwriting.synthetic import synthetic_writers
-from fedhw.improvement.contribution import Task
-from fedhw.improvement.improvement import Improvement, Recipe
-from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedMuon
-from fedhw.improvement.verdicts import Outcome
-from fedhw.release.release import Release
-from fedhw.research.audits.adversaries import (
+from lying_devices import (
     MAX_TRIES,
     Defence,
     Device,
@@ -19,6 +10,15 @@ from fedhw.research.audits.adversaries import (
     Scaled,
     improve,
 )
+
+from fedhw.experts.evaluation import accuracy
+from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.improvement.contribution import Task
+from fedhw.improvement.improvement import Improvement, Recipe
+from fedhw.improvement.public import Public
+from fedhw.improvement.server_optimiser import FedMuon
+from fedhw.improvement.verdicts import Outcome
+from fedhw.release.release import Release
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 

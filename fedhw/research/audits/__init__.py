@@ -1,1 +1,0 @@
-"""Attacks on what leaves a device, and what they find out."""
