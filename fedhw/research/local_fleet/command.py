@@ -120,18 +120,19 @@ def _run(
         fleet = LocalFleet(place, plan, clock)
     stopping = threading.Event()
     end = math.inf if seconds is None else clock.monotonic() + seconds
-    with _on_signals(lambda number, frame: stopping.set()), FleetView(plan.window) as view:
+    view = FleetView(plan.window)
+    with _on_signals(lambda number, frame: stopping.set()), view.live:
         try:
             waits = False
             while not stopping.is_set() and not fleet.is_over() and clock.monotonic() < end:
                 view.show(fleet.look())
                 if fleet.is_written() and not waits:
                     waits = True
-                    view.tell("everything is written; the last reports come soon")
+                    say("everything is written; the last reports come soon")
                 clock.wait(stopping, REFRESH_SECONDS)
             look = fleet.look()
             view.show(look)
-            view.tell("ending every process")
+            say("ending every process")
         finally:
             bad = fleet.stop()
     failed = [f"{device.name}: {device.failure}" for device in look.devices if device.failure]

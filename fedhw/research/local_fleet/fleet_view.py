@@ -1,10 +1,8 @@
 """How a fleet on one machine looks: a live table in a terminal, plain lines anywhere else."""
 
-from collections import deque
 from collections.abc import Iterator
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -15,56 +13,27 @@ from rich.text import Text
 from fedhw.research.local_fleet.local_fleet import RECENT, DeviceLook, Look, Share, WindowLook
 from fedhw.system.console import out, say
 
-LINES = 5
-"""Sentences that stand below the live table."""
-
 LONGEST_WRITER = 12
 
 
 class FleetView:
-    """Shows what it is told of and each look at a fleet, as long as a `with` block lasts."""
+    """Shows each look at a fleet and says what is new in it.
+
+    While the context `live` is open, a terminal shows the table below what is said.
+    """
 
     def __init__(self, window: int) -> None:
+        self.live = Live(console=out, auto_refresh=False, transient=True)
         self._window = window
-        self._said: deque[str] = deque(maxlen=LINES)
         self._before: Look | None = None
         self._windows_told: set[int] = set()
-        self._live = Live(console=out, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> Self:
-        if out.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def tell(self, sentence: str) -> None:
-        """Say what happens now."""
-        if out.is_terminal:
-            self._said.append(sentence)
-            self._draw()
-        else:
-            say(sentence)
 
     def show(self, look: Look) -> None:
-        """Show how things are, and tell what is new."""
+        """Show the state of the fleet, and say what is new since the look before."""
         for sentence in self._news(look):
-            self.tell(sentence)
+            say(sentence)
         self._before = look
-        self._draw()
-
-    def _draw(self) -> None:
-        if out.is_terminal:
-            above = [] if self._before is None else [fleet_lines(self._before, self._window)]
-            table = [] if self._before is None else [device_table(self._before)]
-            below = [Text(sentence, "dim") for sentence in self._said]
-            self._live.update(Group(*above, *table, *below), refresh=True)
+        self.live.update(Group(fleet_lines(look, self._window), device_table(look)), refresh=True)
 
     def _news(self, look: Look) -> Iterator[str]:
         before = {} if self._before is None else {each.name: each for each in self._before.devices}
@@ -79,18 +48,19 @@ class FleetView:
 
 
 def fleet_lines(look: Look, window: int) -> RenderableType:
-    """Return what is to be said of the fleet as a whole; `window` is in seconds."""
+    """Return two lines on the fleet as a whole; `window` is in seconds."""
     running = sum(device.running == look.release for device in look.devices)
     first = f"release {look.release} on {running} of {len(look.devices)} devices"
     rounds = f"{look.rounds} round{'' if look.rounds == 1 else 's'}"
-    gain = f"gain: no window of {window} s is reported yet"
     if look.windows:
         gain = _told(look.windows[-1], window)
+    else:
+        gain = f"gain: no window of {window} s is reported yet"
     return Text(f"{first}, {rounds}\n{gain}")
 
 
 def gain_of(window: WindowLook) -> str:
-    """Say in words what a window's reports tell, beside the truth."""
+    """Describe the gain that a window's reports estimate, beside the true one."""
     told = f"{window.cohort} reports"
     if window.true is None:
         return f"{told}; nobody wrote"
@@ -172,5 +142,5 @@ def _shares(share: Share) -> str:
 
 
 def _shortened(name: str) -> str:
-    """The end of a long name, for there writers differ."""
+    """The end of a long name: the beginning is often the same for all writers."""
     return name if len(name) <= LONGEST_WRITER else f"…{name[1 - LONGEST_WRITER :]}"
