@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 COLUMNS = ("image", "writer_id", "character")
 
 
-def load_femnist(folder: Path | None = None, writers: int | None = None) -> WriterSet:
+def load_femnist(folder: Path | None = None) -> WriterSet:
     """Read FEMNIST from the hub, or from the parquet files in `folder`.
 
-    `writers` keeps the first so many writers, all if None. FEMNIST does not tell when a character
-    was written: the order is that of the rows. Glyphs come as LEAF made them, scaled from the
-    whole 128 x 128 field, so they are smaller in their frame than those of EMNIST.
+    FEMNIST does not tell when a character was written: the order is that of the rows. Glyphs come
+    as LEAF made them, scaled from the whole 128 x 128 field, so they are smaller in their frame
+    than those of EMNIST.
     Raises InputError if the `simulation` extra, the network, a file or a column is missing, or a
     row cannot be used.
     """
@@ -31,13 +31,12 @@ def load_femnist(folder: Path | None = None, writers: int | None = None) -> Writ
     dataset = _from_hub() if folder is None else _from_folder(folder)
     _check_schema(dataset)
     writer_ids = [str(name) for name in dataset["writer_id"][:]]
-    names = _first_writers(writer_ids, writers)
+    names = list(dict.fromkeys(writer_ids))
     index = {name: i for i, name in enumerate(names)}
-    rows = [row for row, name in enumerate(writer_ids) if name in index]
     return WriterSet.of(
-        observations=np.stack([_ink(dataset, row) for row in rows]),
-        labels=np.asarray(dataset["character"][:])[rows],
-        writer=[index[writer_ids[row]] for row in rows],
+        observations=np.stack([_ink(dataset, row) for row in range(len(dataset))]),
+        labels=np.asarray(dataset["character"][:]),
+        writer=[index[name] for name in writer_ids],
         names=names,
         classes=BYCLASS,
     )
@@ -99,13 +98,6 @@ def _check_schema(dataset: "Dataset") -> None:
     character = dataset.features["character"]
     if not isinstance(character, ClassLabel) or character.names != list(BYCLASS):
         raise InputError("character: classes are not 0-9, A-Z, a-z in this order; reorder them")
-
-
-def _first_writers(writer_ids: list[str], writers: int | None) -> list[str]:
-    names = list(dict.fromkeys(writer_ids))
-    if writers is not None and not 1 <= writers <= len(names):
-        raise InputError(f"writers: {writers} is not within 1..{len(names)}; choose one of these")
-    return names[:writers]
 
 
 def _ink(dataset: "Dataset", row: int) -> NDArray[np.uint8]:

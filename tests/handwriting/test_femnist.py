@@ -83,19 +83,6 @@ def test_files_are_read_one_after_the_other(folder):
     assert writers.names == ("f0001_14", "f0000_14", "f0002_14")
 
 
-def test_the_first_writers_are_kept_with_all_their_characters(folder):
-    writers = load_femnist(folder, writers=1)
-
-    assert writers.names == ("f0001_14",)
-    assert writers.observations[:, 3, 5].tolist() == [255, 235, 225]
-
-
-@pytest.mark.parametrize("writers", [-1, 0, 3])
-def test_more_writers_than_there_are_is_refused(folder, writers):
-    with pytest.raises(InputError, match=rf"^writers: {writers} is not within 1\.\.2"):
-        load_femnist(folder, writers)
-
-
 def test_the_hub_is_reached_through_flower(monkeypatch):
     asked = {}
 

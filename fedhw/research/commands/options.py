@@ -31,7 +31,7 @@ JsonOption = Annotated[
 
 def check_places(report: Path, figures: Path | None) -> None:
     """Raise InputError where a report or its figures cannot be written, before the work begins."""
-    from fedhw.research.reports.writers_report import check_place
+    from fedhw.research.reports.report_page import check_place
 
     check_place(report)
     if figures is not None:

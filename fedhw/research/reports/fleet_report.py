@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from fedhw.improvement.attempt import Decision
 from fedhw.privacy.estimate import Estimate
 from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.research.reports.plots import by_day, devices_by_version
-from fedhw.research.reports.writers_report import listed, page, section, write
+from fedhw.research.reports.report_page import definitions, section, side_by_side, write_page
+from fedhw.research.reports.report_page import table as html_table
 from fedhw.research.simulation.simulated_fleet import DELTA, FOLLOWED, Chronicle, Day, Figure
 from fedhw.system.clock import DAY_SECONDS
 
@@ -72,7 +72,7 @@ def write_report(chronicle: Chronicle, directory: Path) -> None:
     """
     title = f"{len(chronicle.days)} days of a fleet of {chronicle.writers:,} devices"
     sections = (_lead(chronicle), _pictures(chronicle), _decisions(chronicle), _origin(chronicle))
-    write(directory, page(title, sections), summary(chronicle))
+    write_page(directory, title, sections, summary(chronicle))
 
 
 def _told(day: Day) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _pictures(chronicle: Chronicle) -> str:
             by_day("Epsilon told, day by day", "epsilon", spent),
         ),
     )
-    return '<div class="pictures">\n' + "\n".join(parts) + "\n</div>"
+    return side_by_side(parts)
 
 
 def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
@@ -194,18 +194,10 @@ def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
 
 
 def _decisions(chronicle: Chronicle) -> str:
-    rows = []
-    for decision in chronicle.decisions:
-        day, *rest = map(escape, _cells(decision))
-        cells = "".join(f"<td>{cell}</td>" for cell in rest)
-        rows.append(f'<tr><th scope="row">{day}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in DECIDED)
     return section(
         "What was decided, and why",
         "By the coordinator at the end of each day, from what it knows.",
-        f'<div class="wide"><table class="words">\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>",
+        html_table(DECIDED, map(_cells, chronicle.decisions), style="words"),
     )
 
 
@@ -244,5 +236,5 @@ def _origin(chronicle: Chronicle) -> str:
         "Made from",
         "The same data, release and seed give the same figures. Noise comes from the seed, too, so "
         "it protects nobody here.",
-        listed(facts),
+        definitions(facts),
     )

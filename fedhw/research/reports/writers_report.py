@@ -1,14 +1,11 @@
 """What an experiment found: as figures, as a table, and as a page with pictures."""
 
 import itertools
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +15,15 @@ from rich.text import Text
 
 from fedhw import __version__
 from fedhw.data.observation_picture import png_url
-from fedhw.errors import InputError
 from fedhw.research.reports.plots import (
     before_and_after,
     gain_by_samples,
     gate_openings,
     standard_error,
 )
+from fedhw.research.reports.report_page import definitions, section, side_by_side, write_page
+from fedhw.research.reports.report_page import table as html_table
 from fedhw.research.simulation.experiment import FULL_ALPHABET, HURT, Experiment
-from fedhw.system.atomic import replacing
-
-PAGE = "index.html"
-SUMMARY = "summary.json"
 
 TITLES = {
     "ge": "global expert",
@@ -115,48 +109,14 @@ def write_report(experiment: Experiment, directory: Path) -> None:
 
     An earlier report there is replaced. Raises InputError when there is anything else.
     """
-    write(directory, _page(experiment), summary(experiment))
-
-
-def write(directory: Path, html: str, figures: dict[str, Any]) -> None:
-    """Write a page and its figures to `directory`, as `write_report` does."""
-    check_place(directory)
-    with replacing(directory) as unfinished:
-        unfinished.mkdir()
-        (unfinished / PAGE).write_text(html, encoding="utf-8")
-        content = json.dumps(figures, indent=2, allow_nan=False)
-        (unfinished / SUMMARY).write_text(content + "\n", encoding="utf-8")
-
-
-def check_place(directory: Path) -> None:
-    """Raise InputError when `directory` is not free for a report, new or in an old one's place."""
-    found = {p.name for p in directory.iterdir()} if directory.is_dir() else set()
-    if found - {PAGE, SUMMARY} or directory.is_file():
-        raise InputError(f"out: {directory} holds something else; give a directory of its own")
+    writers = _writers(experiment)
+    title = f"What personalisation did for {writers:,} writer{'s' * (writers != 1)}"
+    write_page(directory, title, _sections(experiment), summary(experiment))
 
 
 def changes(experiment: Experiment) -> list[Change]:
     """Return every test character that the mixture reads otherwise than the global expert."""
     return [Change(*change) for change in experiment.outcome.changes.tolist()]
-
-
-def page(title: str, sections: Iterable[str]) -> str:
-    """Return a page of sections as HTML; the title is HTML, too."""
-    frame = Template(
-        files("fedhw.research.reports").joinpath("report.html").read_text(encoding="utf-8")
-    )
-    return frame.substitute(title=title, sections="\n".join(sections))
-
-
-def section(heading: str, reading: str, content: str) -> str:
-    """Return a section of a page: its heading, how to read it, and what it shows, all HTML."""
-    return f"<section>\n<h2>{heading}</h2>\n<p>{reading}</p>\n{content}\n</section>"
-
-
-def listed(facts: dict[str, str]) -> str:
-    """Return facts, which are plain text, as a list in HTML."""
-    items = (f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
-    return "<dl>" + "\n".join(items) + "</dl>"
 
 
 def _figures(experiment: Experiment, name: str) -> dict[str, float | None]:
@@ -203,21 +163,19 @@ def _cells(experiment: Experiment, name: str) -> list[str]:
     ]
 
 
-def _page(experiment: Experiment) -> str:
-    writers = _writers(experiment)
-    title = f"What personalisation did for {writers:,} writer{'s' * (writers != 1)}"
-    sections = [_methods_section(experiment)]
-    if "moe" in experiment.methods:
-        found = changes(experiment)
-        sections = [
-            _lead(experiment),
-            *sections,
-            _pictures_section(experiment),
-            _changes_section(experiment, found),
-            _worst_section(experiment, found),
-        ]
-    sections.append(_origin_section(experiment))
-    return page(title, sections)
+def _sections(experiment: Experiment) -> list[str]:
+    methods, origin = _methods_section(experiment), _origin_section(experiment)
+    if "moe" not in experiment.methods:
+        return [methods, origin]
+    found = changes(experiment)
+    return [
+        _lead(experiment),
+        methods,
+        _pictures(experiment),
+        _changes_section(experiment, found),
+        _worst_section(experiment, found),
+        origin,
+    ]
 
 
 def _lead(experiment: Experiment) -> str:
@@ -231,13 +189,6 @@ def _lead(experiment: Experiment) -> str:
 
 
 def _methods_section(experiment: Experiment) -> str:
-    head = "".join(f'<th scope="col">{heading}</th>' for heading in COLUMNS)
-    rows = []
-    for name in experiment.methods:
-        title, *figures = map(escape, _cells(experiment, name))
-        chosen = ' class="chosen"' if name == "moe" else ""
-        cells = "".join(f"<td>{figure}</td>" for figure in figures)
-        rows.append(f'<tr{chosen}><th scope="row">{title}</th>{cells}</tr>')
     return section(
         "Methods",
         "Own are a writer's test characters, with the standard error over writers; generic are "
@@ -246,14 +197,15 @@ def _methods_section(experiment: Experiment) -> str:
         "whom it helps little to know which classes they use. A writer is hurt whose accuracy "
         f"falls by more than {100 * HURT:.0f} point. Extra cost is relative to the global "
         "expert's; time is that of learning, for all writers together.",
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>",
+        html_table(
+            COLUMNS,
+            [_cells(experiment, name) for name in experiment.methods],
+            chosen=TITLES["moe"],
+        ),
     )
 
 
-def _pictures_section(experiment: Experiment) -> str:
-    """Everything drawn by `plots`, side by side where the page is wide."""
+def _pictures(experiment: Experiment) -> str:
     pictures = [
         section(
             "Every writer, before and after",
@@ -281,7 +233,7 @@ def _pictures_section(experiment: Experiment) -> str:
                 gate_openings(*experiment.outcome.openings),
             )
         )
-    return '<div class="pictures">\n' + "\n".join(pictures) + "\n</div>"
+    return side_by_side(pictures)
 
 
 def _changes_section(experiment: Experiment, found: list[Change]) -> str:
@@ -345,7 +297,7 @@ def _origin_section(experiment: Experiment) -> str:
     return section(
         "Made from",
         "The same data, release and seed give the same figures, but for the time that it takes.",
-        listed(facts),
+        definitions(facts),
     )
 
 
