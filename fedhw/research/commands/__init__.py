@@ -1,1 +1,1 @@
-"""The commands of research: a release made, tried and costed."""
+"""Commands that train a release, simulate with it and count its cost."""

@@ -1,4 +1,4 @@
-"""`fedhw cost`: what one character costs on a device."""
+"""`fedhw cost`: the cost of one observation on a device."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What commands of research have in common: options, and where they write."""
+"""Options and output that the commands of research share."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from fedhw.system.console import DATA_HELP, MAX_SEED, out, write_json
 OutOption = Annotated[Path, typer.Option("--out", help="Directory of the report.")]
 ReleaseOption = Annotated[
     Path | None,
-    typer.Option(help="Release directory; by default one is trained now, on the same source."),
+    typer.Option(help="Release directory; by default one is trained on the same source."),
 ]
 DataOption = Annotated[str, typer.Option(help=DATA_HELP)]
 WritersOption = Annotated[
@@ -19,18 +19,18 @@ WritersOption = Annotated[
     typer.Option(
         min=1,
         max=100_000,
-        help="Writers to personalise for; 60 at most by default, in a fleet 300 synthetic ones or "
+        help="Writers to personalise for; by default 60 at most, in a fleet 300 synthetic ones or "
         "all.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures to this file, too.")
+    Path | None, typer.Option("--json", help="Also write the figures to this file.")
 ]
 
 
 def check_places(report: Path, figures: Path | None) -> None:
-    """Raise InputError where a report or its figures cannot be written, before the work begins."""
+    """Raise InputError where a report or its figures cannot be written."""
     from fedhw.research.reports.report_page import check_place
 
     check_place(report)
@@ -49,7 +49,7 @@ def check_figures(file: Path) -> None:
 
 
 def finish(report: Path, figures: Path | None, content: dict[str, Any]) -> None:
-    """Write the figures, if they are wanted, and say where the report is."""
+    """Write the figures if a file is given, and print the path of the report."""
     if figures is not None:
         write_json(figures, content)
     out.print(f"Report: {report / 'index.html'}", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A release is trained with a bar that shows how far it is; who has none gets one in passing."""
+"""Train a release with a progress bar, also for commands that are given none."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ from fedhw.research.training import Training
 from fedhw.system.console import progress
 
 EPOCHS = 12
-"""Epochs of a release that is trained in passing."""
+"""Epochs of a release that a command trains because it was given none."""
 
 
 def quick_place(report: Path, data: str, seed: int) -> Path:
-    """Return where the release lies that is trained in passing for a report.
+    """Return the directory of the release that is trained for a report.
 
     >>> quick_place(Path("/out/report"), "femnist:some/folder", 3)
     PosixPath('/out/report-release-femnist-some-folder-3')
@@ -26,7 +26,7 @@ def quick_place(report: Path, data: str, seed: int) -> Path:
 
 
 def release_or_quick(release: Path | None, data: str, seed: int, quick: Path) -> Release:
-    """Return a release; without one a quick one is trained on `data` at `quick`, if need be.
+    """Load a release; for None train one on `data` at `quick`, unless it is there already.
 
     Raises InputError for a release that cannot be used and a source that names no writers.
     """
@@ -43,7 +43,7 @@ def release_or_quick(release: Path | None, data: str, seed: int, quick: Path) ->
 def make_shown_release(
     directory: Path, writers: WriterSet, architecture: str, training: Training, hold_out: int | None
 ) -> float:
-    """Do what `make_release` does, with a bar that shows how far it is."""
+    """Do what `make_release` does, with a progress bar."""
     with progress() as shown:
         bar = shown.add_task("training", total=training.epochs)
 

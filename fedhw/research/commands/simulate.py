@@ -1,4 +1,4 @@
-"""`fedhw simulate`: of single writers, or with --fleet of a fleet."""
+"""`fedhw simulate`: many writers, each alone, or with --fleet a fleet."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _PROGRAMS = TwoPrograms.of(simulate_writers, simulate_fleet, "fleet", "a fleet")
 _FLEET = TyperOption(
     param_decls=["--fleet"],
     is_flag=True,
-    help="Live through the days of a fleet, improvements and all.",
+    help="Simulate the days of a fleet, with its improvements.",
 )
 
 
@@ -27,6 +27,6 @@ simulate = TyperCommand(
     callback=_simulate,
     params=[*_PROGRAMS.options, _FLEET],
     help="Personalise for many writers, compare methods, and write a report with pictures.\n\n"
-    "What was cut off goes on where it was when the same command is given again. With --fleet the "
-    "writers are the fleet of a coordinator, for some days in virtual time.",
+    "An interrupted simulation continues when the same command is given again. With --fleet the "
+    "writers have devices in a fleet with a coordinator, for some days in virtual time.",
 )

@@ -1,4 +1,4 @@
-"""`fedhw simulate --fleet`: the days of a fleet in virtual time, improvements and all."""
+"""`fedhw simulate --fleet`: the days of a fleet in virtual time, with its improvements."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from fedhw.research.commands.options import (
 from fedhw.system.console import out, progress
 
 DEVICES = 300
-"""Synthetic writers of a simulated fleet, unless the user wants more or fewer."""
+"""Synthetic writers of a simulated fleet, by default."""
 
 
 def simulate_fleet(
@@ -36,14 +36,14 @@ def simulate_fleet(
     seed: SeedOption = 0,
     json_file: JsonOption = None,
 ) -> None:
-    """Live through the days of a fleet, and write a report of what its coordinator decided."""
+    """Simulate the days of a fleet, and write a report of what its coordinator decided."""
     from fedhw.data.sources import load_source
     from fedhw.improvement.public import Public
     from fedhw.research.commands.quick_release import quick_place, release_or_quick
     from fedhw.research.reports.fleet_report import summary, table, write_report
     from fedhw.research.simulation.population import load_unseen
     from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
-    from fedhw.research.simulation.simulated_fleet import simulate_fleet as live_through
+    from fedhw.research.simulation.simulated_fleet import simulate_fleet as simulate
 
     check_places(out_dir, json_file)
     quick = quick_place(out_dir, data, seed)
@@ -54,7 +54,7 @@ def simulate_fleet(
     public = Public.of(load_source(data, seed), known)
     with progress() as shown:
         bar = shown.add_task("days", total=scenario.days)
-        chronicle = live_through(
+        chronicle = simulate(
             known, public, unseen, people, scenario, lambda day: shown.advance(bar)
         )
     out.print(table(chronicle))

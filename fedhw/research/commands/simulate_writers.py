@@ -1,4 +1,4 @@
-"""`fedhw simulate`: personalises for one writer after the other, and compares methods."""
+"""`fedhw simulate`: personalise for many writers, and compare methods."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """What works on the cohorts of a simulation."""
+    """The engines of a simulation."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -43,16 +43,14 @@ def simulate_writers(
     ] = "half",
     methods: Annotated[
         str | None,
-        typer.Option(
-            help="Names with commas between them, or all; by default all but the heavy ones."
-        ),
+        typer.Option(help="Names separated by commas, or all; by default all but the heavy ones."),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="Where cohorts of writers are worked on.")
+        EngineName, typer.Option(help="Where the simulation runs.")
     ] = EngineName.LOCAL,
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster that runs already; by default one starts here."),
+        typer.Option(help="Address of a running Ray cluster; by default Ray starts here."),
     ] = None,
     seed: SeedOption = 0,
     json_file: JsonOption = None,
@@ -80,7 +78,7 @@ def simulate_writers(
 
 
 def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":
-    """Run a trial with a bar that shows how far it is; what is done is kept when it is cut off."""
+    """Run a trial with a progress bar; Ctrl+C keeps what is done."""
     from fedhw.research.simulation.experiment import run_experiment
 
     try:
@@ -88,14 +86,14 @@ def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":
             bar = shown.add_task("writers", total=len(trial.population))
             return run_experiment(trial, engine, kept, lambda writers: shown.advance(bar, writers))
     except KeyboardInterrupt:
-        said = f"\nfedhw: cut off; the same command goes on from what is done, kept in {kept}"
+        said = f"\nfedhw: cut off; give the same command again to continue from {kept}"
         err.print(said, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
 
 
 def _engine(name: EngineName, address: str | None) -> "Engine":
     if address is not None and name != EngineName.RAY:
-        raise InputError(f"address: {address} is for Ray; give --engine ray, too")
+        raise InputError(f"address: {address} is for Ray; also give --engine ray")
     match name:
         case EngineName.LOCAL:
             from fedhw.research.simulation.engines.local import LocalEngine, processors

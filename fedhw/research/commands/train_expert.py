@@ -1,4 +1,4 @@
-"""`fedhw train-expert`: a global expert, trained on many writers, as a release."""
+"""`fedhw train-expert`: train a global expert on many writers and make a release of it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def train_expert(
 ) -> None:
     """Train a global expert on many writers and make a release of it.
 
-    A training that was cut off goes on where it was when the same command is given again.
+    An interrupted training continues when the same command is given again.
     """
     from fedhw.data.sources import load_source
     from fedhw.research.commands.quick_release import make_shown_release

@@ -1,4 +1,4 @@
-"""`fedhw fleet`: a coordinator and its devices on this machine, as a newcomer first sees them."""
+"""`fedhw fleet`: run a coordinator and its devices on this machine, and watch them."""
 
 import math
 import signal
@@ -28,43 +28,45 @@ if TYPE_CHECKING:
     from fedhw.research.local_fleet.local_fleet import Look, Plan
 
 REFRESH_SECONDS = 1.0
-"""Seconds between two looks at the fleet."""
+"""Seconds between two updates of the view."""
 
 
 def fleet(
-    devices: Annotated[int, typer.Option(min=2, help="How many; each has a writer.")] = 3,
+    devices: Annotated[
+        int, typer.Option(min=2, help="How many; each has a writer of its own.")
+    ] = 3,
     data: DataOption = "synthetic",
     release: ReleaseOption = None,
     seed: SeedOption = 0,
     rate: Annotated[
-        float, typer.Option(min=0, help="Characters a second of each writer; 0: as many as go.")
+        float, typer.Option(min=0, help="Characters a second of each writer; 0 is without a limit.")
     ] = 3.0,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0, help="End after so long; by default when everything is written."),
+        typer.Option(min=0, help="End after this time; by default when everything is written."),
     ] = None,
     window: Annotated[int, typer.Option(min=2, help="Seconds that a report covers.")] = 20,
-    epsilon: Annotated[float, typer.Option(help="What a report costs a device.")] = 1000.0,
+    epsilon: Annotated[float, typer.Option(help="Epsilon that a report costs a device.")] = 1000.0,
     home: Annotated[
-        Path | None, typer.Option(help="New directory to keep; by default nothing is left behind.")
+        Path | None, typer.Option(help="New directory to keep; by default everything is removed.")
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Run a whole fleet on this machine and watch it: a coordinator, and a writer on each device.
+    """Run a fleet on this machine and watch it: a coordinator, and a writer on each device.
 
     Every part is a process of its own, as in a real fleet, and they talk over TLS. Ctrl+C ends it.
     """
     say(
         f"A coordinator and {devices} devices, each with a writer of its own; Ctrl+C ends it.\n"
-        f"A report covers {window} s and costs epsilon {epsilon:g}: much, for few devices to show\n"
-        "something soon. A real fleet has a day and epsilon 2."
+        f"A report covers {window} s and costs epsilon {epsilon:g}, far more than is private, so\n"
+        "that a few devices show something soon. A real fleet has a day and epsilon 2."
     )
     with needs("client"), needs("server"):
         from fedhw.privacy.mechanism import GaussianMechanism
         from fedhw.research.local_fleet.fleet_view import as_json, device_table, fleet_lines
         from fedhw.research.local_fleet.local_fleet import DELTA, Plan, check_memory
     check_memory(devices)
-    GaussianMechanism(epsilon, DELTA)  # which may be refused
+    GaussianMechanism(epsilon, DELTA)  # raises InputError for a bad epsilon
     if json_file is not None:
         check_figures(json_file)
     with _directory(home) as place:
@@ -82,7 +84,7 @@ def fleet(
 
 @contextmanager
 def _directory(home: Path | None) -> Iterator[Path]:
-    """Where the fleet keeps everything: a new directory, that goes again unless it was given."""
+    """The directory of the fleet; without `home` it is a temporary one."""
     if home is None:
         with tempfile.TemporaryDirectory(prefix="fedhw-fleet-") as place:
             yield Path(place)
@@ -96,7 +98,7 @@ def _directory(home: Path | None) -> Iterator[Path]:
 def _writers(
     release: Path | None, data: str, seed: int, devices: int, quick: Path
 ) -> "tuple[Path, dict[str, WriterSet]]":
-    """The directory of a release, and the characters of writers that it has never seen."""
+    """The directory of a release, and the characters of writers that it was not trained on."""
     from fedhw.research.commands.quick_release import release_or_quick
     from fedhw.research.simulation.population import draw_writers, load_unseen
     from fedhw_client.commands.replay_writer import characters_of
@@ -111,7 +113,7 @@ def _writers(
 def _run(
     place: Path, plan: "Plan", seconds: float | None, clock: Clock = SystemClock()
 ) -> "tuple[Look, list[str]]":
-    """Run a fleet to its end; returns the last look at it, and what has failed."""
+    """Run a fleet to its end; return the last look at it, and all failures."""
     from fedhw.research.local_fleet.fleet_view import FleetView
     from fedhw.research.local_fleet.local_fleet import LocalFleet
 
@@ -141,7 +143,7 @@ def _run(
 
 @contextmanager
 def _on_signals(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Have whatever asks this process to end call `handler` meanwhile."""
+    """Call `handler` when a signal asks this process to end."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, handler) for number in numbers]
     try:

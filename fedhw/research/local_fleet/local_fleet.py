@@ -1,7 +1,8 @@
-"""A whole fleet on one machine: each part a process of its own, as far apart as in a real one.
+"""A whole fleet on one machine, each part a process of its own as in a real fleet.
 
-The coordinator and the agents are started by the commands that anybody would type, enrol with real
-invitations and talk over TLS. A thread for each device writes what its writer wrote.
+The coordinator and the agents are started with the commands that a user would type; agents enrol
+with real invitations, and everything talks over TLS. A thread for each device replays what its
+writer wrote.
 """
 
 import os
@@ -32,34 +33,34 @@ from fedhw_server.store.invitations import invite
 from fedhw_server.store.members import Member
 
 AGENT_MIB, COORDINATOR_MIB = 400, 900
-"""Memory that they take; the coordinator has three processes."""
+"""Memory that each takes; the coordinator has three processes."""
 
 MINIMUM_COHORT = 2
-"""Devices; the fewest that a coordinator shows something of."""
+"""The fewest devices whose reports the coordinator shows."""
 
 DELTA = 1e-6
-"""What a report costs beside epsilon."""
+"""Delta of reports."""
 
 RECENT = 50
-"""Characters that make up a recent accuracy."""
+"""Characters in the recent accuracy."""
 
 START_TIMEOUT_SECONDS = 60.0
-"""Seconds that a part has to start."""
+"""Seconds in which a part must start."""
 
 STOP_TIMEOUT_SECONDS = 15.0
-"""Seconds that a part has to end by itself."""
+"""Seconds in which a part must end by itself."""
 
 LATE = 10.0
-"""Seconds after which a report is not waited for."""
+"""Seconds to wait for late reports."""
 
 WITHOUT_END = "1e9"
-"""A budget that no fleet for show spends."""
+"""A budget that no demonstration spends."""
 
 _PROGRAM = (
     "from fedhw_server.leader.supervisor import die_with_parent; die_with_parent(); "
     "from fedhw.cli import main; main()"
 )
-"""`fedhw`, but the kernel ends it with the process that has started it."""
+"""`fedhw`, but the kernel ends it when the process that started it ends."""
 
 _LOW, _HIGH = next((row.low, row.high) for row in STATISTICS if row.name == "gain")
 
@@ -68,8 +69,8 @@ _LOW, _HIGH = next((row.low, row.high) for row in STATISTICS if row.name == "gai
 class Plan:
     """What a fleet does: each of the `writers` writes on a device of its own, in that order.
 
-    They write `rate` characters a second, as many as go for 0. Reports cover `window` seconds and
-    cost `epsilon` each. `release` is the directory of the global expert.
+    They write `rate` characters a second, or without a limit for 0. Reports cover `window` seconds
+    and cost `epsilon` each. `release` is the directory of the global expert.
     """
 
     release: Path
@@ -80,7 +81,7 @@ class Plan:
 
 
 class Share(NamedTuple):
-    """How many of so many characters the global expert alone, and the mixture, had right."""
+    """How many characters the global expert alone and the mixture had right, of how many."""
 
     ge_right: int = 0
     right: int = 0
@@ -95,7 +96,7 @@ class Share(NamedTuple):
 class DeviceLook(NamedTuple):
     """One device at a moment.
 
-    `epsilon` is what its reports have cost together; `failure` says why it writes no more.
+    `epsilon` is the total cost of its reports; `failure` says why it has stopped writing.
     """
 
     name: str
@@ -113,10 +114,10 @@ class DeviceLook(NamedTuple):
 
 
 class WindowLook(NamedTuple):
-    """What a window's reports say of the gain, with a 99 % interval, and what it truly was.
+    """A window's estimated gain, with a 99 % interval, and its true gain.
 
-    `true` is the mean over the devices that were written on, each clipped as in the reports; None
-    where nobody wrote.
+    `true` is the mean over the devices with characters in the window, each clipped as in the
+    reports; None where there are none.
     """
 
     window: int
@@ -138,10 +139,10 @@ class Look(NamedTuple):
 
 
 def check_memory(devices: int) -> None:
-    """Raise InputError where so many agents do not fit in what memory is free."""
+    """Raise InputError where the free memory is too small for that many agents."""
     try:
         content = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:  # a system that does not say
+    except OSError:  # the system does not say how much is free
         return
     free = int(content.partition("MemAvailable:")[2].split()[0]) / 1024
     needed = COORDINATOR_MIB + devices * AGENT_MIB
@@ -190,7 +191,7 @@ class LocalFleet:
             raise
 
     def stop(self) -> list[str]:
-        """End every process, the devices first; returns what did not end in good order."""
+        """End every process, the devices first; return what did not end properly."""
         self._stop.set()
         for device in self._devices:
             device.ask_to_end()
@@ -201,7 +202,7 @@ class LocalFleet:
         return bad if reason is None else [*bad, f"coordinator: {reason}"]
 
     def look(self) -> Look:
-        """Return how things are, as the coordinator and the devices' own ledgers have it."""
+        """Return the state of the fleet, from the coordinator's store and the devices' ledgers."""
         members = {member.name: member for member in self._fleet.members.all()}
         self._look_at_windows()
         return Look(
@@ -213,7 +214,7 @@ class LocalFleet:
         )
 
     def is_over(self) -> bool:
-        """Whether nothing more will come: all is written and reported, or nobody is left."""
+        """Whether all is written and reported, or the coordinator has ended."""
         if self._coordinator.ending is not None:
             return True
         left = [device for device in self._devices if device.failure is None]
@@ -269,7 +270,7 @@ class LocalFleet:
 
 
 class _Written(NamedTuple):
-    """A character, when it was corrected, and whether it had been recognised."""
+    """A character: when it was corrected, and which guesses were right."""
 
     at: float
     ge_right: bool
@@ -289,7 +290,7 @@ class _Device:
         self._writer = writer
         self._characters = characters
         self._home = DeviceHome(home)
-        _ = self._home.socket  # which may be refused
+        _ = self._home.socket  # raises InputError for a path that is too long
         self._agent: _Child | None = None
         self._refusal: str | None = None
         self._hand: threading.Thread | None = None
@@ -318,7 +319,7 @@ class _Device:
         return None if self._agent is None else self._agent.end()
 
     def share(self, start: float, end: float) -> Share:
-        """How the characters went that were corrected from `start` up to `end`."""
+        """Count the characters that were corrected from `start` up to `end`."""
         return _share([one for one in self.written if start <= one.at < end])
 
     def look(self, member: Member) -> DeviceLook:
@@ -341,12 +342,12 @@ class _Device:
         )
 
     def _told(self) -> tuple[int, float]:
-        """How many reports have arrived, and the epsilon of all that were made."""
+        """Return how many reports were sent, and the epsilon that is spent."""
         try:
             ledger = Ledger.open(self._home.ledger)
             sent = sum(charge.sent_at is not None for charge in ledger.history())
             return sent, ledger.spent(self._clock.wall()).in_all
-        except InputError:  # it is just being made
+        except InputError:  # the agent is just creating it
             return 0, 0.0
 
     def _write(self, rate: float, stop: threading.Event) -> None:
@@ -373,7 +374,7 @@ class _Device:
                     self.written.append(_Written(self._clock.wall(), ge_right, right))
                 self.is_written = True
         except (InputError, AgentMissingError) as error:
-            # An agent that is gone is known as ended in a moment, and why says more than this.
+            # If the agent has ended, how it ended says more than this error.
             if not self._clock.wait(stop, 1.0):
                 self._refusal = str(error)
 
@@ -381,8 +382,8 @@ class _Device:
 class _Child:
     """A process that runs a command of fedhw, in a session of its own.
 
-    So Ctrl+C in the terminal does not reach it: everything is ended in order. What it says is in
-    `log`.out, what it logs in `log`.log.
+    Thus Ctrl+C in the terminal does not reach it, and everything is ended in order. Its standard
+    output is in `log`.out, its log in `log`.log.
     """
 
     def __init__(self, log: Path, *arguments: object) -> None:
@@ -405,14 +406,14 @@ class _Child:
 
     @property
     def ending(self) -> str | None:
-        """Why it has ended by itself, None unless it has."""
+        """Why it has ended by itself; None if it has not."""
         code = self._process.poll()
         if code is None or self._is_asked:
             return None
         if code <= 0:
             return f"it was ended by {signal.Signals(-code).name}" if code else "it has ended"
         logged = self._logged.read_text(encoding="utf-8").splitlines()
-        # Without the frame that Python draws around a group of errors.
+        # Python draws a frame around a group of errors.
         *_, last = ["", *filter(None, (line.strip(" |+-") for line in logged))]
         return last.removeprefix("fedhw: ") or f"it has ended with code {code}"
 
@@ -422,14 +423,14 @@ class _Child:
             self._process.terminate()
 
     def end(self) -> str | None:
-        """Wait for its end; returns what was wrong with that."""
+        """Wait for its end; return what went wrong, if anything."""
         try:
             code = self._process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
             return f"it did not end in {STOP_TIMEOUT_SECONDS:.0f} s and was killed"
-        # An agent that has no release yet leaves SIGTERM to the system.
+        # An agent without a release does not handle SIGTERM.
         if self._is_asked and code not in (0, -signal.SIGTERM):
             return f"it has ended with code {code}"
         return None

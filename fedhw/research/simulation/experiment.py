@@ -1,4 +1,4 @@
-"""Personalise a population by several methods, cohort by cohort, and put together what came out."""
+"""Personalise a population by several methods, cohort by cohort, and join the outcomes."""
 
 import hashlib
 import shutil
@@ -17,7 +17,10 @@ from fedhw.research.simulation.engines.engine import Engine
 from fedhw.research.simulation.trial import CURVE, Measurement, Outcome, Trial
 
 FULL_ALPHABET = 55
-"""A writer of at least so many classes has the full alphabet: a class prior gains nothing there."""
+"""Classes from which on a writer counts as one of the full alphabet.
+
+A class prior gains nothing for such a writer.
+"""
 
 HURT = 0.01
 """A writer whose accuracy falls by more than this is hurt."""
@@ -32,7 +35,7 @@ class Experiment:
 
     @property
     def methods(self) -> dict[str, Measurement]:
-        """What was measured of each method; `ge` is always among them."""
+        """The measurement of each method; `ge` is always among them."""
         return self.outcome.methods
 
     def gain(self, method: str) -> NDArray[np.float64]:
@@ -45,7 +48,7 @@ class Experiment:
 
     @cached_property
     def curve(self) -> dict[int, NDArray[np.float64]]:
-        """The gain by `moe` at these numbers of samples, of each writer who has so many."""
+        """The gain by `moe` at each number of samples, for the writers who have as many."""
         able = ~np.isnan(self.outcome.curve)
         return {
             k: gains[mask]
@@ -60,11 +63,11 @@ def run_experiment(
     kept: Path | None = None,
     after: Callable[[int], None] = lambda writers: None,
 ) -> Experiment:
-    """Try all writers on an engine; `after` is told how many more are done.
+    """Run a trial of all writers on an engine; `after` is called with how many more are done.
 
-    With a directory `kept` each cohort's outcome is stored there as it comes, so that an experiment
-    that was cut off goes on where it was, until they are told to `forget`. What another release,
-    population or trial has left there is not touched and not used.
+    With a directory `kept`, each cohort's outcome is stored there as it arrives, so that an
+    interrupted experiment continues where it stopped, until `forget` removes them. Outcomes of
+    another release, population or trial in that directory are neither used nor changed.
     """
     cohorts = trial.population.cohorts()
     place = None if kept is None else kept / identity(trial)
@@ -80,14 +83,14 @@ def run_experiment(
 
 
 def forget(trial: Trial, kept: Path) -> None:
-    """Remove what `run_experiment` has kept of a trial."""
+    """Remove the outcomes that `run_experiment` has kept of a trial."""
     shutil.rmtree(kept / identity(trial), ignore_errors=True)
-    with suppress(OSError):  # others are kept there, too
+    with suppress(OSError):  # outcomes of other trials are there, too
         kept.rmdir()
 
 
 def _done(place: Path, trial: Trial) -> dict[range, Outcome]:
-    """The cohorts of which there is a sound outcome; of a damaged one it is made anew."""
+    """The outcomes that are kept; a damaged one does not count, and is made again."""
     found = {}
     for cohort in trial.population.cohorts():
         with suppress(InputError):
@@ -98,7 +101,7 @@ def _done(place: Path, trial: Trial) -> dict[range, Outcome]:
 
 
 def identity(trial: Trial) -> str:
-    """Return a name for all that an outcome follows from."""
+    """Return a name for everything that determines an outcome."""
     made_from = (
         __version__,
         trial.release.manifest.digest,

@@ -1,7 +1,7 @@
-"""The writers of a simulation, whom the release has never seen: as many as one likes.
+"""The writers of a simulation, none of whom the release was trained on.
 
-A population hands out the characters of some of its writers at a time, so that no more of them are
-in memory than are being learned from.
+A population returns the characters of a few writers at a time, so that only those that are being
+learned from are in memory.
 """
 
 import hashlib
@@ -20,29 +20,29 @@ from fedhw.release.release import Release
 from fedhw.system.plugins import GENERATORS, installed
 
 COHORT = 50
-"""Writers learned at once, at most; bounds the memory."""
+"""Writers learned at once, at most; this bounds the memory."""
 
 FEWEST_COHORTS = 8
-"""Fewer writers than make so many cohorts are shared out, so that there is work for everybody."""
+"""Cohorts to aim at where there are few writers, so that every processor has work."""
 
 UNSEEN = 1_000_000
-"""Generated writers meet a release from this number on: none of them is ever trained on."""
+"""Number of the first generated writer of a simulation; no training uses numbers this high."""
 
 Shots = int | Literal["half"]
 """How many samples a writer learns from, or half of them."""
 
 
 def as_shots(text: str) -> Shots:
-    """Read shots as a user gives them; raises InputError for anything else."""
+    """Parse the shots that a user gives; raises InputError for anything else."""
     if text == "half":
         return "half"
     if not text.isdecimal() or int(text) == 0:
-        raise InputError(f"shots: {text!r} is no count; give a whole number from 1 up, or half")
+        raise InputError(f"shots: {text!r} is not a count; give a whole number from 1 up, or half")
     return int(text)
 
 
 class Population(ABC):
-    """Writers by their number from 0."""
+    """Writers, numbered from 0."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -57,7 +57,7 @@ class Population(ABC):
         """Differs where the writers or their characters do."""
 
     def cohorts(self) -> list[range]:
-        """Share the writers out; how depends on their number alone, so results never do.
+        """Split the writers into cohorts; only how many there are matters, not the machine.
 
         >>> SyntheticPopulation(130, 20, 0).cohorts()[-1]
         range(119, 130)
@@ -72,9 +72,9 @@ class Population(ABC):
 
 @dataclass(frozen=True)
 class SyntheticPopulation(Population):
-    """Synthetic writers of so many observations each, made when they are asked for.
+    """Synthetic writers with `characters` observations each, generated when they are asked for.
 
-    `source` names their generator. They write every class again and again, or `text`, in which most
+    `source` names their generator. They write every class equally often, or `text`, in which most
     classes are rare.
     """
 
@@ -98,14 +98,14 @@ class SyntheticPopulation(Population):
         return self.writers
 
     def write(self, writers: Sequence[int]) -> WriterSet:
-        """Let these writers write."""
+        """Generate what these writers write."""
         numbers = [UNSEEN + w for w in writers]
         write = find_generator(self.source)
         return write(numbers, self.characters, self.seed, text=self.text)
 
     @property
     def identity(self) -> str:
-        """All that they are made from."""
+        """Everything that they are generated from."""
         return repr(self)
 
 
@@ -117,7 +117,7 @@ class RecordedPopulation(Population):
 
     @classmethod
     def of(cls, data: WriterSet, drawn: Sequence[int]) -> "RecordedPopulation":
-        """Return these writers of a set, who wrote the most first, and nothing of the others."""
+        """Return these writers of a set alone, those with the most characters first."""
         counts = data.counts()
         drawn = sorted(drawn, key=lambda w: -int(counts[w]))
         return cls(_taken(data, [data.rows_of(w) for w in drawn], [data.names[w] for w in drawn]))
@@ -126,9 +126,9 @@ class RecordedPopulation(Population):
         return len(self.data.names)
 
     def cohorts(self) -> list[range]:
-        """Share the writers out; who wrote less than half of the first one's begins anew.
+        """Split the writers into cohorts, each padded to the characters of its first writer.
 
-        The characters of a cohort are padded to as many as the first of them wrote.
+        A writer with less than half of the characters of the first one begins another cohort.
         """
         counts, cohorts, start = self.data.counts(), [], 0
         for w in range(1, len(self) + 1):
@@ -145,7 +145,7 @@ class RecordedPopulation(Population):
 
     @property
     def identity(self) -> str:
-        """A digest of every character, whose it is, and what the labels stand for."""
+        """A digest of all characters, their writers and the texts of the labels."""
         digest = hashlib.sha256(repr((self.data.names, self.data.classes.texts)).encode())
         for array in (self.data.observations, self.data.labels, self.data.counts()):
             digest.update(array.tobytes())
@@ -167,10 +167,10 @@ def _taken(data: WriterSet, rows: Sequence[NDArray[np.int64]], names: Sequence[s
 def draw_writers(
     release: Release, data: WriterSet, writers: int | None, shots: Shots, seed: int
 ) -> tuple[int, ...]:
-    """Draw `writers` that the release never saw; None is all, 60 at most.
+    """Draw that many writers whom the release was not trained on; None is all, but at most 60.
 
-    Raises InputError when fewer have enough: twice the shots in characters, or 40 for half, and
-    two classes.
+    Only those with two classes are drawn, and with twice as many characters as shots, or 40 for
+    half. Raises InputError when there are fewer.
     """
     release.check_fits(data)
     fewest = 40 if shots == "half" else 2 * shots
@@ -196,9 +196,9 @@ def draw_writers(
 def draw_population(
     source: str, release: Release, writers: int | None, shots: Shots, seed: int
 ) -> Population:
-    """Draw writers of a source whom the release never saw; 60 unless it is said how many.
+    """Draw writers of a source whom the release was not trained on; None is 60 at most.
 
-    Raises InputError where there are not so many of so many characters.
+    Raises InputError as `draw_writers` does.
     """
     if source in installed(GENERATORS):
         population = SyntheticPopulation.for_shots(writers or 60, shots, seed, source)
@@ -209,7 +209,7 @@ def draw_population(
 
 
 def load_unseen(source: str, writers: int, seed: int) -> WriterSet:
-    """Load the writers of a source; of generated ones so many whom no release ever saw."""
+    """Load the writers of a source; a generator makes that many writers for no training."""
     if source in installed(GENERATORS):
         population = SyntheticPopulation.for_shots(writers, "half", seed, source)
         return population.write(range(writers))

@@ -1,7 +1,7 @@
 """The coordinator of a simulated fleet: the world around `fedhw.improvement.attempt`, in memory.
 
-It gathers the facts at the end of each day, when the day's reports have come, and goes on for as
-long as there is anything to do before the next. What devices are asked for they do at once.
+It gathers the facts at the end of each day, when the day's reports have arrived, and takes steps
+until there is nothing left to do before the next day. Devices do at once what they are asked.
 """
 
 import math
@@ -51,16 +51,16 @@ from fedhw.research.simulation.simulated_devices import Version
 from fedhw.system.clock import DAY_SECONDS, SettableClock
 
 REPORTING_SHARE = 0.2
-"""Share of the next day after which all reports of a day have come."""
+"""Share of the next day after which all reports of a day have arrived."""
 
 STEP_SECONDS = 60.0
 """Seconds between two steps of an attempt."""
 
 
 class Policy(NamedTuple):
-    """What a fleet's operator wants: the plan, what rounds are like, and the least cohort shown.
+    """What an operator sets: the plan, the recipe of rounds, and the smallest cohort shown.
 
-    Of the recipe the number of rounds and their noise are the plan's.
+    The plan's number of rounds and noise replace those of the recipe.
     """
 
     plan: Plan
@@ -69,39 +69,39 @@ class Policy(NamedTuple):
 
 
 class RoundTaken(NamedTuple):
-    """The state after a round, and who has paid for it and is in its sum."""
+    """The state after a round, and the devices that paid for it and are in its sum."""
 
     state: ImprovementState
     contributors: tuple[str, ...]
 
 
 class Devices(Protocol):
-    """The devices that are online on a day, and what they do when they are asked."""
+    """The devices that are online on a day."""
 
     @property
     def rho(self) -> float:
-        """What rounds have cost the device that was in most, in zCDP."""
+        """The largest cost of rounds to one device, in zCDP."""
 
     @property
     def running(self) -> Mapping[str, str]:
-        """The version that each runs, by its name."""
+        """The version that each device runs, by the name of the device."""
 
     def take_round(
         self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
     ) -> RoundTaken:
-        """Have devices add up what they learn; raises SumError where too few take part."""
+        """Sum what devices learn; raises SumError where too few take part."""
 
     def evaluate(
         self, candidate: Version, names: Sequence[str]
     ) -> tuple[Mapping[str, Progress], Sums | None]:
-        """Have devices evaluate a candidate; returns their answers, and the sums of reports."""
+        """Have devices evaluate a candidate; return their answers and the sums of their reports."""
 
 
 class Coordinator:
     """Runs the improvements of one fleet; candidates are made in `directory`.
 
-    `versions` are those that were published, `decisions` all that was decided, and `enrolled` is
-    how many devices there are so far.
+    `versions` lists the published versions and `decisions` every decision; `enrolled` is the number
+    of devices so far.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Coordinator:
         return None if last is None or last.stage in ENDS else last
 
     def offered(self, device: str, running: str | None = None) -> Version:
-        """Return the version that a device should run, which runs the one of that name."""
+        """Return the version to offer to a device that runs the version called `running`."""
         reach = roll_out(
             self.current,
             self._newest,
@@ -142,7 +142,7 @@ class Coordinator:
     def end_day(
         self, day: int, reports: Mapping[str, Sums], devices: Devices
     ) -> WindowEstimates | None:
-        """Go on by a window's reports, by release, and return what they say."""
+        """Take the day's reports, by release, decide what follows; return the day's estimates."""
         classes, minimum = len(self.versions[0].release.labels), self._policy.minimum_cohort
         found = None
         if reports:
@@ -155,7 +155,7 @@ class Coordinator:
             self._consider()
         while (before := self.current) and self._clock.wall() < (day + 2) * DAY_SECONDS:
             proceed(before, self, self._draw)
-            # Only rounds go on by the time of day alone; all else waits for reports.
+            # Only rounds need nothing but time; every other stage waits for reports.
             if self.current == before and before.stage != Stage.ROUNDS:
                 break
             self._clock.advance(STEP_SECONDS)
@@ -196,7 +196,7 @@ class Coordinator:
         self._prepare(number)
 
     def _prepare(self, number: int) -> None:
-        """Lay out what an attempt works on."""
+        """Prepare the improvement that an attempt works on."""
         plan, running = self._policy.plan, self.versions[-1].release.expert
         recipe = replace(self._policy.recipe, rounds=plan.rounds, noise=plan.noise)
         self._improvement = Improvement(running, self._public, recipe, self._seed + number)
@@ -205,7 +205,7 @@ class Coordinator:
         self._shadow: Sums | None = None
 
     def _after_last(self) -> WindowEstimates | None:
-        """The first estimates there are since the last attempt that was promoted."""
+        """The first estimates since the last attempt that was promoted."""
         promoted = [one.since for one in self._attempts if one.stage == Stage.PROMOTED]
         for found in self._windows if promoted else []:
             if found.window * DAY_SECONDS >= promoted[-1]:
@@ -213,7 +213,7 @@ class Coordinator:
         return None
 
     def facts(self, attempt: Attempt, result: Result | None) -> Facts:
-        """Gather what is known now, with the result of the last action."""
+        """Gather the facts, with the result of the last action."""
         minimum, shadow = self._policy.minimum_cohort, self._shadow
         return Facts(
             now=self._clock.wall(),
@@ -232,13 +232,13 @@ class Coordinator:
         )
 
     def keep(self, attempt: Attempt, decision: Decision | None) -> None:
-        """Keep a state, and what was decided."""
+        """Keep a state and a decision."""
         self._attempts[-1] = attempt
         if decision is not None:
             self.decisions.append(decision)
 
     def perform(self, attempt: Attempt, action: Action) -> Result | None:
-        """Do something, and return what came of it."""
+        """Perform an action and return its result."""
         newest = self.versions[-1]
         match action:
             case TakeRound(names):

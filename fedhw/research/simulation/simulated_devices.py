@@ -1,8 +1,8 @@
-"""The devices of a simulated fleet: many at once do what each does alone for its person.
+"""The devices of a simulated fleet, computed many at a time.
 
-What is decided for a person is `fedhw.personalization.person`, as on a device. Only the writer axis
-is longer: devices are taken `COHORT` at a time, those that keep about as much together, since a
-cohort is padded to its longest.
+`fedhw.personalization.person` decides for each person, as on a device. Only the writer axis is
+longer: devices are taken `COHORT` at a time. A cohort is padded to its longest, so devices that
+keep about as many samples are taken together.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ LEARNER = Learner()
 
 
 class Version(NamedTuple):
-    """A release under the number that a fleet knows it by; `restores` is that of a rollback."""
+    """A release and its number in a fleet; a rollback `restores` the version of that number."""
 
     number: int
     release: Release
@@ -39,20 +39,20 @@ class Version(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the fleet calls it."""
+        """Its name in the fleet."""
         return f"v{self.number}"
 
     @property
     def base(self) -> Base:
-        """What it gives everybody."""
+        """What personalisation starts from."""
         return Base(self.release.expert, self.release.sketch, self.name)
 
 
 @dataclass(eq=False)
 class Device:
-    """One person's device: the version that it runs, and what is known of the person.
+    """One person's device: the version that it runs, and the person's state.
 
-    `held_back` names the versions that it has refused.
+    `held_back` has the names of versions that it has refused.
     """
 
     name: str
@@ -67,7 +67,11 @@ class Device:
 
 
 class Written(NamedTuple):
-    """What became of observations [N, *shape]: features [N, D], who was right, gate above 0.5."""
+    """Recognised observations [N, *shape], their features [N, D] and labels [N].
+
+    The others are bool [N]: whether the global expert, the local expert and the mixture were right,
+    and whether the gate was open by more than 0.5.
+    """
 
     observations: Observations
     features: NDArray[np.float32]
@@ -79,7 +83,7 @@ class Written(NamedTuple):
 
 
 def cohorts(devices: Iterable[Device]) -> Iterator[list[Device]]:
-    """Part devices into cohorts that run one version each."""
+    """Split devices into cohorts, each of which runs one version."""
     ordered = sorted(devices, key=lambda device: (device.running.number, len(device.person.replay)))
     for _, same in groupby(ordered, key=lambda device: device.running.number):
         some = list(same)
@@ -93,7 +97,7 @@ def recognise(
     observations: list[Observations],
     labels: list[NDArray[np.int64]],
 ) -> list[Written]:
-    """Show each device of a cohort some observations [n, *shape]; changes nothing."""
+    """Recognise observations [n, *shape] on each device of a cohort; changes nothing."""
     expert = _base(cohort).expert
     (_, features, scores), target, mask = pad_cohort(expert, observations, labels)
     silent = Mixture.silent(expert, LEARNER.rank)
@@ -115,12 +119,12 @@ def recognise(
 
 
 def relearn(cohort: Sequence[Device]) -> None:
-    """Let a cohort learn from what it keeps."""
+    """Let each device of a cohort learn from the samples that it keeps."""
     _put_to_use(cohort, person.relearn(_people(cohort), _base(cohort), LEARNER))
 
 
 def adopt(cohort: Sequence[Device], version: Version) -> None:
-    """Offer a cohort another version."""
+    """Offer another version to a cohort."""
     is_rollback = version.restores is not None
     moved = person.adopt(_people(cohort), _base(cohort), version.base, LEARNER, is_rollback)
     _put_to_use(cohort, moved)
@@ -132,7 +136,7 @@ def adopt(cohort: Sequence[Device], version: Version) -> None:
 
 
 def evaluate(cohort: Sequence[Device], candidate: Version) -> list[Evaluation]:
-    """Count what a candidate would be to each device of a cohort; changes nothing."""
+    """Evaluate a candidate on each device of a cohort; changes nothing."""
     return person.evaluate(_people(cohort), _base(cohort), candidate.base, LEARNER)
 
 

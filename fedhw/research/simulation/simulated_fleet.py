@@ -1,17 +1,17 @@
 """A fleet in virtual time: people write, devices learn and report, a coordinator decides.
 
     for each day, which is a window of the statistics:
-        some arrive; of all who are there some are offline
-        who is online is offered the version that it should run, and adopts it or not
-        everybody writes; who got it wrong is corrected, and some of what was right is confirmed
-        what is due is learned
-        who is online reports, as far as its budget goes
-        the coordinator decides; in an attempt to improve, who is asked takes part at once
+        some people arrive; some of those present are offline
+        each online device is offered a version, and adopts it or not
+        everybody writes; wrong guesses are corrected, and some of the right ones confirmed
+        the devices that are due learn
+        each online device reports, as far as its budget goes
+        the coordinator decides; in an attempt to improve, devices do at once what they are asked
 
-The parts are those of a real fleet; left out are the network and the masks, which cancel in a sum.
-Budgets are in memory, for a ledger of each of thousands of devices would take most of the time, and
-everything random, noise too, comes from the seed. A day is one step: what is learned on it is in
-use on the next.
+The parts are those of a real fleet, without the network and without the masks, which cancel in a
+sum. Budgets are kept in memory: a ledger for each of thousands of devices would take most of the
+time. Everything random, noise included, comes from the seed. A day is one step: what is learned on
+it is in use on the next.
 """
 
 import math
@@ -66,11 +66,11 @@ FOLLOWED = ("gain", "gate_open")
 class People:
     """How people behave.
 
-    They come one by one, the share `arriving` of all on an average day (a Poisson process), until
-    all are there. What a person has written is spread over their days by lognormal weights, whose
-    logarithms have the standard deviation `unevenness`. Of the characters that were recognised a
-    share is `confirmed`; all others are corrected. A device is `offline` on so many days: it goes
-    on writing and learning, and what happened on such a day is never reported.
+    They arrive in a Poisson process, the share `arriving` of all on an average day, until all are
+    there. What a person has written is spread over their days by lognormal weights, whose
+    logarithms have the standard deviation `unevenness`. The share `confirmed` of the characters
+    recognised correctly is confirmed; all wrong ones are corrected. A device is offline on the
+    share `offline` of the days: its person writes and it learns, but that day is never reported.
     """
 
     arriving: float = 0.2
@@ -81,10 +81,10 @@ class People:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What to simulate: so many `days`, reports of so much `epsilon`, everything drawn by `seed`.
+    """What to simulate: the `days`, the `epsilon` of a report, and the `seed` of all chance.
 
-    Raises InputError for no day. A device's limits are to the cost of a report as by default they
-    are in a real one: two a day, and twenty times the cost of one in all.
+    A device may spend two reports' epsilon a day and twenty reports' in all, which is the default
+    of real devices. Raises InputError for less than one day.
     """
 
     days: int
@@ -101,9 +101,9 @@ class Scenario:
     def quick(
         cls, days: int, epsilon: float, seed: int, *, devices: int, noise: float
     ) -> "Scenario":
-        """Return a scenario for so many devices, with rounds of so much noise.
+        """Return a scenario for that many devices, with rounds of that noise multiplier.
 
-        Attempts begin when half of the devices are online, and have fewer rounds than real ones,
+        Attempts begin when half of the devices are online. They have fewer rounds than real ones,
         which would take most of the time.
         """
         cohort = min(60, max(6, devices // 2))
@@ -122,14 +122,14 @@ class Scenario:
 
     @property
     def limits(self) -> Limits:
-        """What a device may tell."""
+        """The privacy budget of a device."""
         return Limits(2 * self.epsilon, 20 * self.epsilon, DELTA)
 
 
 class Figure(NamedTuple):
-    """The mean of a figure over the devices that reported: in truth, and as it was estimated.
+    """The mean of a figure over the devices that reported, and the estimate from their reports.
 
-    The truth is NaN where none of them was corrected.
+    The true mean is NaN where none of them was corrected.
     """
 
     truth: float
@@ -137,11 +137,11 @@ class Figure(NamedTuple):
 
 
 class Day(NamedTuple):
-    """How a day went.
+    """What happened on a day.
 
-    `devices` by the version that they run; accuracies are over all `characters` that were written,
-    NaN where there were none, while `figures` are over corrections, as reports are; `epsilon` is
-    what the device in the middle has told so far, `worst` that of the one that has told most.
+    `devices` counts devices by the version that they run. Accuracies are over all `characters` that
+    were written, NaN where there were none; `figures` are over corrections, as reports are.
+    `epsilon` is the median of what devices have spent so far, `worst` the maximum.
     """
 
     day: int
@@ -159,7 +159,7 @@ class Day(NamedTuple):
 
 @dataclass(frozen=True)
 class Chronicle:
-    """What happened in a fleet of so many `writers`: day by day, and what was decided."""
+    """What happened in a fleet of that many `writers`: its days, versions and decisions."""
 
     scenario: Scenario
     release: Release
@@ -171,30 +171,23 @@ class Chronicle:
 
 @dataclass(eq=False)
 class _Person:
-    """A writer who is there: their device, its budget, and their rows of the data, day by day."""
+    """A writer who has arrived: their device, its budget, and their rows of the data by day."""
 
     device: Device
     budget: Budget
     rows: dict[int, NDArray[np.int64]]
 
-    def pays_for_report(self, sigma: float, day: int) -> bool:
-        """Pay for a report of a day, unless a limit would be passed."""
-        return self._pays(lambda: self.budget.with_report(sigma, day * DAY_SECONDS))
-
-    def pays_for_round(self, rho: float, day: int) -> bool:
-        """Pay for a round on a day, unless a limit would be passed."""
-        return self._pays(lambda: self.budget.with_round(rho, day * DAY_SECONDS))
-
-    def _pays(self, charged: Callable[[], Budget]) -> bool:
+    def pays(self, charged: Callable[[Budget], Budget]) -> bool:
+        """Replace the budget by the charged one, unless that would pass a limit."""
         try:
-            self.budget = charged()
+            self.budget = charged(self.budget)
         except BudgetSpentError:
             return False
         return True
 
 
 def draw_people(release: Release, data: WriterSet, writers: int | None, seed: int) -> list[int]:
-    """Draw `writers` of the data that the release was not trained on, None all.
+    """Draw that many writers of the data that the release was not trained on; None draws all.
 
     Raises InputError where there are fewer.
     """
@@ -219,9 +212,9 @@ def simulate_fleet(
     scenario: Scenario,
     after: Callable[[Day], None] = lambda day: None,
 ) -> Chronicle:
-    """Let the writers of these numbers be a fleet that begins with `release`.
+    """Simulate a fleet of the data's `writers`, given by number, that begins with `release`.
 
-    `after` is told of each day as it ends.
+    `after` is called with each day as it ends.
     """
     with TemporaryDirectory() as directory:
         coordinator = Coordinator(
@@ -255,7 +248,7 @@ class _Fleet:
         self._rounds = 0
 
     def live_through(self, day: int) -> Day:
-        """Live a day and tell how it went."""
+        """Simulate a day and return what happened."""
         self._day = day
         self._arrive(day)
         is_online = self._random.random(len(self._people)) >= self._scenario.people.offline
@@ -263,13 +256,18 @@ class _Fleet:
         self._online = {person.device.name: person for person in online}
         self._offer(online)
         written = self._write(day)
-        tallies = self._correct(written)
+        tallies = {person.device: Tally.empty(len(self._data.classes)) for person in self._people}
+        tallies |= {device: self._corrected(device, one) for device, one in written.items()}
         for cohort in cohorts(p.device for p in self._people if p.device.person.is_due):
             relearn(cohort)
-        telling = [p for p in online if p.pays_for_report(self._mechanism.sigma, day)]
-        reports = self._report(day, telling, tallies)
+        telling = [person for person in online if self._pays_for_report(person)]
+        reports: defaultdict[str, list[Report]] = defaultdict(list)
+        for device in (person.device for person in telling):
+            report = self._reported(device, tallies[device], device.running)
+            reports[report.release].append(report)
+        sums = {release: Sums.of(*some) for release, some in reports.items()}
         before = self._rounds
-        found = self._coordinator.end_day(day, reports, self)
+        found = self._coordinator.end_day(day, sums, self)
         told = [tallies[p.device] for p in telling]
         estimates = () if found is None else found.estimates
         rounds = self._rounds - before
@@ -277,12 +275,12 @@ class _Fleet:
 
     @property
     def rho(self) -> float:
-        """What rounds have cost the device that was in most, in zCDP."""
+        """The largest cost of rounds to one device, in zCDP."""
         return max((person.budget.rho for person in self._people), default=0.0)
 
     @property
     def running(self) -> dict[str, str]:
-        """The version that each device runs that is online, by its name."""
+        """The version that each online device runs, by the name of the device."""
         return {name: person.device.running.name for name, person in self._online.items()}
 
     def _arrive(self, day: int) -> None:
@@ -314,7 +312,7 @@ class _Fleet:
                 adopt(cohort, version)
 
     def _write(self, day: int) -> dict[Device, Written]:
-        """Have everybody's characters of a day recognised."""
+        """Recognise what everybody writes on a day."""
         rows = {person.device: person.rows.pop(day) for person in self._people}
         written: dict[Device, Written] = {}
         for cohort in cohorts(device for device, own in rows.items() if len(own)):
@@ -324,14 +322,8 @@ class _Fleet:
             written.update(zip(cohort, tested, strict=True))
         return written
 
-    def _correct(self, written: Mapping[Device, Written]) -> dict[Device, Tally]:
-        """Have everybody correct or confirm; what they do is kept, and counted."""
-        nothing = Tally.empty(len(self._data.classes))
-        tallies = {person.device: nothing for person in self._people}
-        tallies |= {device: self._corrected(device, one) for device, one in written.items()}
-        return tallies
-
     def _corrected(self, device: Device, tested: Written) -> Tally:
+        """Keep what a person corrects and confirms, and count it."""
         is_confirmed = self._random.random(len(tested.labels)) < self._scenario.people.confirmed
         chosen = ~tested.right | is_confirmed
         for row in np.flatnonzero(chosen):
@@ -351,47 +343,39 @@ class _Fleet:
             latencies=(0,) * (len(LATENCIES) + 1),  # nobody waits in virtual time
         )
 
-    def _report(
-        self, day: int, telling: Sequence[_Person], tallies: Mapping[Device, Tally]
-    ) -> dict[str, Sums]:
-        """Return the sums of the reports of a day, by release."""
-        reports: defaultdict[str, list[Report]] = defaultdict(list)
-        for device in (person.device for person in telling):
-            report = self._reported(day, device, tallies[device], device.running)
-            reports[report.release].append(report)
-        return {release: Sums.of(*some) for release, some in reports.items()}
+    def _pays_for_report(self, person: _Person) -> bool:
+        now = self._day * DAY_SECONDS
+        return person.pays(lambda budget: budget.with_report(self._mechanism.sigma, now))
 
     def evaluate(
         self, candidate: Version, names: Sequence[str]
     ) -> tuple[dict[str, Progress], Sums | None]:
-        """Have devices evaluate a candidate; returns their answers, and the sums of reports."""
-        day, sigma = self._day, self._mechanism.sigma
-        able = [name for name in names if self._online[name].pays_for_report(sigma, day)]
+        """Have devices evaluate a candidate; return their answers and the sums of their reports."""
+        able = [name for name in names if self._pays_for_report(self._online[name])]
         reports = [
-            self._reported(day, device, found, candidate)
+            self._reported(device, found, candidate)
             for cohort in cohorts(self._online[name].device for name in able)
             for device, found in zip(cohort, evaluate(cohort, candidate), strict=True)
         ]
         answers = dict.fromkeys(names, Progress.DECLINED) | dict.fromkeys(able, Progress.TOLD)
         return answers, Sums.of(*reports) if reports else None
 
-    def _reported(
-        self, day: int, device: Device, counts: Tally | Evaluation, about: Version
-    ) -> Report:
-        return make_report(counts, device.name, day, about.name, self._mechanism)
+    def _reported(self, device: Device, counts: Tally | Evaluation, about: Version) -> Report:
+        return make_report(counts, device.name, self._day, about.name, self._mechanism)
 
     def take_round(
         self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
     ) -> RoundTaken:
-        """Have devices add up what they learn; raises SumError where too few take part.
+        """Sum what devices learn; raises SumError where too few take part.
 
-        Without noise a round protects nothing, so nothing is charged for it.
+        A round without noise protects nothing, so nothing is charged for it.
         """
         people = [self._online[name] for name in names]
         task = improvement.task(state, len(names), plan.survivors)
         able = [person for person in people if len(person.device.person.replay.learnable) >= FEWEST]
         if task.noise > 0:
-            able = [person for person in able if person.pays_for_round(task.rho, self._day)]
+            now = self._day * DAY_SECONDS
+            able = [p for p in able if p.pays(lambda budget: budget.with_round(task.rho, now))]
         if len(able) < plan.survivors:
             raise SumError(
                 f"keys: {len(able)} of {len(names)} devices have sent theirs in time and "
@@ -435,13 +419,13 @@ class _Fleet:
 
 
 def _learned_from(device: Device) -> tuple[Observations, NDArray[np.int64]]:
-    """Glyphs and classes that a device may learn from."""
+    """Observations and labels that a device may learn from."""
     kept = device.person.replay.learnable
     return np.stack([each.observation for each in kept]), np.array([each.label for each in kept])
 
 
 def _truth(name: str, told: Sequence[Tally]) -> float:
-    """The mean of a figure over the devices that have it, clipped as it is in reports."""
+    """The true mean of a figure over the devices that were corrected, clipped as in reports."""
     [row] = [row for row in STATISTICS if row.name == name]
     active = [tally.figures()[name] for tally in told if tally.corrections]
     return float(np.clip(active, row.low, row.high).mean()) if active else math.nan

@@ -1,4 +1,4 @@
-"""A round of an improvement among simulated devices: what they would send, summed without masks."""
+"""A round of an improvement among simulated devices; their updates are summed without masks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ def take_round(
     people: Sequence[WriterSet],
     random: np.random.Generator,
 ) -> ImprovementState:
-    """Return the state after a round among these people's devices, each with its own characters."""
+    """Return the state after a round in which each device trains on its person's observations."""
     task = improvement.task(state, len(people), len(people))
     own = ((each.observations, each.labels) for each in people)
     total = summed(improvement, state, task, own, random)
@@ -32,7 +32,10 @@ def summed(
     people: Iterable[tuple[Observations, NDArray[np.int64]]],
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Return the sum int64 [P + 1] of what devices add to a task, each for its characters."""
+    """Return the sum int64 [P + 1] of the contributions of devices, one for each pair of `people`.
+
+    A pair is the observations and labels that a device trains on.
+    """
     lessons = [Lesson(*own, seed=int(random.integers(2**31))) for own in people]
     updates = improvement.recipe.training.updates(improvement.start(state), lessons, task.rate)
     total = np.zeros(task.entries, np.int64)

@@ -1,7 +1,7 @@
-"""What is done to each cohort of writers: personalise by several methods, and measure each.
+"""Personalise a cohort of writers by several methods, and measure each.
 
-A trial knows all that it needs and nothing of who runs it, so that a cohort gives the same outcome
-in this process, in another one, and on another machine.
+A trial holds everything that it needs and does not depend on the engine, so that a cohort has the
+same outcome in this process, in another one, and on another machine.
 """
 
 import zlib
@@ -34,30 +34,30 @@ from fedhw.system.atomic import replacing
 from fedhw.system.clock import Clock, SystemClock
 
 CURVE = (8, 16, 31, 62, 124)
-"""Samples a writer at which the gain is measured, unless all learn from equally many."""
+"""Numbers of samples at which the gain is measured, unless `shots` sets one for all writers."""
 
 MIXTURE = "moe"
-"""The method whose gates, changes and curve are looked at, beside what is measured of all."""
+"""The method whose gates, changes and curve are recorded, beside the measurement of all methods."""
 
 OPENINGS = 20
-"""Steps in which it is counted how far gates open."""
+"""Bins of the histogram of gate openings."""
 
 DAMAGE = (OSError, EOFError, TypeError, ValueError, RuntimeError)
-"""What numpy and zipfile raise of an archive in which a bit has changed."""
+"""What numpy and zipfile raise for a damaged archive."""
 
 AT_ONCE = 1024
-"""Generic characters read at once: the scores of all by every writer would be large."""
+"""Generic characters recognised at once; this bounds the memory."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One method on W writers; everything is [W].
+    """The measurement of one method on W writers; every field is [W].
 
-    `custom` and `generic` are accuracies as fractions; overheads are relative to the global expert,
-    `mac_overhead` counted on the padded cohort, which flatters no method but weighs on kNN;
-    `seconds` is each writer's share of the processor time of learning alone.
+    `custom` and `generic` are accuracies as fractions. Overheads are relative to the global expert;
+    `mac_overhead` is counted on the padded cohort, which makes kNN look more expensive than it is.
+    `seconds` is each writer's share of the processor time of learning.
     """
 
     custom: Floats
@@ -78,13 +78,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial found for W writers; outcomes of cohorts join to that of all.
+    """The outcome of a trial for W writers.
 
-    Shapes: names, classes, learned and tested (characters) are [W]; `openings` [2, OPENINGS] counts
-    how far the gates of `moe` open, from 0 to 1, for own test characters and for generic ones;
-    `curve` [len(CURVE), W] is the gain by `moe` at so many samples, NaN for who has fewer;
-    `changes` [K, 5] are the test characters that `moe` reads otherwise than `ge`: writer, place in
-    what they wrote, label, the label given before and that after.
+    Shapes: names, classes, learned and tested (numbers of characters) are [W]. `openings`
+    [2, OPENINGS] is a histogram of the gate of `moe`, from 0 to 1, for the writers' own test
+    characters and for generic ones. `curve` [len(CURVE), W] is the gain by `moe` at each number of
+    samples, NaN for writers with fewer. `changes` [K, 5] has a row for each test character that
+    `moe` and `ge` recognise differently: writer, place among the writer's characters, label, label
+    given by `ge`, label given by `moe`.
     """
 
     names: NDArray[np.str_]
@@ -98,7 +99,7 @@ class Outcome:
 
     @classmethod
     def joined(cls, parts: Sequence["Outcome"]) -> "Outcome":
-        """Join the outcomes of cohorts, in the order of their writers."""
+        """Join the outcomes of cohorts, which are in the order of their writers."""
         starts = np.cumsum([0, *(len(part.names) for part in parts)])
         return cls(
             names=np.concatenate([part.names for part in parts]),
@@ -140,7 +141,7 @@ class Outcome:
             }
             return cls(**arrays, methods=methods)
         except (*DAMAGE, BadZipFile, zlib.error) as error:
-            raise InputError(f"{path}: is no outcome of a cohort ({error}); delete it") from error
+            raise InputError(f"{path}: is not a cohort's outcome ({error}); delete it") from error
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,9 @@ class Trial:
     """Let the writers of a population learn from `shots` characters each and test on others.
 
     A writer's characters are split by `seed` and the writer's name: a half to learn from, of which
-    the first `shots` are taken, and a half to test on. `methods` must have `ge`, the global expert
-    alone, which the others are measured against. Raises InputError for a release that has travelled
-    without its test characters.
+    the first `shots` are taken, and a half to test on. `methods` must contain `ge`, the global
+    expert alone, which the others are compared with. Raises InputError for a release without its
+    test characters.
     """
 
     release: Release
@@ -162,11 +163,11 @@ class Trial:
     def __post_init__(self) -> None:
         if "ge" not in self.methods:
             raise ValueError("methods: there is no ge to measure against")
-        # Read now, for they are files of this machine.
+        # Read now: another machine does not have these files.
         self.release.generic  # noqa: B018
 
     def run(self, writers: Sequence[int], clock: Clock = SystemClock()) -> Outcome:
-        """Return what these writers of the population gain and lose."""
+        """Return the outcome for these writers of the population."""
         data = self.population.write(writers)
         halves = [self._halves(data, w) for w in range(len(data.names))]
         limit = None if self.shots == "half" else self.shots
@@ -195,7 +196,7 @@ class Trial:
         )
 
     def _halves(self, data: WriterSet, writer: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows to learn from and to test on; the same for a writer whoever else is there."""
+        """Rows to learn from and to test on, which do not depend on the other writers."""
         rows = data.rows_of(writer)
         rng = np.random.default_rng([self.seed, *data.names[writer].encode()])
         learn, test = stratified_split(data.labels[rows], rng)

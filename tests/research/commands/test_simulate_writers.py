@@ -84,7 +84,7 @@ def test_a_simulation_that_was_cut_off_goes_on(release_directory: Path, tmp_path
     ]
     for least in (1, 3):
         said = cut_off([*simulate, 1000], lambda least=least: kept() >= least)
-        assert "cut off; the same command goes on from what is done" in said
+        assert "cut off; give the same command again to continue" in said
         assert "Traceback" not in said
     done = kept()
     assert 3 <= done < 20
@@ -217,8 +217,8 @@ def test_figures_have_their_place_outside_the_report(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--shots", "0"], "shots: '0' is no count"),
-        (["--shots", "some"], "shots: 'some' is no count"),
+        (["--shots", "0"], "shots: '0' is not a count"),
+        (["--shots", "some"], "shots: 'some' is not a count"),
         (["--shots", "900"], "data: no writer"),
         (["--days", "9"], "days: 9 is for a fleet; give --fleet, too"),
         (["--noise", "1"], "noise: 1.0 is for a fleet; give --fleet, too"),

@@ -48,7 +48,7 @@ def test_a_damaged_outcome_is_told(outcome: Outcome, content: bytes | str, tmp_p
     path = tmp_path / "outcome.npz"
     outcome.save(path)
     path.write_bytes(path.read_bytes()[:3000] if content == "half" else content)
-    with pytest.raises(InputError, match=r"outcome\.npz: is no outcome of a cohort .*; delete it"):
+    with pytest.raises(InputError, match=r"outcome\.npz: is not a cohort's outcome .*; delete it"):
         Outcome.load(path)
 
 

@@ -1,1 +1,1 @@
-"""Where the cohorts of a simulation are worked on: here, on Ray, or as a Flower app."""
+"""Engines that run the cohorts of a simulation: on this machine, on Ray, or as a Flower app."""

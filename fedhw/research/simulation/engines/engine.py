@@ -1,4 +1,4 @@
-"""What every engine does: work on cohorts, and hand over each outcome as it is done."""
+"""What every engine does: run a trial on cohorts, and yield each outcome when it is done."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from fedhw.research.simulation.trial import Outcome, Trial
 
 
 class Engine(ABC):
-    """Works on the cohorts of a trial; which engine it is changes no outcome."""
+    """Runs a trial on cohorts; the outcomes do not depend on the engine."""
 
     @abstractmethod
     def run(self, trial: Trial, cohorts: Sequence[range]) -> Iterator[tuple[range, Outcome]]:
-        """Yield each cohort, of which there is one at least, with its outcome, in any order."""
+        """Yield each cohort with its outcome, in any order; there is at least one cohort."""

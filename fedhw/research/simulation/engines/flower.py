@@ -1,8 +1,8 @@
 """Flower's simulation engine, with the ServerApp and the ClientApp that ship.
 
-Each writer is a node with a home of its own. The coordinator signs the release and offers it; a
-device takes it as any device does, and once it runs it, its writer is tried on what arrived there.
-The nodes' outcomes do not travel: the simulation looks them up in the homes.
+Each writer is a node with a home directory of its own. The coordinator signs the release and offers
+it; a device adopts it as any device does, and then runs the trial of its writer on the release that
+arrived. Outcomes are not sent: the simulation reads them from the homes.
 """
 
 import logging
@@ -41,7 +41,7 @@ from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.settings import ReportPolicy
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks at what is done."""
+"""Seconds between two checks of what is done."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -50,14 +50,14 @@ QUIET = {
 }
 
 MOST = 1000
-"""Writers, each of whom has a home with a release of its own on the disk."""
+"""The most writers; each has a home with a copy of the release on the disk."""
 
 OUTCOME, FAILURE = "outcome.npz", "failure.txt"
 
 
 @dataclass(frozen=True)
 class FlowerEngine(Engine):
-    """Works in a fleet on Flower's simulation engine, which has an actor for each processor."""
+    """Runs a fleet on Flower's simulation engine, which has an actor for each processor."""
 
     clock: Clock = SystemClock()
 
@@ -85,15 +85,15 @@ class FlowerEngine(Engine):
                         yield cohort, place.outcome(cohort)
                     if waiting and is_over:
                         raise InputError(
-                            "engine: Flower ended before every writer was done; the same command "
-                            "goes on from what is done"
+                            "engine: Flower ended before every writer was done; give the same "
+                            "command again to continue"
                         )
                     self.clock.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the coordinator and all devices of a simulation have their homes."""
+    """The directory with the homes of the coordinator and of all devices."""
 
     directory: Path
 
@@ -109,7 +109,7 @@ class _Place:
         return DeviceHome(self.directory / "devices" / str(writer))
 
     def prepare(self, trial: Trial) -> str:
-        """Set up a coordinator that has published the release; returns its public key."""
+        """Set up a coordinator with the release published; return its public key."""
         home = self.coordinator
         home.directory.mkdir()
         key = ReleaseKey.create(home.release_key)
@@ -133,7 +133,7 @@ class _Place:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing but errors is logged meanwhile."""
+    """Log nothing but errors meanwhile."""
     os.environ |= QUIET
     loggers = [logging.getLogger(name) for name in ("flwr", "ray")]
     levels, before = [logger.level for logger in loggers], structlog.get_config()
@@ -150,7 +150,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _simulated(place: _Place, key: str, writers: Sequence[int]) -> Iterator[threading.Thread]:
-    """A running simulation of these writers, which ends with the block."""
+    """Run a simulation of these writers until the block ends."""
     over = threading.Event()
     simulation = threading.Thread(
         target=run_simulation,
@@ -187,7 +187,7 @@ def _coordinator(place: _Place, writers: Sequence[int], over: threading.Event) -
 
 
 class Devices(ClientApp):
-    """The ClientApp that ships, of whichever device a message is for."""
+    """The ClientApp that ships, for whichever device a message is addressed to."""
 
     def __init__(self, place: _Place, key: str, writers: Sequence[int]) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Devices(ClientApp):
         self._writers = writers
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Answer for a device, and try its writer as soon as it runs the release."""
+        """Answer for a device, and run its writer's trial as soon as it runs the release."""
         torch.set_num_threads(1)
         writer = self._writers[int(context.node_config["partition-id"])]
         home = self._place.device(writer)
@@ -218,7 +218,7 @@ class Devices(ClientApp):
         finally:
             agent.close()
         if not (home.directory / OUTCOME).exists():
-            # The test characters did not travel.
+            # A device receives the release without its test characters.
             whole = replace(release, directory=_trial(self._place).release.directory)
             replace(_trial(self._place), release=whole).run([writer]).save(home.directory / OUTCOME)
         return reply

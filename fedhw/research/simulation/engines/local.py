@@ -1,4 +1,4 @@
-"""This machine: a process for each processor, or this one alone."""
+"""Run cohorts on this machine, in a process for each processor or in the caller's process."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ def processors() -> int:
 
 @dataclass(frozen=True)
 class LocalEngine(Engine):
-    """Works in `processes` of its own, one thread each, or with one in the caller's."""
+    """Runs cohorts in that many processes of one thread each; a single one is the caller's."""
 
     processes: int = 1
 
@@ -41,7 +41,7 @@ class LocalEngine(Engine):
         )
         with pool:
             try:
-                # Whoever interrupts this process interrupts its children, which it ends itself.
+                # Ctrl+C reaches children, too; they ignore it, since this process ends them.
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 futures = [pool.submit(_work, cohort) for cohort in cohorts]
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -49,8 +49,8 @@ class LocalEngine(Engine):
                     yield future.result()
             except BrokenProcessPool:
                 raise InputError(
-                    "engine: a process was killed, perhaps for want of memory; the same command "
-                    "goes on from what is done"
+                    "engine: a process was killed, perhaps for want of memory; give the same "
+                    "command again to continue"
                 ) from None
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Ray: actors on this machine or on a cluster, which work on cohorts (Moritz et al. 2018)."""
+"""Run cohorts in Ray actors, on this machine or on a cluster (Moritz et al. 2018)."""
 
 import logging
 import os
@@ -16,8 +16,7 @@ from fedhw.research.simulation.engines.engine import Engine
 from fedhw.research.simulation.trial import Outcome, Trial
 
 MAX_TRIES = 3
-"""How often an actor that has failed is started again, and a cohort worked on again."""
-
+"""How often a failed actor is restarted, and a cohort is tried again."""
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 """Seconds in which a cluster must answer."""
@@ -25,10 +24,10 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RayEngine(Engine):
-    """Works in an actor for each processor of the cluster at `address`, or of this machine.
+    """Runs cohorts in an actor for each processor of the cluster at `address`, or of this machine.
 
-    The cluster's machines need fedhw, but no file of this one: what they work on is sent to them.
-    Raises InputError where no cluster answers.
+    The cluster's machines need fedhw but no files: the trial is sent to them. Raises InputError
+    where no cluster answers.
     """
 
     address: str | None = None
@@ -48,7 +47,7 @@ class RayEngine(Engine):
                 include_dashboard=False,
                 logging_level=logging.ERROR,
             )
-        except Exception as error:  # Ray raises just that when its processes are late
+        except Exception as error:  # the only type that Ray raises when its processes are late
             raise _silent(self.address, error) from None
         try:
             shared = [ray.put(trial)]
@@ -70,8 +69,8 @@ class RayEngine(Engine):
             raise error.cause from None
         except RayActorError:
             raise InputError(
-                "engine: an actor was killed again and again, perhaps for want of memory; the same "
-                "command goes on from what is done"
+                "engine: an actor was killed again and again, perhaps for want of memory; give the "
+                "same command again to continue"
             ) from None
         finally:
             ray.shutdown()
@@ -101,18 +100,18 @@ def _silent(address: str | None, error: Exception) -> InputError:
 def _processors() -> int:
     found = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
     if found == 0:
-        raise InputError("address: the cluster has no processors; start a machine that has some")
+        raise InputError("address: the cluster has no processors; add a machine to it")
     return found
 
 
 class Worker:
-    """Works on the cohorts of one trial, one after the other."""
+    """Runs one trial on one cohort after another."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self._trial: Trial | None = None
 
     def run(self, shared: "list[ray.ObjectRef[Trial]]", cohort: range) -> tuple[range, Outcome]:
-        """Return the cohort with its outcome; an actor that was restarted gets the trial again."""
+        """Return the cohort with its outcome; a restarted actor fetches the trial again."""
         self._trial = self._trial or ray.get(shared[0])
         return cohort, self._trial.run(cohort)
