@@ -1,7 +1,7 @@
-"""Pen strokes drawn on a large canvas and scaled down, as EMNIST treats scanned characters.
+"""Draw pen strokes on a large canvas and scale it down, as EMNIST does with scanned characters.
 
-The recorded handwriting of docs/results.md was drawn so. `fedhw.handwriting.strokes.rasterise`
-draws almost the same glyph in a tenth of the time, for devices and synthetic writers.
+The recorded handwriting of docs/results.md is drawn this way. Devices and synthetic writers use
+`fedhw.handwriting.strokes.rasterise`, which draws almost the same glyph in a tenth of the time.
 """
 
 from collections.abc import Sequence
@@ -46,8 +46,8 @@ _SMOOTHING = _gaussian(_SMOOTHING_POINTS)
 def draw(strokes: Sequence[Polyline]) -> NDArray[np.uint8]:
     """Draw strokes in the box as a glyph [28, 28], ink 255 on paper 0, centred.
 
-    Round lines of `LINE_WIDTH` on a canvas, a Gaussian blur, cropped to the ink, and from there as
-    EMNIST goes on (Cohen et al. 2017, arXiv 1702.05373): a square, a border, bicubic scaling.
+    Round lines of `LINE_WIDTH` are drawn on a canvas, blurred by a Gaussian and cropped to the ink.
+    Squaring, border and bicubic scaling are EMNIST's (Cohen et al. 2017, arXiv 1702.05373).
     """
     centring = (BOX - np.concatenate(strokes).max(axis=0)) / 2
     image = Image.new("L", (_CANVAS_PIXELS, _CANVAS_PIXELS), 0)
@@ -64,7 +64,7 @@ def draw(strokes: Sequence[Polyline]) -> NDArray[np.uint8]:
 
 
 def smooth(stroke: Polyline) -> Polyline:
-    """Space a stroke's points evenly and smooth it a little, which hides the tablet's grid."""
+    """Space a stroke's points evenly and smooth it a little, to hide the tablet's grid."""
     if len(stroke) < 3:
         return stroke
     # Not `hypot`, whose last bit differs between C libraries and can change which point stays.
@@ -82,7 +82,7 @@ def smooth(stroke: Polyline) -> Polyline:
 
 
 def simplify(strokes: Sequence[Polyline], tolerance: float) -> list[Polyline]:
-    """Drop points that are no further than `tolerance` from the path that remains.
+    """Remove points that are no further than `tolerance` from the path that remains.
 
     The algorithm of Douglas and Peucker (1973), for all strokes at once.
     """
@@ -105,9 +105,9 @@ def simplify(strokes: Sequence[Polyline], tolerance: float) -> list[Polyline]:
 def _furthest(
     points: Polyline, first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The point between each pair that is furthest from their line, and how far it is.
+    """The point between each pair that is furthest from their line, and its distance.
 
-    A pair at one place has no line: there the distance to that place counts.
+    A pair of equal points has no line: there the distance to that point counts.
     """
     counts = last - first - 1
     starts = np.cumsum(counts) - counts
@@ -142,7 +142,7 @@ def _blurred(image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _convolved(padded: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Convolve along the first axis with a symmetric kernel, whose middle and one side are given.
+    """Convolve along the first axis with a symmetric kernel, given by its middle and one side.
 
     Terms are added from the outermost inward, so that glyphs are the same on every machine.
     """

@@ -19,16 +19,16 @@ ONE_HOT = string.digits + string.ascii_lowercase + string.ascii_uppercase
 """What the columns of a label line stand for."""
 
 POINT = ("x", "y", "pressure", "pen_down", "time")
-"""What is told of each point; x to the right, y up, pen_down 1 on a stroke's first point."""
+"""The numbers of each point; x to the right, y up, pen_down 1 on a stroke's first point."""
 
 
 def load_digilets(folder: Path) -> WriterSet:
     """Read the complete writers in the repository's `data/preprocessed`, in the order of writing.
 
     Everybody wrote the digits first, then lower case, then upper case, so the later half of a
-    writer has other classes than the earlier half. A writer is named by the number that the name of
-    the file begins with. Raises InputError for a folder that holds no such files and, with file and
-    line, for one that is not in their format.
+    writer has other classes than the earlier half. A writer's name is the number at the beginning
+    of the file's name. Raises InputError for a folder without such files and, with file and line,
+    for a file in another format.
     """
     files = sorted((folder / "complete").glob("[0-9][0-9][0-9]-*_preprocessed"))
     if not files:
@@ -59,7 +59,7 @@ def _lines(file: Path) -> list[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read as text; download it again") from error
     if len(lines) % 2 or not lines:
-        raise InputError(f"{file}: {len(lines)} lines are no pairs; download it again")
+        raise InputError(f"{file}: {len(lines)} lines are not pairs; download it again")
     return list(enumerate(lines))
 
 
@@ -68,7 +68,7 @@ def _drawn(line: str, place: str) -> NDArray[np.uint8]:
     numbers = _numbers(line, place)
     if len(numbers) == 0 or len(numbers) % len(POINT):
         raise InputError(
-            f"{place}: {len(numbers)} numbers are no points of {', '.join(POINT)}; "
+            f"{place}: {len(numbers)} numbers are not whole points of {', '.join(POINT)}; "
             "download the file again"
         )
     points = numbers.reshape(-1, len(POINT))
@@ -83,7 +83,7 @@ def _label(line: str, place: str) -> int:
     one_hot = _numbers(line, place)
     if len(one_hot) != len(ONE_HOT) or sorted(one_hot)[-2:] != [0, 1] or one_hot.min() != 0:
         raise InputError(
-            f"{place}: is no row of {len(ONE_HOT)} numbers of which one is 1 and the others are 0; "
+            f"{place}: is not a row of {len(ONE_HOT)} numbers, one of them 1 and the others 0; "
             "download the file again"
         )
     return BYCLASS.index(ONE_HOT[int(one_hot.argmax())])
@@ -93,4 +93,4 @@ def _numbers(line: str, place: str) -> NDArray[np.float64]:
     try:
         return np.array(line.split(), np.float64)
     except ValueError:
-        raise InputError(f"{place}: holds what is no number; download the file again") from None
+        raise InputError(f"{place}: not all are numbers; download the file again") from None

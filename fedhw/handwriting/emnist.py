@@ -22,16 +22,16 @@ ALPHABETS = {
     "digits": DIGITS,
     "mnist": DIGITS,
 }
-"""The six splits and what their labels mean."""
+"""The labels of the six splits."""
 
 
 def load_emnist(folder: Path, split: str, part: Literal["train", "test"]) -> WriterSet:
     """Read one part of one split, upright, as the characters of a single writer named "emnist".
 
-    EMNIST does not tell who wrote a character nor when: it is generic data, and its order is that
-    of the file. Reads `emnist-{split}-{part}-images-idx3-ubyte` and `...-labels-idx1-ubyte`, plain
-    or gzipped, under `folder`. Raises InputError for an unknown split or part and for a file that
-    is missing, damaged or at odds with its fellow.
+    EMNIST does not tell who wrote a character nor when: it is generic data, in the order of the
+    file. Reads `emnist-{split}-{part}-images-idx3-ubyte` and `...-labels-idx1-ubyte`, plain or
+    gzipped, in `folder`. Raises InputError for an unknown split or part and for files that are
+    missing, damaged or of different lengths.
     """
     _check_choice("split", split, tuple(ALPHABETS))
     _check_choice("part", part, ("train", "test"))
@@ -63,7 +63,7 @@ def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[Any]:
-    """Array uint8 of an idx file: magic, one big-endian uint32 a dimension, then the bytes."""
+    """The uint8 array of an idx file: magic, a big-endian uint32 for each dimension, the bytes."""
     data = _read_plain_or_gzip(path)
     magic = bytes([0, 0, 8, dimensions])
     header = 4 + 4 * dimensions

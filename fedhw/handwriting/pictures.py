@@ -20,9 +20,9 @@ BORDER = 2 / 24
 def load_picture(path: Path) -> NDArray[np.uint8]:
     """Read one character from an image file as a glyph [28, 28], ink 255 on paper 0.
 
-    Ink may be darker or lighter than paper: the picture's edge is taken for paper. A picture of
-    28 x 28 pixels is taken as it is; any other is cropped to its ink, centred in a square and
-    scaled. Raises InputError for a file that is no picture or shows no ink.
+    Ink may be darker or lighter than paper, whose brightness is that of the picture's edge. A
+    picture of 28 x 28 pixels keeps its size; any other is cropped to its ink, centred in a square
+    and scaled. Raises InputError for a file that is not a picture or shows no ink.
     """
     try:
         with Image.open(path) as image:
@@ -30,7 +30,7 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; give the path of an image") from None
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
-        raise InputError(f"{path}: is no readable image; save it as PNG") from None
+        raise InputError(f"{path}: is not a readable image; save it as PNG") from None
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     contrast = np.abs(grey - np.median(edge))
     if contrast.max() < 16:
@@ -40,7 +40,7 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def fit_ink(ink: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Crop ink [H, W] to what is seen of it, centre it in a square, scale to a glyph [28, 28]."""
+    """Crop ink [H, W] to where it is `seen`, centre it in a square, scale to a glyph [28, 28]."""
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     height, width = cropped.shape
@@ -54,7 +54,7 @@ def fit_ink(ink: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8
 
 
 def _grey(image: Image.Image) -> NDArray[np.float32]:
-    """Return brightness 0..255; deep greys are scaled by their own range, for Pillow clips them."""
+    """Return brightness 0..255; deep greys are scaled by their range, since Pillow clips them."""
     if image.mode.startswith(("I", "F")):
         deep = np.asarray(image, np.float32)
         low, high = float(deep.min()), float(deep.max())

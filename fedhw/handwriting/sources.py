@@ -1,4 +1,4 @@
-"""The handwriting that a user can name on the command line; see `fedhw.data.sources`."""
+"""The sources of handwriting on the command line; see `fedhw.data.sources`."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SYNTHETIC_WRITERS = 240
 
 
 def synthetic(where: str, seed: int) -> WriterSet:
-    """`synthetic`: 240 writers, each of whom writes the 62 characters three times."""
+    """`synthetic`: 240 writers who write each of the 62 characters three times."""
     if where:
         raise InputError(f"data: synthetic takes no {where!r}; give synthetic")
     return synthetic_writers(SYNTHETIC_WRITERS, SYNTHETIC_CHARACTERS, seed)

@@ -1,4 +1,4 @@
-"""Pen strokes to glyphs: the one way in which pen devices and synthetic writers draw."""
+"""Draw pen strokes as glyphs, for pen devices and synthetic writers alike."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -17,10 +17,10 @@ LINE_WIDTH = 0.14
 """Width of the line, as a fraction of the longer side of the strokes' bounding box."""
 
 MAX_POINTS = 10_000
-"""More points than any hand makes in one character."""
+"""The most points of a character, more than any hand makes."""
 
 MAX_COORDINATE = 1e9
-"""Far beyond any pen's unit, and small enough to square without overflow."""
+"""The largest coordinate: beyond any tablet's, and small enough to square without overflow."""
 
 # EMNIST (Cohen et al. 2017, arXiv 1702.05373) blurs, crops where ink is seen, and leaves a border
 # of two pixels. A blurred line is seen a little beyond its edge: both lengths are fractions of the
@@ -34,7 +34,7 @@ _INK_FROM = np.array([NormalDist().inv_cdf((ink - 0.5) / 255) for ink in range(1
 
 
 def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[np.uint8]:
-    """Draw strokes as a glyph [28, 28], ink 255 on paper 0, centred, the longer side filling it.
+    """Draw strokes as a glyph [28, 28], ink 255 on paper 0, centred and scaled to fill it.
 
     Lines have round caps and joints, `width` is a fraction of the bounding box's longer side. A
     pixel's ink follows from its distance to the nearest stroke, as if the line's edge were blurred
@@ -56,10 +56,10 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
 def signed_distances(
     points: NDArray[np.float64], ends: NDArray[np.int64], width: float
 ) -> NDArray[np.float32]:
-    """How far inside the line's edge each pixel of a glyph is, [28, 28], below 0 for outside.
+    """Return how far inside the line's edge each pixel of a glyph is, [28, 28]; outside is < 0.
 
-    Points [P, 2] of strokes that end before `ends`, and the line's width, as `rasterise` has them.
-    The unit is the standard deviation of the edge's blur.
+    `points` [P, 2] are of strokes that end before `ends`; `width` is that of `rasterise`. The unit
+    is the standard deviation of the edge's blur.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max()) or 1.0
@@ -72,7 +72,7 @@ def signed_distances(
 
 
 def coverage(distances: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Ink 0..255 of pixels at these signed distances: the edge is blurred by a Gaussian."""
+    """Return the ink 0..255 of pixels at these signed distances; a Gaussian blurs the edge."""
     return np.searchsorted(_INK_FROM, distances, side="right").astype(np.uint8)
 
 

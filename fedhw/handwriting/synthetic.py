@@ -1,8 +1,8 @@
-"""Synthetic writers: an unlimited data set that comes with fedhw, reproducible by seed.
+"""Synthetic writers: an unlimited data set, reproducible by seed.
 
 A writer has one allograph for each character, and a style: smooth displacements of the strokes,
-some common to all characters, some to one character. Each sample adds a smaller displacement of
-its own. All are sums of the same few basis functions, so a style is an array of coefficients.
+some for all characters, some for one. Each sample adds a smaller displacement of its own. All are
+sums of the same few basis functions, so a style is an array of coefficients.
 """
 
 from bisect import bisect_left
@@ -29,7 +29,7 @@ SYNTHETIC_CHARACTERS = 186
 
 _MOST_STROKES = 4
 _SPACING = 0.3  # at most, between points of a path, in half longer sides of a character
-_ROUNDING = 0.2  # standard deviation of the smoothing that a hasty hand does, likewise
+_ROUNDING = 0.2  # standard deviation of the smoothing by a hasty hand, in the same unit
 
 # Rows: the basis functions in the order of `_basis`; columns: displacement in x and in y.
 _GLYPH_SPREAD = [
@@ -76,7 +76,7 @@ def synthetic_writers(
     drift: float = 0.0,
     text: bool = False,
 ) -> WriterSet:
-    """Generate `characters` characters by each of so many writers, or by those of given indices.
+    """Generate `characters` characters by each of that many writers, or by those of given indices.
 
     A writer depends only on `seed` and its own index. Every 62 characters in a row are the whole
     alphabet, shuffled; with `text`, characters are as frequent as in English text. With `drift`
@@ -118,7 +118,7 @@ class _Skeleton:
     """An allograph ready for displacement: points [P, 2], the longer side -1..1.
 
     `stroke_ends` is where each stroke ends, `basis` [P, D] the displacement functions at each
-    point, `rounding` [P, 2] the displacement that rounds all corners off.
+    point, `rounding` [P, 2] the displacement that rounds all corners.
     """
 
     weight: int
@@ -204,7 +204,7 @@ def _frequencies() -> Floats:
 
 
 def _unit(rng: np.random.Generator, *shape: int) -> Floats:
-    """Uniform random numbers of mean 0 and variance 1: with tails, letters would be illegible."""
+    """Uniform random numbers of mean 0 and variance 1; with tails, letters would be illegible."""
     return rng.uniform(-(3**0.5), 3**0.5, size=shape)
 
 
@@ -222,7 +222,7 @@ def _choice(rng: np.random.Generator, label: int) -> int:
 
 @cache
 def _weights() -> list[list[int]]:
-    """The weights of each character's allographs, added up."""
+    """The cumulated weights of each character's allographs."""
     return [list(accumulate(s.weight for s in _skeletons()[character])) for character in BYCLASS]
 
 
@@ -236,7 +236,7 @@ def _skeletons() -> dict[str, list[_Skeleton]]:
 
 
 def _refined(stroke: Floats) -> Floats:
-    """The same stroke with points put in where they are further apart than `_SPACING`."""
+    """The same stroke with points inserted where they are further apart than `_SPACING`."""
     along = _arc_length(stroke)
     parts = np.ceil(np.diff(along) / _SPACING).astype(int)
     starts = [np.linspace(*gap, n, False) for gap, n in zip(pairwise(along), parts, strict=True)]
@@ -256,7 +256,7 @@ def _rounding(stroke: Floats) -> Floats:
 
 
 def _basis(strokes: Sequence[Floats]) -> Floats:
-    """Displacement functions [P, D]: seven of the place, then six along each stroke."""
+    """Displacement functions [P, D]: seven of the position, then six along each stroke."""
     points = np.concatenate(strokes)
     x, y = points.T
     place = np.stack([x, y, x * y, x * x, y * y, np.sin(np.pi * x), np.sin(np.pi * y)], axis=1)

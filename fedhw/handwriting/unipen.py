@@ -38,16 +38,16 @@ _log = logging.getLogger(__name__)
 def load_unipen(folder: Path) -> WriterSet:
     """Read the isolated digits and letters under `data` and `include` of UNIPEN's folder.
 
-    Every piece of ink is taken once, in the order of writing as far as dates and files tell it. A
-    writer is named contributor/identity; a recording of several people under one identity is left
-    out. Drawing takes some milliseconds a character: `save_npz` keeps the result.
-    Raises InputError, with file and line, for what is missing or not in the format.
+    The same ink is read once. Characters are in the order of writing as far as dates and files tell
+    it. A writer is named contributor/identity; recordings of several people under one identity are
+    left out. Drawing takes some milliseconds a character: `save_npz` keeps the result.
+    Raises InputError, with file and line, for anything missing or not in the format.
     """
     return read_unipen(folder).writers
 
 
 def read_unipen(folder: Path) -> PenWriters:
-    """Read what `load_unipen` reads, together with what the pen told beside the pictures."""
+    """Read what `load_unipen` reads, with the strokes and the numbers that a glyph loses."""
     distinct: dict[tuple[str, bytes], _Sample] = {}
     for sample in sorted(_samples(folder), key=lambda sample: (sample.writer, sample.when)):
         distinct.setdefault((sample.writer.partition("/")[0], sample.digest), sample)
@@ -133,7 +133,7 @@ def _samples(folder: Path) -> Iterator[_Sample]:
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Contributor and path of every file of isolated characters; those of the same ink together."""
+    """Contributor and path of every file of isolated characters, in order of file name."""
     found = [
         (path.relative_to(folder / "data").parts[1], path.name, category, path)
         for category in CATEGORIES
@@ -144,7 +144,7 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _writer(contributor: str, identity: str, info: str) -> str | None:
-    """Name of the person whom a contributor's file names; None if it is more than one."""
+    """The name of the person of a file; None if there are several people."""
     name = identity.lower()
     match contributor:
         case "apa" | "apb" | "app":  # one collection of Apple's in three parts

@@ -38,7 +38,7 @@ class Span(NamedTuple):
 
 
 class Character(NamedTuple):
-    """What some spans of ink spell, and in which file and line that is said."""
+    """The text that some spans of ink spell, and the file and line that says so."""
 
     text: str
     spans: tuple[Span, ...]
@@ -63,7 +63,7 @@ class Recording:
     ink: Path | None = None
 
     def append(self, included: "Recording") -> None:
-        """Go on with what an included file says."""
+        """Append an included file."""
         self.coordinates = included.coordinates
         self.components += included.components
         self.characters += included.characters
@@ -75,7 +75,7 @@ class Recording:
 
 
 class UnipenReader:
-    """Reads the files of one archive, whose folder `include` holds what they include."""
+    """Reads the files of one archive; included files are in its folder `include`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -85,8 +85,8 @@ class UnipenReader:
     def read(self, path: Path) -> Recording:
         """Read a file; raises InputError, with file and line, for one that is not in the format.
 
-        Documentation (.doc) may quote anything: its ink and segments are not read, nor is it an
-        error if it includes what is not there. Elsewhere only lexicons may be missing.
+        Documentation (.doc) may quote anything: its ink and segments are not read, and its included
+        files may be missing. In other files only lexicons may be missing.
         """
         return self._parsed(path, Recording().coordinates)
 
@@ -140,7 +140,7 @@ class UnipenReader:
 def _statements(path: Path) -> Iterator[tuple[str, str, str]]:
     """Keyword, arguments and place of every statement of a file."""
     try:
-        # Latin-1 takes every byte; outside names and comments the format is ASCII.
+        # Latin-1 accepts every byte; outside names and comments the format is ASCII.
         text = path.read_bytes().decode("latin-1").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read; unpack the archive again") from error

@@ -1,1 +1,1 @@
-"""What a researcher runs: training, baselines, simulations, reports, ONNX export."""
+"""Research: training, baselines, simulations, reports, ONNX export."""

@@ -1,6 +1,6 @@
-"""What the mixture is compared with: other ways of personalising, from doing nothing upwards.
+"""Baselines: other methods of personalisation, beginning with none at all.
 
-Whatever compares observations does so on the global expert's features, by the mean squared
+Methods that compare observations compare the global expert's features, by the mean squared
 difference over their dimensions.
 """
 
@@ -29,14 +29,14 @@ from fedhw.release.sketch import Sketch
 
 @dataclass(frozen=True)
 class Impersonal(PersonalModel):
-    """The global expert and nothing else."""
+    """The global expert alone."""
 
     def scores(self, activations: Activations) -> Tensor:
         """Return the global expert's scores [W or 1, N, C]."""
         return activations.scores
 
     def parameter_count(self) -> int:
-        """Count none."""
+        """Return 0."""
         return 0
 
 
@@ -51,7 +51,7 @@ class GlobalOnly(Method):
 
 @dataclass(frozen=True)
 class PersonalHead(PersonalModel):
-    """A linear head of their own for each of W writers: weight [W, D, C], bias [W, 1, C]."""
+    """A linear head for each of W writers: weight [W, D, C], bias [W, 1, C]."""
 
     weight: Tensor
     bias: Tensor
@@ -70,8 +70,8 @@ class PersonalHead(PersonalModel):
 class HeadTuning(Method):
     """Fine-tunes a copy of the head to the writer's own samples.
 
-    Gradient descent with momentum on the mean cross entropy of all of them; `rate` is over the
-    mean squared length of the sketch's features, to be as stable for any global expert.
+    Gradient descent with momentum on the mean cross entropy of all of them. `rate` is divided by
+    the mean squared length of the sketch's features, to be as stable for any global expert.
     """
 
     steps: int = 100
@@ -97,7 +97,7 @@ class HeadTuning(Method):
 
 @dataclass(frozen=True)
 class PersonalNetworks(PersonalModel):
-    """A whole network of their own for each of W writers."""
+    """A whole network for each of W writers."""
 
     experts: tuple[GlobalExpert, ...]
 
@@ -156,7 +156,7 @@ class FullTuning(Method):
 
 @dataclass(frozen=True)
 class PersonalMemory(PersonalModel):
-    """The glyphs of W writers: features [W, M, D], labels and mask [W, M]."""
+    """The samples of W writers: features [W, M, D], labels and mask [W, M]."""
 
     features: Tensor
     labels: Tensor
@@ -170,7 +170,7 @@ class PersonalMemory(PersonalModel):
             ~self.mask[:, None], math.inf
         )
         near, which = far.topk(min(self.neighbours, far.shape[-1]), largest=False)
-        # Without any neighbour, no class gets a vote and the global expert decides alone.
+        # Without neighbours no class gets a vote, and the global expert decides alone.
         votes = (-near).softmax(-1).nan_to_num(0.0)
         labels = self.labels[:, None].expand_as(far).gather(2, which)
         own = votes.new_zeros(*far.shape[:2], activations.scores.shape[-1]).scatter_add_(
@@ -179,7 +179,7 @@ class PersonalMemory(PersonalModel):
         return torch.lerp(activations.scores.softmax(-1).expand_as(own), own, self.trust).log()
 
     def parameter_count(self) -> int:
-        """Count the features and label of each glyph, the mean over the writers."""
+        """Count the features and label of each sample, the mean over the writers."""
         return round(self.mask.sum().item() / len(self.mask) * (self.features.shape[-1] + 1))
 
 
@@ -187,8 +187,8 @@ class PersonalMemory(PersonalModel):
 class NearestNeighbours(Method):
     """kNN-Per: interpolates the global expert with the neighbours among the writer's own samples.
 
-    A neighbour votes by exp(-distance) (Marfoq et al. 2022, arXiv 2111.09360, with the distance
-    of the authors' code: squared, over the dimension); `trust` is their lambda.
+    A neighbour has exp(-distance) votes (Marfoq et al. 2022, arXiv 2111.09360). The distance is
+    that of the authors' code, squared and divided by the dimension; `trust` is their lambda.
     """
 
     neighbours: int = 10
@@ -197,13 +197,13 @@ class NearestNeighbours(Method):
     def learn(
         self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
     ) -> PersonalMemory:
-        """Remember every glyph."""
+        """Keep every sample."""
         features = cohort.activations.features
         return PersonalMemory(features, cohort.labels, cohort.mask, self.neighbours, self.trust)
 
 
 class ClassMeans(NamedTuple):
-    """Where W writers' classes lie: centres [W, C, D] and how many glyphs each is of, [W, C]."""
+    """The mean features of W writers' classes: centres [W, C, D], and counts of samples [W, C]."""
 
     centres: Tensor
     counts: Tensor
@@ -226,7 +226,7 @@ class ClassMeans(NamedTuple):
         return far.masked_fill(~self.known[:, None], math.inf)
 
     def distances_without_self(self, cohort: Cohort) -> Tensor:
-        """Return distances [W, N, C] of the very glyphs averaged, each left out of its own mean."""
+        """Return distances [W, N, C] of the averaged samples, each left out of its own mean."""
         # Without x, a mean m of n is (n m - x) / (n - 1), which is n / (n - 1) times as far from x.
         stretch = (self.counts / (self.counts - 1)).square()[:, None]
         far, own = (
@@ -239,7 +239,7 @@ class ClassMeans(NamedTuple):
 
 @dataclass(frozen=True)
 class NearestClassMean(Method):
-    """Gives each glyph the class whose mean of the writer's own samples is nearest."""
+    """Recognises the class whose mean of the writer's own samples is nearest."""
 
     @torch.no_grad()
     def learn(
@@ -258,7 +258,7 @@ class NearestClassMean(Method):
 
 @dataclass(frozen=True)
 class PersonalPrior(PersonalModel):
-    """What to add to the scores for each of W writers, [W, 1, C]."""
+    """A bias of the scores for each of W writers, [W, 1, C]."""
 
     bias: Tensor
 
@@ -275,7 +275,7 @@ class PersonalPrior(PersonalModel):
 class ClassPrior(Method):
     """Corrects the scores by how often the writer writes each class (Saerens et al. 2002).
 
-    The global expert's own prior, its mean output on the sketch, counts as `strength` more glyphs.
+    The global expert's own prior, its mean output on the sketch, counts as `strength` samples.
     """
 
     strength: float = 16.0
@@ -294,7 +294,7 @@ class ClassPrior(Method):
 
 @dataclass(frozen=True)
 class PersonalResidual(PersonalModel):
-    """The local experts of W writers, always heard."""
+    """The local experts of W writers, without a gate."""
 
     local: LocalExpert
 
@@ -323,14 +323,14 @@ class Ungated(Method):
 
 @dataclass(frozen=True)
 class DistanceGated(PersonalModel):
-    """The local experts of W writers, heard for glyphs within `reach` [W, 1] of a class mean."""
+    """The local experts of W writers, used within `reach` [W, 1] of a class mean."""
 
     residual: PersonalResidual
     means: ClassMeans
     reach: Tensor
 
     def scores(self, activations: Activations) -> Tensor:
-        """Return the scores [W, N, C]: the local expert's where near, else the global one's."""
+        """Return the scores [W, N, C]: the local expert's where near, else the global expert's."""
         near = self.means.distances(activations.features).amin(-1) <= self.reach
         return torch.where(near[..., None], self.residual.scores(activations), activations.scores)
 
@@ -343,7 +343,7 @@ class DistanceGated(PersonalModel):
 class DistanceGate(Method):
     """A local expert with a gate by distance instead of a learned one.
 
-    It is open, all or nothing, where the features are near to one of the writer's class means.
+    It is fully open near one of the writer's class means, and shut elsewhere.
     """
 
     ungated: Ungated = field(default_factory=Ungated)
@@ -352,7 +352,7 @@ class DistanceGate(Method):
     def learn(
         self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
     ) -> DistanceGated:
-        """Learn the local experts, then the reach that best parts own glyphs from the sketch's."""
+        """Learn the local experts, then the reach that best separates own and generic samples."""
         residual = self.ungated.learn(expert, cohort, sketch, seed)
         means = ClassMeans.of(cohort, expert.head.out_features)
         own = means.distances_without_self(cohort).amin(-1)
@@ -371,14 +371,14 @@ METHODS: dict[str, Method] = {
     "le": Ungated(),
     "distance-gate": DistanceGate(),
 }
-"""Every method by the name it has on the command line and in tables."""
+"""Every method by its name on the command line and in tables."""
 
 
 def choose_methods(names: str | None) -> dict[str, Method]:
-    """Return the methods of these names, which have commas between them.
+    """Return the methods of these names, which are separated by commas.
 
-    `all` is every method, None all but the heavy ones. The global expert is always among them, for
-    every gain is measured against it. Raises InputError for a name that is not known.
+    `all` is every method, None all but the heavy ones. The global expert is always included, since
+    gains are measured against it. Raises InputError for an unknown name.
 
     >>> ",".join(choose_methods("moe, prior"))
     'ge,moe,prior'
@@ -392,34 +392,35 @@ def choose_methods(names: str | None) -> dict[str, Method]:
     asked = [name.strip() for name in names.split(",")]
     for name in asked:
         if name not in METHODS:
-            raise InputError(f"methods: {name!r} is not known; use some of {','.join(METHODS)}")
+            raise InputError(f"methods: {name!r} is unknown; use some of {','.join(METHODS)}")
     return {name: METHODS[name] for name in METHODS if name in asked or name == "ge"}
 
 
 def _one_hot(cohort: Cohort, classes: int) -> Tensor:
-    """Return the labels as [W, N, C] of 0.0 and 1.0; padding has no class."""
+    """Return the labels as one-hot [W, N, C]; padding has no class."""
     return F.one_hot(cohort.labels, classes) * cohort.mask[..., None].float()
 
 
 def _distances(here: Tensor, there: Tensor) -> Tensor:
     """Return the mean squared differences [W, N, M] of [W or 1, N, D] and [W, M, D]."""
-    # As a matrix product, so that it is fast and its cost is counted.
+    # A matrix product is fast, and its cost is counted.
     product = here.expand(len(there), -1, -1) @ there.mT
     squares = here.square().sum(-1)[..., None] + there.square().sum(-1)[:, None]
     return (squares - 2 * product).clamp_min(0) / here.shape[-1]
 
 
 def best_reach(own: Tensor, mask: Tensor, generic: Tensor) -> Tensor:
-    """Return the reach [W, 1] within which own distances [W, N] outweigh generic ones [W, S] most.
+    """Return the reach [W, 1] that best separates own distances [W, N] from generic ones [W, S].
 
-    Each side counts by share. Where no reach is better than none, it is below 0.
+    It maximises the share of own ones within it less that of generic ones; where no reach is better
+    than none, it is below 0.
 
     >>> own, generic = torch.tensor([[1.0, 3.0]]), torch.tensor([[2.0, 4.0, 5.0]])
     >>> best_reach(own, torch.ones(1, 2, dtype=torch.bool), generic).item()
     3.0
     """
     distance, order = torch.cat([own, generic], 1).sort(1)
-    # In whole numbers, each side weighed by the size of the other, so that ties are exact.
+    # In whole numbers, each side weighted by the size of the other, so that ties are exact.
     for_it, against = mask * generic.shape[1], mask.sum(1, keepdim=True).expand_as(generic)
     balance = torch.cat([for_it, -against], 1).gather(1, order).cumsum(1)
     most, where = balance.max(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Make the first release: hold writers out, train the global expert, keep what devices need."""
+"""Make the first release: hold writers out, train the global expert, publish what devices need."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,10 +30,10 @@ def make_release(
     """Train on all but `hold_out` writers, publish to `directory`, return generic accuracy.
 
     The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
-    half of them where there are fewer than 120. A tenth of the others' characters is kept as
-    generic test set. The state of an unfinished training lies beside `directory` and is taken up
-    again. Raises InputError when `directory` exists, the architecture takes other observations, or
-    there are too few writers.
+    half of them where there are fewer than 120. A tenth of the others' characters is the generic
+    test set. An unfinished training leaves its state beside `directory`, and continues from it.
+    Raises InputError when `directory` exists, the architecture takes other observations, or there
+    are too few writers.
     """
     check_new(directory)
     takes = find_architecture(architecture).observation

@@ -1,4 +1,4 @@
-"""Train a global expert on many writers' characters."""
+"""Train a global expert on many writers' observations."""
 
 import hashlib
 import pickle
@@ -20,10 +20,9 @@ from fedhw.system.atomic import replacing
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how boldly to train.
+    """The recipe: AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120).
 
-    AdamW on a one-cycle schedule (Smith and Topin 2018, arXiv 1708.07120); each observation is
-    randomly changed as its architecture says, or seen as it is where `distortion` is 0.
+    The architecture augments each observation with the strength `distortion`; 0 is none.
     """
 
     epochs: int = 70
@@ -44,9 +43,9 @@ def train_expert(
 ) -> None:
     """Train `expert` in place on observations [N, *shape] and their labels [N].
 
-    With a `checkpoint` path the state is kept after every epoch, a training cut off goes on from
-    there, and it ends with the same weights as one that was not. Raises InputError when the
-    checkpoint is that of another training or cannot be read.
+    With a `checkpoint` path the state is saved after every epoch. An interrupted training continues
+    from there, and has the same weights in the end as an uninterrupted one. Raises InputError when
+    the checkpoint is of another training or cannot be read.
     """
     scaled, target = expert.scale(observations), torch.from_numpy(labels)
     batches = max(1, len(scaled) // training.batch)
@@ -94,7 +93,7 @@ def _identity(
     labels: NDArray[np.int64],
     training: Training,
 ) -> str:
-    """Tell one training from any other: recipe, architecture, first weights and data."""
+    """Return a digest of recipe, architecture, first weights and data."""
     digest = hashlib.sha256(repr((training, expert)).encode())
     for array in (*(p.detach().numpy() for p in expert.parameters()), observations, labels):
         digest.update(np.ascontiguousarray(array).data)

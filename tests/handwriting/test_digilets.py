@@ -93,19 +93,22 @@ GOOD = points(ELL)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ": 0 lines are no pairs"),
-        (f"{GOOD}\n", ": 1 lines are no pairs"),
-        (f"{GOOD} 1\n{one_hot('a')}\n", ":1: 16 numbers are no points of x, y, pressure, pen_down"),
-        (f"\n{one_hot('a')}\n", ":1: 0 numbers are no points of"),
-        (f"{GOOD} x\n{one_hot('a')}\n", ":1: holds what is no number"),
+        ("", ": 0 lines are not pairs"),
+        (f"{GOOD}\n", ": 1 lines are not pairs"),
+        (
+            f"{GOOD} 1\n{one_hot('a')}\n",
+            ":1: 16 numbers are not whole points of x, y, pressure, pen_down",
+        ),
+        (f"\n{one_hot('a')}\n", ":1: 0 numbers are not whole points of"),
+        (f"{GOOD} x\n{one_hot('a')}\n", ":1: not all are numbers"),
         (
             f"{GOOD.replace('0.200000', 'nan', 1)}\n{one_hot('a')}\n",
             ":1: strokes: a coordinate is not a number within",
         ),
-        (f"{GOOD}\n{one_hot('a')} 0\n", ":2: is no row of 62 numbers of which one is 1"),
-        (f"{GOOD}\n{one_hot('?')}\n", ":2: is no row of 62 numbers of which one is 1"),
-        (f"{GOOD}\n{one_hot('a').replace('0.0', '1.0', 1)}\n", ":2: is no row of 62"),
-        (f"{GOOD}\n{one_hot('a').replace('0.0', '-1', 1)}\n", ":2: is no row of 62"),
+        (f"{GOOD}\n{one_hot('a')} 0\n", ":2: is not a row of 62 numbers, one of them 1"),
+        (f"{GOOD}\n{one_hot('?')}\n", ":2: is not a row of 62 numbers, one of them 1"),
+        (f"{GOOD}\n{one_hot('a').replace('0.0', '1.0', 1)}\n", ":2: is not a row of 62"),
+        (f"{GOOD}\n{one_hot('a').replace('0.0', '-1', 1)}\n", ":2: is not a row of 62"),
         ("caf\xe9\n\n", ": cannot be read as text"),
     ],
 )

@@ -47,14 +47,14 @@ def test_deep_greys_are_not_clipped(tmp_path: Path) -> None:
 def test_an_unreadable_image_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"bad.png: is no readable image; save it as PNG$"):
+    with pytest.raises(InputError, match=r"bad.png: is not a readable image; save it as PNG$"):
         load_picture(path)
 
 
 def test_a_cut_off_image_is_one_sentence(tmp_path: Path) -> None:
     whole = saved(tmp_path, np.random.default_rng(0).integers(0, 255, (90, 90), np.uint8))
     whole.write_bytes(whole.read_bytes()[:2000])
-    with pytest.raises(InputError, match="is no readable image"):
+    with pytest.raises(InputError, match="is not a readable image"):
         load_picture(whole)
 
 

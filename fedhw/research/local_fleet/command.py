@@ -32,9 +32,7 @@ REFRESH_SECONDS = 1.0
 
 
 def fleet(
-    devices: Annotated[
-        int, typer.Option(min=2, help="How many; each has a writer of its own.")
-    ] = 3,
+    devices: Annotated[int, typer.Option(min=2, help="How many, with a writer each.")] = 3,
     data: DataOption = "synthetic",
     release: ReleaseOption = None,
     seed: SeedOption = 0,

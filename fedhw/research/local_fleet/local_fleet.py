@@ -214,7 +214,7 @@ class LocalFleet:
         )
 
     def is_over(self) -> bool:
-        """Whether all is written and reported, or the coordinator has ended."""
+        """Whether nothing more will come: all is written and reported, or a part has ended."""
         if self._coordinator.ending is not None:
             return True
         left = [device for device in self._devices if device.failure is None]

@@ -1,1 +1,1 @@
-"""For apps without fedhw: the three networks as one ONNX file."""
+"""Export the three networks as one ONNX file, for apps without fedhw."""

@@ -1,14 +1,13 @@
-"""One training for every budget: a local expert whose first columns are worth the most.
+"""Order a local expert's columns by importance, so that it can be cut to any rank without data.
 
 Training leaves the importance of a local expert's columns to chance. Here its factors U and V are
-turned so that their product stays and the first r columns of U with the first r rows of V are the
-nearest local expert of rank r: none with the same bias changes the residuals of given features
-less in the mean square (Eckart and Young 1936, Psychometrika 1:211). A device then cuts without
-any data. Who has the characters does better to train at the small rank: at 2 and 4 a cut loses
-points, at 8 hardly any (benchmarks/edge.py).
+rotated: their product stays, and the first r columns of U with the first r rows of V are the best
+local expert of rank r. None with the same bias changes the residuals of given features less in the
+mean square (Eckart and Young 1936, Psychometrika 1:211). With data at hand it is better to train at
+the small rank: at 2 and 4 a cut loses points, at 8 hardly any (benchmarks/edge.py).
 
-The turn is the principal axes of the residuals themselves. The second moment S of the features
-comes in, but neither its root nor its inverse, so that features that never fire need no damping.
+The rotation is to the principal axes of the residuals. It uses the second moment of the features,
+but neither its root nor its inverse, so features that are always 0 need no damping.
 """
 
 import torch
@@ -22,9 +21,9 @@ from fedhw.experts.mixture import Mixture
 def ordered(mixture: Mixture, features: Tensor) -> Mixture:
     """Return the same mixture with the columns of its local expert in order of importance.
 
-    `features` [W, N, D] are what the importance is judged by, best each writer's own; rows of
-    zeros, which pad a cohort, change nothing. Rows of V become orthonormal; a rank above the
-    number of classes comes down to it.
+    The importance is for `features` [W, N, D], ideally each writer's own; rows of zeros, which pad
+    a cohort, change nothing. Rows of V become orthonormal. A rank above the number of classes is
+    reduced to it.
 
     >>> from fedhw.experts.gate import Gate
     >>> both = LocalExpert(torch.eye(2)[None], torch.tensor([[[1.0, 0], [0, 5]]]), torch.zeros(1))
@@ -34,7 +33,7 @@ def ordered(mixture: Mixture, features: Tensor) -> Mixture:
     """
     u, v, b = mixture.local
     left, right = u.double(), v.double()
-    # V is brought to orthonormal rows first: lengths of what U gives are then lengths of residuals.
+    # With orthonormal rows of V, the length of what U gives is the length of the residual.
     rows, lengths = torch.linalg.qr(right.mT)
     left = left @ lengths.mT
     given = features.double() @ left
@@ -44,7 +43,7 @@ def ordered(mixture: Mixture, features: Tensor) -> Mixture:
 
 
 def first(mixture: Mixture, rank: int) -> Mixture:
-    """Return the mixture with the first `rank` columns of its local expert, or all if it has fewer.
+    """Return the mixture with the first `rank` columns of its local expert, or all of fewer.
 
     >>> from fedhw.experts.global_expert import build
     >>> first(Mixture.silent(build("lenet5", 62), rank=10), 4).local.v.shape

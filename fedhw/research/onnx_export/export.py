@@ -1,4 +1,4 @@
-"""A release, and what was learned of one person, in one file."""
+"""Write a release and the mixture of one person to one file."""
 
 import json
 from pathlib import Path
@@ -13,17 +13,16 @@ from fedhw.research.onnx_export.int8 import quantised
 from fedhw.system.atomic import replacing
 
 CALIBRATED_ON = 512
-"""Public observations by which the ranges of int8 are set."""
+"""Public observations that calibrate the ranges of int8."""
 
 
 def export(path: Path, release: Release, mixture: Mixture | None, int8: bool = False) -> None:
     """Write the release's expert and the mixture's first writer to an ONNX file.
 
-    Its metadata say `release`, `labels` (a JSON list, class i is the i-th), `alphabet` (the labels
-    in a row, where each is one character), `rank` of the local expert, 0
-    for none, and `private`, yes or no: whether there are weights in it that were learned from a
-    person. A private file is readable by its owner only. Raises InputError for int8 of a release
-    that has travelled, since it has no characters to calibrate on.
+    Its metadata are `release`; `labels`, a JSON list in the order of classes; `alphabet`, these in
+    a row, where each is one character; `rank` of the local expert, 0 for none; and `private`, yes
+    or no, whether it has weights that were learned from a person. A private file is readable by its
+    owner only. Raises InputError for int8 of a release without characters to calibrate on.
     """
     model = graph(release.expert, mixture)
     if int8:
@@ -48,7 +47,7 @@ def export(path: Path, release: Release, mixture: Mixture | None, int8: bool = F
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove shapes, which runtimes infer, and traces of the code and the machine it ran on."""
+    """Remove shapes, which runtimes infer, and traces of the code and of this machine."""
     for part in (model.graph, *model.graph.node):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

@@ -1,9 +1,8 @@
 """The three networks as one ONNX graph, traced from the code that devices run.
 
-Input `observations` [B, *shape] of the release's type, so that no app scales it wrongly; of
-handwriting they are called `glyphs`. Outputs `scores` [B, C], the mixture's; `gate` [B, 1], its
-opening; `ge_scores` [B, C], the global expert's alone. The private tensors keep their names: u, v,
-b, w, c.
+The input `glyphs` [B, *shape] has the release's observation type, so that no app scales it wrongly.
+The outputs are `scores` [B, C] of the mixture, its opening `gate` [B, 1], and `ge_scores` [B, C] of
+the global expert alone. The private tensors keep their names: u, v, b, w, c.
 """
 
 import logging
@@ -29,7 +28,7 @@ def graph(expert: GlobalExpert, mixture: Mixture | None) -> onnx.ModelProto:
     """Return the experts and the gate of the first writer as a graph for any batch.
 
     Without a mixture `scores` are the global expert's and the gate is shut, so that an app needs no
-    other code for a person of whom nothing was learned.
+    other code for a person without a mixture.
     """
     device = _Device(expert, mixture).eval()
     takes = expert.architecture.observation
@@ -49,7 +48,7 @@ def graph(expert: GlobalExpert, mixture: Mixture | None) -> onnx.ModelProto:
 
 
 class _Device(nn.Module):
-    """What one device computes."""
+    """The networks of one device."""
 
     u: Tensor
     v: Tensor
@@ -79,7 +78,7 @@ class _Device(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed and on itself."""
+    """Hide the exporter's warnings about itself and about optional packages."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """The global expert of a graph in int8; local expert and gate stay in float32.
 
-The global expert is nearly all of the file. The private networks are small and were learned in
-float32, and so an app may put those of somebody else in their place.
+The global expert is nearly all of the file. The private networks are small, and in float32 an app
+can replace them by those of somebody else.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ def quantised(model: onnx.ModelProto, observations: Observations) -> onnx.ModelP
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared, made = (Path(folder) / name for name in ("prepared.onnx", "made.onnx"))
-        # Its optimiser would merge nodes of the global expert with those of the private networks.
+        # The optimiser would merge nodes of the global expert with those of the private networks.
         quant_pre_process(model, prepared, skip_optimization=True)
         quantize_static(
             prepared,

@@ -1,1 +1,1 @@
-"""Reports with pictures: of many writers, and of a fleet's days."""
+"""Reports with pictures: on many writers, and on the days of a fleet."""

@@ -1,4 +1,4 @@
-"""What happened in a simulated fleet: as figures, as a table, and as a page with pictures."""
+"""The report on a simulated fleet: figures, a table, and a page with pictures."""
 
 import math
 from collections.abc import Iterable
@@ -25,10 +25,10 @@ CONFIDENCE = 0.95
 """Of the intervals that are drawn."""
 
 DECIDED = ("day", "attempt", "decision", "reason")
-"""The columns of what was decided."""
+"""The columns of the table of decisions."""
 
 USUAL = 2.0
-"""What a report costs in a real fleet, unless its operator wants it otherwise."""
+"""Epsilon of a report in a real fleet by default."""
 
 WEEK = 7
 
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 
 def summary(chronicle: Chronicle) -> dict[str, Any]:
-    """Return the figures, ready for JSON: accuracies as fractions, None for what there is not."""
+    """Return the figures, ready for JSON: accuracies as fractions, None for missing values."""
     return {
         "seed": chronicle.scenario.seed,
         "writers": chronicle.writers,
@@ -57,7 +57,7 @@ def summary(chronicle: Chronicle) -> dict[str, Any]:
 
 
 def table(chronicle: Chronicle) -> Table:
-    """Return what was decided, other than to wait, for a terminal."""
+    """Return the decisions, except those to wait, for a terminal."""
     shown = Table(*DECIDED, box=box.SIMPLE_HEAD, show_edge=False)
     for decision in chronicle.decisions:
         if decision.decision != "wait":
@@ -105,13 +105,13 @@ def _lead(chronicle: Chronicle) -> str:
         f"<p>In the first week the global expert recognised {first[0]:.1%} of what people wrote "
         f"and the mixtures {first[1]:.1%}; in the last, {last[0]:.1%} and {last[1]:.1%}. "
         f"{published} version{'s' * (published != 1)} of the global expert "
-        f"{'were' if published != 1 else 'was'} published. The device in the middle has told "
-        f"epsilon {day.epsilon:,.1f} in all, the one that has told most {day.worst:,.1f}.</p>"
+        f"{'were' if published != 1 else 'was'} published. Devices have spent epsilon "
+        f"{day.epsilon:,.1f} in the median, {day.worst:,.1f} at most.</p>"
     )
 
 
 def _week(days: Iterable[Day]) -> tuple[float, float]:
-    """The accuracies of the expert and the mixtures over all characters of some days."""
+    """The accuracies of the global expert and the mixtures over all characters of some days."""
     wrote = [day for day in days if day.characters]
     if not wrote:
         return math.nan, math.nan
@@ -135,29 +135,29 @@ def _pictures(chronicle: Chronicle) -> str:
         "global expert": 100 * _series(chronicle, "ge_accuracy"),
     }
     spent = {
-        "in the middle": _series(chronicle, "epsilon"),
-        "who told most": _series(chronicle, "worst"),
+        "median": _series(chronicle, "epsilon"),
+        "maximum": _series(chronicle, "worst"),
     }
     gain, gates = (_followed(chronicle, name) for name in FOLLOWED)
     felt = accuracies["mixtures"] - accuracies["global expert"]
     parts = (
         section(
-            "Who is there, and what runs",
-            "Devices that have arrived, by the version of the global expert that they run. Who is "
-            "offline writes and learns on, and reports nothing.",
+            "Devices and versions",
+            "Devices that have arrived, by the version of the global expert that they run. An "
+            "offline device goes on learning but does not report.",
             devices_by_version(running, _series(chronicle, "online")),
         ),
         section(
             "Characters recognised",
-            "Of everything that people wrote on a day, before any of it was learned.",
+            "The share of everything that people wrote on a day, before any of it was learned.",
             by_day("Characters recognised, day by day", "characters recognised, %", accuracies),
         ),
         section(
-            "The gain, and what is known of it",
-            "Sticks are what the coordinator estimates from noised reports, with "
-            f"{CONFIDENCE:.0%} confidence, and the line is the truth. Both are of corrections: all "
-            "that was wrong is in them and only a part of what was right, so they say less than "
-            "the dots, the gain over everything that was written.",
+            "The gain and its estimates",
+            "Bars are the coordinator's estimates from noised reports, with "
+            f"{CONFIDENCE:.0%} confidence, and the line is the true gain. Both are over "
+            "corrections, which have all wrong guesses but only a part of the right ones, so they "
+            "differ from the dotted line, the gain over everything that was written.",
             by_day(
                 "Gain by the mixtures, day by day",
                 "gain, points",
@@ -167,7 +167,7 @@ def _pictures(chronicle: Chronicle) -> str:
         ),
         section(
             "How often gates are open",
-            "The share of the corrections where the local expert is heard more than not.",
+            "The share of the corrections where the gate is open by more than 0.5.",
             by_day(
                 "Gates open, day by day",
                 "share of the corrections, %",
@@ -176,17 +176,17 @@ def _pictures(chronicle: Chronicle) -> str:
             ),
         ),
         section(
-            "What devices have told",
-            f"Epsilon of all reports and rounds so far, at delta {DELTA:g}. A device tells no more "
-            f"than {chronicle.scenario.limits.in_all:,.1f}.",
-            by_day("Epsilon told, day by day", "epsilon", spent),
+            "Privacy spent",
+            f"Epsilon of all reports and rounds so far, at delta {DELTA:g}. A device spends "
+            f"{chronicle.scenario.limits.in_all:,.1f} at most.",
+            by_day("Epsilon spent, day by day", "epsilon", spent),
         ),
     )
     return side_by_side(parts)
 
 
 def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
-    """In percent, the truth of a figure on each day and the ends of its estimate's interval."""
+    """In percent, the true figure on each day and the ends of its estimate's interval."""
     figures = [day.figures[name] for day in chronicle.days]
     ends = np.array([_interval(figure.estimate) for figure in figures], float)
     truth = np.array([figure.truth for figure in figures], float)
@@ -195,8 +195,8 @@ def _followed(chronicle: Chronicle, name: str) -> tuple[Floats, Floats, Floats]:
 
 def _decisions(chronicle: Chronicle) -> str:
     return section(
-        "What was decided, and why",
-        "By the coordinator at the end of each day, from what it knows.",
+        "Decisions",
+        "Decisions of the coordinator at the end of each day, and their reasons.",
         html_table(DECIDED, map(_cells, chronicle.decisions), style="words"),
     )
 
@@ -207,7 +207,7 @@ def _cells(decision: Decision) -> tuple[str, str, str, str]:
 
 
 def _day(decision: Decision) -> int:
-    """The day by whose reports something was decided: they come on the next one."""
+    """The day whose reports a decision follows from: they arrive on the next one."""
     return int(decision.moment // DAY_SECONDS) - 1
 
 
@@ -224,17 +224,17 @@ def _origin(chronicle: Chronicle) -> str:
         "people": f"{chronicle.writers:,}, who wrote {sum(d.characters for d in days):,} "
         "characters",
         "reports": f"{sum(d.reports for d in days):,}, epsilon {scenario.epsilon:g} each; with "
-        f"noise as of {USUAL:g} it takes {worth**2:,.1f} times as many devices to know as much",
+        f"{USUAL:g} the same accuracy takes {worth**2:,.1f} times as many devices",
         "rounds": f"{sum(d.rounds for d in days)} of at most {plan.cohort} devices, noise "
         f"{plan.noise:g}",
-        "versions": ", ".join(accuracies) + " of the public characters",
+        "versions": ", ".join(accuracies) + " of the public characters recognised",
         "seed": str(scenario.seed),
         "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
         "fedhw": __version__,
     }
     return section(
         "Made from",
-        "The same data, release and seed give the same figures. Noise comes from the seed, too, so "
-        "it protects nobody here.",
+        "The same data, release and seed give the same figures. Noise comes from the seed, too, "
+        "so it protects nobody here.",
         definitions(facts),
     )

@@ -1,4 +1,4 @@
-"""The report's pictures, as SVG to stand inside a page whose theme they follow."""
+"""The pictures of reports, as SVG that follows the theme of its page."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 
 STICKS = 400
-"""Writers that can be told apart in one picture."""
+"""The most writers in one picture."""
 
 # Stand-ins for the custom properties of the page: SVG takes them, matplotlib does not.
 _TEXT, _FAINT, _BLUE, _ORANGE = "#000001", "#000002", "#000003", "#000004"
@@ -51,7 +51,7 @@ def standard_error(values: Floats) -> float:
 def before_and_after(before: Floats, after: Floats) -> str:
     """Draw each writer's accuracy before and after, in the order of the accuracy before.
 
-    Of more than `STICKS` writers only so many are drawn, at equal distances in that order.
+    Of more than `STICKS` writers only that many are drawn, evenly spaced in that order.
     """
     order = np.argsort(before, kind="stable")
     order = order[np.linspace(0, len(order) - 1, min(STICKS, len(order))).round().astype(int)]
@@ -73,7 +73,7 @@ def before_and_after(before: Floats, after: Floats) -> str:
 
 @matplotlib.rc_context(_STYLE)
 def gain_by_samples(curve: Mapping[int, Floats], samples: float, gains: Floats) -> str:
-    """Draw the writers' mean gain by samples learned from, and mark that of the experiment."""
+    """Draw the writers' mean gain by samples learned from, and mark the experiment's own."""
     counts = list(curve)
     mean = 100 * np.array([g.mean() for g in curve.values()])
     error = 100 * np.array([standard_error(g) for g in curve.values()])

@@ -1,4 +1,4 @@
-"""What an experiment found: as figures, as a table, and as a page with pictures."""
+"""The report on an experiment: figures, a table, and a page with pictures."""
 
 import itertools
 import random
@@ -36,7 +36,7 @@ TITLES = {
     "le": "ungated local expert",
     "distance-gate": "gate by distance",
 }
-"""Methods in words."""
+"""What methods are called in the report."""
 
 COLUMNS = (
     "method",
@@ -56,13 +56,13 @@ RIGHTED = 48
 WRONGED = 24
 WORST = 8
 LOST = 12
-"""At most so many characters become right and become wrong; writers; and lost ones of each."""
+"""The most characters shown that became right and wrong; writers shown, and lost ones of each."""
 
 
 class Change(NamedTuple):
-    """A test character that the mixture reads otherwise than the global expert.
+    """A test character that the mixture and the global expert recognise differently.
 
-    `place` is its place in what the writer wrote; `true`, `before` and `after` are labels.
+    `place` is its index among the writer's characters; `true`, `before` and `after` are labels.
     """
 
     writer: int
@@ -92,7 +92,7 @@ def table(experiment: Experiment) -> Table:
         padding=0,
         caption=f"Own: % of a writer's test characters, ± standard error over "
         f"{_writers(experiment):,} writers. Gains and changes: points above the global expert; "
-        f"gain ≥ {FULL_ALPHABET}: of writers with so many classes.",
+        f"gain ≥ {FULL_ALPHABET}: of writers with at least {FULL_ALPHABET} classes.",
     )
     for heading in COLUMNS:
         shown.add_column(
@@ -115,7 +115,7 @@ def write_report(experiment: Experiment, directory: Path) -> None:
 
 
 def changes(experiment: Experiment) -> list[Change]:
-    """Return every test character that the mixture reads otherwise than the global expert."""
+    """Return every test character that the mixture and the global expert recognise differently."""
     return [Change(*change) for change in experiment.outcome.changes.tolist()]
 
 
@@ -191,12 +191,12 @@ def _lead(experiment: Experiment) -> str:
 def _methods_section(experiment: Experiment) -> str:
     return section(
         "Methods",
-        "Own are a writer's test characters, with the standard error over writers; generic are "
-        "everybody's. Gains and changes are points above the global expert; the gain is repeated "
-        f"for the {experiment.full_alphabet().sum()} writers of {FULL_ALPHABET} or more classes, "
-        "whom it helps little to know which classes they use. A writer is hurt whose accuracy "
-        f"falls by more than {100 * HURT:.0f} point. Extra cost is relative to the global "
-        "expert's; time is that of learning, for all writers together.",
+        "Own: a writer's test characters, with the standard error over writers; generic: "
+        "everybody's. Gains and changes are points above the global expert. The gain is repeated "
+        f"for the {experiment.full_alphabet().sum()} writers with {FULL_ALPHABET} or more classes, "
+        "since a method gains little there by knowing which classes a writer uses. A writer is "
+        f"hurt if the accuracy falls by more than {100 * HURT:.0f} point. Extra cost is relative "
+        "to the global expert's; time is that of learning, for all writers together.",
         html_table(
             COLUMNS,
             [_cells(experiment, name) for name in experiment.methods],
@@ -209,8 +209,8 @@ def _pictures(experiment: Experiment) -> str:
     pictures = [
         section(
             "Every writer, before and after",
-            "A stick is a writer: it goes from the accuracy of the global expert alone to that of "
-            "the mixture. Triangles are writers who lost. Of many writers some are drawn, evenly.",
+            "Each bar is a writer: it goes from the accuracy of the global expert alone to that of "
+            "the mixture. Triangles are writers who lost. Of many writers a sample is drawn.",
             before_and_after(experiment.methods["ge"].custom, experiment.methods["moe"].custom),
         )
     ]
@@ -219,8 +219,8 @@ def _pictures(experiment: Experiment) -> str:
         pictures.append(
             section(
                 "Gain by characters seen",
-                "The writers' mean gain when each gives so many characters to learn from. The "
-                "diamond is this experiment.",
+                "The writers' mean gain by the number of characters learned from. The diamond is "
+                "this experiment.",
                 gain_by_samples(experiment.curve, learned, experiment.gain("moe")),
             )
         )
@@ -228,8 +228,8 @@ def _pictures(experiment: Experiment) -> str:
         pictures.append(
             section(
                 "How far the gates open",
-                "At 1 the local expert is fully heard, at 0 the global expert decides alone. Gates "
-                "should open for their writer's characters and stay closed for everybody else's.",
+                "At 1 the local expert has full weight, at 0 the global expert decides alone. "
+                "Gates should open for their writer's characters and shut for everybody else's.",
                 gate_openings(*experiment.outcome.openings),
             )
         )
@@ -250,8 +250,8 @@ def _changes_section(experiment: Experiment, found: list[Change]) -> str:
     ]
     return section(
         "Characters that changed",
-        "Under each glyph: what it is, what the global expert said, and what the mixture says. "
-        "They are drawn at random, from every writer in turn.",
+        "Under each glyph: its label, the guess of the global expert, and that of the mixture. "
+        "They are chosen at random, from every writer in turn.",
         "\n".join(parts),
     )
 
@@ -274,8 +274,8 @@ def _worst_section(experiment: Experiment, found: list[Change]) -> str:
         )
     return section(
         "Writers who gained least",
-        "Their accuracy before and after, and the characters that the global expert read rightly "
-        "and the mixture does not.",
+        "Their accuracy before and after, and the characters that the global expert recognised and "
+        "the mixture does not.",
         "\n".join(parts),
     )
 
@@ -296,7 +296,7 @@ def _origin_section(experiment: Experiment) -> str:
     }
     return section(
         "Made from",
-        "The same data, release and seed give the same figures, but for the time that it takes.",
+        "The same data, release and seed give the same figures, except for the time.",
         definitions(facts),
     )
 
@@ -306,7 +306,7 @@ def _writers(experiment: Experiment) -> int:
 
 
 def _spread(some: list[Change], most: int, seed: int) -> list[Change]:
-    """Draw at most so many, from every writer in turn, and put like characters together."""
+    """Draw at most `most` at random, from every writer in turn, in the order of their labels."""
     drawn = random.Random(seed).sample(some, len(some))
     turns: defaultdict[int, itertools.count[int]] = defaultdict(itertools.count)
     drawn.sort(key=lambda c: next(turns[c.writer]))

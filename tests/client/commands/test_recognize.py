@@ -62,7 +62,7 @@ def test_an_unreadable_picture_is_one_sentence(
     (tmp_path / "bad.png").write_text("no image")
     assert run("recognize", release_directory, tmp_path / "bad.png") == 2
     message = capsys.readouterr().err
-    assert message == f"fedhw: {tmp_path}/bad.png: is no readable image; save it as PNG\n"
+    assert message == f"fedhw: {tmp_path}/bad.png: is not a readable image; save it as PNG\n"
 
 
 def test_a_picture_is_learned_and_then_recognised(device, picture):

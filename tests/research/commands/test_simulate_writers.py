@@ -228,7 +228,7 @@ def test_figures_have_their_place_outside_the_report(
         (["--fleet", "--shots", "9"], "shots: 9 is not for a fleet; leave one of both out"),
         (["--fleet", "--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--fleet"], "data: none of its 4 writers is among those"),
-        (["--methods", "moe,magic"], "methods: 'magic' is not known; use some of ge,moe"),
+        (["--methods", "moe,magic"], "methods: 'magic' is unknown; use some of ge,moe"),
         (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
         (["--data", "paper.pdf"], "data: 'paper.pdf' is no source"),
