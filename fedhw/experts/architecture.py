@@ -1,4 +1,4 @@
-"""Architectures: what a network takes, how it scales that, and its layers as data."""
+"""Architectures: a network's input, how it is scaled, and the layers as data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 Augment = Callable[["Tensor", float, "Generator"], "Tensor"]
-"""Takes scaled observations [B, *shape], a strength and a source of randomness; returns as many."""
+"""From scaled observations [B, *shape], a strength and a random generator to changed ones."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Architecture:
 
     `network` is a sequence of layers that ends in features [D] (`fedhw.experts.layers`), or a
     callable that takes this architecture and the number of classes and returns any other network.
-    It sees `(observation - offset) / divisor` as float32; the divisor is by default the largest
-    value of an integer dtype, and 1 for floats. `augment` returns randomly changed observations to
-    train on; by default they stay as they are.
+    Its input is `(observation - offset) / divisor` as float32; the default divisor is the largest
+    value of an integer dtype, and 1 for floats. `augment` changes observations at random for
+    training; by default they stay as they are.
     """
 
     observation: ObservationType
@@ -40,12 +40,12 @@ class Architecture:
     augment: Augment | None = None
 
     def standardise(self, values: Any) -> Any:
-        """Return float values, an array or a tensor, as the network sees them."""
+        """Return values of a float array or tensor, scaled for the network."""
         divisor = self.observation.largest if self.divisor is None else self.divisor
         return (values - self.offset) / divisor
 
     def scale(self, observations: Observations) -> NDArray[np.float32]:
-        """Return observations [..., *shape] as the network sees them.
+        """Return observations [..., *shape], scaled for the network.
 
         >>> pair = Architecture(ObservationType((2,), "uint8"), network=())
         >>> pair.scale(np.array([0, 255], np.uint8)).tolist()

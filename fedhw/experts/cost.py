@@ -1,14 +1,15 @@
-"""What recognising one observation costs: parameters, bytes, multiply-accumulates, energy.
+"""The cost of recognising one observation: parameters, bytes, multiply-accumulates, energy.
 
-Everything is counted on the modules and tensors themselves, by running them: multiply-accumulates
-are those of matrix products and convolutions, beside which the rest is small.
+Multiply-accumulates are counted while the parts run: those of matrix products and convolutions,
+which are nearly all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedhw.experts.gate import Gate
@@ -62,21 +63,21 @@ def cost_of_global(expert: GlobalExpert) -> Cost:
     >>> cost_of_global(build("lenet5", 62))
     Cost(parameters=66126, macs=420888)
     """
-    parameters = sum(p.numel() for p in expert.parameters())
-    return Cost(
-        parameters, macs_of(lambda: expert(torch.zeros(1, *expert.architecture.observation.shape)))
-    )
+    observation = torch.zeros(1, *expert.architecture.observation.shape)
+    return _cost(expert.parameters(), lambda: expert(observation))
 
 
 def cost_of_local(local: LocalExpert) -> Cost:
     """Count one writer's local expert."""
     one = LocalExpert(*(p[:1] for p in local))
-    glyph = torch.zeros(1, 1, one.u.shape[1])
-    return Cost(sum(p.numel() for p in one), macs_of(lambda: one.residual(glyph)))
+    return _cost(one, lambda: one.residual(torch.zeros(1, 1, one.u.shape[1])))
 
 
 def cost_of_gate(gate: Gate) -> Cost:
     """Count one writer's gate."""
     one = Gate(*(p[:1] for p in gate))
-    glyph = torch.zeros(1, 1, one.w.shape[1])
-    return Cost(sum(p.numel() for p in one), macs_of(lambda: one.opening(glyph)))
+    return _cost(one, lambda: one.opening(torch.zeros(1, 1, one.w.shape[1])))
+
+
+def _cost(parameters: Iterable[Tensor], run: Callable[[], Any]) -> Cost:
+    return Cost(sum(p.numel() for p in parameters), macs_of(run))

@@ -1,4 +1,4 @@
-"""What a global expert recognises by itself, and whether another one is worse."""
+"""The accuracy of a global expert by itself, and a test whether one model is worse than another."""
 
 import math
 
@@ -10,7 +10,7 @@ from fedhw.experts.global_expert import GlobalExpert
 from fedhw.observation import Observations
 
 DOUBT_STANDARD_DEVIATIONS = 1.0
-"""Standard deviations by which what is new may look worse than the old and replace it."""
+"""A new model replaces the old one unless it looks worse by more standard deviations than this."""
 
 
 @torch.no_grad()
@@ -31,12 +31,12 @@ def accuracy(expert: GlobalExpert, observations: Observations, labels: NDArray[n
 
 
 def looks_worse(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> bool:
-    """Tell whether what is new did worse on the same samples beyond what chance explains.
+    """Tell whether a new model does worse than the old one, beyond what chance explains.
 
-    Takes which of the samples each had right. McNemar's test on those that only one of both has
-    right (McNemar 1947, Psychometrika 12:153). Without the allowance for chance up to a quarter of
-    the gain is lost on real writers: the old mixture was itself chosen by these samples and looks
-    better on them than it is.
+    Both arguments say which of the same samples a model has right. McNemar's test on the samples
+    that only one of the two has right (McNemar 1947, Psychometrika 12:153). Without the allowance
+    for chance up to a quarter of the gain is lost on real writers: the old mixture was itself
+    chosen by these samples and looks better on them than it is.
 
     >>> new, old = np.zeros(9, bool), np.arange(9) < 1
     >>> looks_worse(new, old), looks_worse(new, ~new)

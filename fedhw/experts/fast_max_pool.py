@@ -1,14 +1,14 @@
-"""Max pooling of two by two pixels, as most experts have it."""
+"""Max pooling of two by two pixels, which most experts use."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Halving(nn.MaxPool2d):
-    """`nn.MaxPool2d(2)`, in a fraction of its time where no gradient is wanted.
+    """`nn.MaxPool2d(2)`, several times as fast where no gradient is needed.
 
-    torch looks for the largest of each window by itself; the larger of two rows, and then of two
-    columns, is found for many windows at once.
+    torch searches each window by itself. This takes the larger of two rows, then of two columns,
+    for many windows at once.
 
     >>> with torch.no_grad():
     ...     Halving()(torch.arange(8.0).view(1, 2, 4)).tolist()

@@ -1,4 +1,4 @@
-"""The gate (GN): how far to believe the local expert, character by character."""
+"""The gate (GN): how far to trust the local expert on each observation."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from fedhw.experts.per_writer_projection import project_per_writer
 
 CONFIDENCE = 3
-"""Numbers of the global expert's confidence that the gate reads beside its features."""
+"""How many numbers tell the gate about the global expert's confidence, beside the features."""
 
 
 class Gate(NamedTuple):
-    """A logistic gate on what the global expert saw and how sure it was.
+    """A logistic gate on the global expert's features and confidence.
 
     Shapes: w [W, D + 3, 1], c [W, 1, 1].
 
@@ -30,6 +30,6 @@ class Gate(NamedTuple):
 
 
 def gate_view(features: Tensor, scores: Tensor) -> Tensor:
-    """Return what the gate reads, [..., D + 3]: features, top probability, second, margin."""
+    """Return the gate's input [..., D + 3]: features, highest probability, second, margin."""
     top = scores.softmax(-1).topk(2, dim=-1).values
     return torch.cat([features, top, top[..., :1] - top[..., 1:]], -1)

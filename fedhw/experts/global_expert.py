@@ -24,7 +24,7 @@ from fedhw.observation import Observations
 
 
 class GlobalExpert(nn.Module, ABC):
-    """A feature extractor under a linear head; the private networks read its features.
+    """A feature extractor with a linear head; the private networks read its features.
 
     Subclasses set `head`, a linear layer D -> C, and define `features`.
     """
@@ -59,23 +59,25 @@ class GlobalExpert(nn.Module, ABC):
 class LayeredExpert(GlobalExpert):
     """An expert of the layers in its architecture.
 
-    One observation at a time it is recognised without torch (`fedhw.experts.one_sample`). Raises
-    InputError where a layer does not fit the one before.
+    `input_shape` is the shape of one observation with its channels first. Single observations are
+    recognised without torch (`fedhw.experts.one_sample`). Raises InputError where a layer does not
+    fit the one before.
     """
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
         super().__init__(architecture)
         assert isinstance(architecture.network, tuple)
         self.network = architecture.network
-        self._takes, *_ = shapes = layer_shapes(self.network, architecture.observation.shape)
+        shapes = layer_shapes(self.network, architecture.observation.shape)
+        self.input_shape = shapes[0]
         self.layers = nn.Sequential(*map(_module, self.network, shapes))
         self.head = nn.Linear(shapes[-1][0], classes)
 
     @final
     def features(self, scaled: Tensor) -> Tensor:
-        """Return what the last layer gives, [B, D]."""
-        hidden: Tensor = self.layers(scaled.view(-1, *self._takes))
-        return hidden
+        """Return the output of the last layer, [B, D]."""
+        output: Tensor = self.layers(scaled.view(-1, *self.input_shape))
+        return output
 
 
 def build(name: str, classes: int) -> GlobalExpert:
@@ -95,7 +97,7 @@ def expert_of(architecture: Architecture, classes: int) -> GlobalExpert:
 
 
 def _module(layer: Layer, shape: Shape) -> nn.Module:
-    """A layer that takes a shape."""
+    """Return a layer as a torch module, for an input of this shape."""
     match layer:
         case Conv1d(out, kernel, padding):
             return nn.Conv1d(shape[0], out, kernel, padding=padding)

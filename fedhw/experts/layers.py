@@ -5,6 +5,7 @@ The parameters of layer i are `layers.i.weight` and `layers.i.bias`, as in PyTor
 weight is [out, channels, kernel, kernel], a linear layer's is [out, in].
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,78 +16,47 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Conv2d:
-    """A convolution with a square kernel, stride 1 and a border of zeros, with a bias."""
+    """A convolution of [channels, height, width]: square kernel, stride 1, zero padding, bias."""
 
     out: int
     kernel: int
     padding: int = 0
-
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [out, height, width] for an input [channels, height, width]; None for others."""
-        return _convolved(self, shape) if len(shape) == 3 else None
 
 
 @dataclass(frozen=True)
 class Conv1d:
-    """A convolution along one axis, with stride 1 and a border of zeros, with a bias."""
+    """A convolution of [channels, length]: stride 1, zero padding, bias."""
 
     out: int
     kernel: int
     padding: int = 0
-
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [out, length] for an input [channels, length]; None for others."""
-        return _convolved(self, shape) if len(shape) == 2 else None
 
 
 @dataclass(frozen=True)
 class Relu:
     """The positive part of every value."""
 
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return the shape of the input."""
-        return shape
-
 
 @dataclass(frozen=True)
 class MaxPool2d:
-    """The largest of each two by two values; a last odd row or column is dropped."""
-
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [channels, height / 2, width / 2] for [channels, height, width]."""
-        return _halved(shape) if len(shape) == 3 else None
+    """The largest of each two by two values of [channels, height, width]; odd edges are dropped."""
 
 
 @dataclass(frozen=True)
 class MaxPool1d:
-    """The larger of each two values; a last odd one is dropped."""
-
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [channels, length / 2] for [channels, length]."""
-        return _halved(shape) if len(shape) == 2 else None
+    """The larger of each two values of [channels, length]; a last odd one is dropped."""
 
 
 @dataclass(frozen=True)
 class Flatten:
     """All values in one row, the last axis fastest."""
 
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [D] for a shape of D values."""
-        values = 1
-        for side in shape:
-            values *= side
-        return (values,)
-
 
 @dataclass(frozen=True)
 class Linear:
-    """A fully connected layer with a bias."""
+    """A fully connected layer of [D], with a bias."""
 
     out: int
-
-    def output_shape(self, shape: Shape) -> Shape | None:
-        """Return [out] for an input [D]; None for others."""
-        return _positive(self.out) if len(shape) == 1 else None
 
 
 Layer = Conv1d | Conv2d | Relu | MaxPool1d | MaxPool2d | Flatten | Linear
@@ -95,10 +65,10 @@ Layer = Conv1d | Conv2d | Relu | MaxPool1d | MaxPool2d | Flatten | Linear
 def layer_shapes(layers: Sequence[Layer], observation: Shape) -> list[Shape]:
     """Return the shape that each layer takes and, last, the shape [D] of the features.
 
-    An observation has its channels first, or is all one channel: a network with layers of one
+    An observation has its channels first or is a single channel: a network with layers of one
     dimension takes [length] or [channels, length], any other takes [height, width] or more axes.
-    Raises InputError when a layer does not fit what the layers before it make of an observation, or
-    when the last does not give [D].
+    Raises InputError when a layer does not fit the output of the layer before it, or when the last
+    one does not give [D].
 
     >>> layer_shapes([Conv2d(6, 5), Relu(), MaxPool2d(), Flatten(), Linear(84)], (28, 20))
     [(1, 28, 20), (6, 24, 16), (6, 24, 16), (6, 12, 8), (576,), (84,)]
@@ -110,7 +80,7 @@ what an observation [28, 28] has become there; declare another layer or another 
     along = 1 if any(isinstance(layer, Conv1d | MaxPool1d) for layer in layers) else 2
     shapes = [(1, *observation) if len(observation) == along else observation]
     for place, layer in enumerate(layers):
-        shape = layer.output_shape(shapes[-1])
+        shape = _output_shape(layer, shapes[-1])
         if shape is None:
             raise InputError(
                 f"layers: layer {place}, {layer}, does not fit {[*shapes[-1]]}, which is what an "
@@ -126,15 +96,21 @@ what an observation [28, 28] has become there; declare another layer or another 
     return shapes
 
 
-def _convolved(layer: Conv1d | Conv2d, shape: Shape) -> Shape | None:
-    if min(layer.out, layer.kernel) < 1 or layer.padding < 0:
-        return None
-    return _positive(layer.out, *(n + 2 * layer.padding - layer.kernel + 1 for n in shape[1:]))
-
-
-def _halved(shape: Shape) -> Shape | None:
-    return _positive(shape[0], *(n // 2 for n in shape[1:]))
-
-
-def _positive(*shape: int) -> Shape | None:
-    return shape if min(shape) > 0 else None
+def _output_shape(layer: Layer, shape: Shape) -> Shape | None:
+    """Return the shape of a layer's output, None where the layer does not fit its input."""
+    match layer, shape:
+        case (Conv2d(out, kernel, padding), (_, _, _)) | (Conv1d(out, kernel, padding), (_, _)) if (
+            kernel > 0 and padding >= 0
+        ):
+            made = (out, *(n + 2 * padding - kernel + 1 for n in shape[1:]))
+        case (MaxPool2d(), (_, _, _)) | (MaxPool1d(), (_, _)):
+            made = (shape[0], *(n // 2 for n in shape[1:]))
+        case Linear(out), (_,):
+            made = (out,)
+        case Flatten(), _:
+            made = (math.prod(shape),)
+        case Relu(), _:
+            made = shape
+        case _:
+            return None
+    return made if min(made) > 0 else None

@@ -9,7 +9,7 @@ from fedhw.experts.per_writer_projection import project_per_writer
 
 
 class LocalExpert(NamedTuple):
-    """`residual = (features U) V + b`, to be added to the global expert's scores.
+    """`residual = (features U) V + b`, which is added to the global expert's scores.
 
     Every tensor has a leading writer axis: U [W, D, r], V [W, r, C], b [W, 1, C]. The low-rank
     form is that of LoRA (Hu et al. 2021, arXiv 2106.09685), on the head of the network.

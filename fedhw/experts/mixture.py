@@ -1,4 +1,4 @@
-"""Who decides: the global expert corrected by the local one as far as the gate opens."""
+"""The mixture of experts: the local expert corrects the global one as far as the gate opens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from fedhw.experts.local_expert import LocalExpert
 
 
 class Mixture(NamedTuple):
-    """`scores = GE + g * LE residual` with the gate's opening g.
+    """`scores = global scores + g * local residual`, with the gate's opening g.
 
-    The paper takes all of the residual where g > 0.5 and none elsewhere (Zhang, Davoodi, Hu 2018,
-    arXiv 1811.00056).
+    The original paper adds the whole residual where g > 0.5 and nothing elsewhere (Zhang, Davoodi,
+    Hu 2018, arXiv 1811.00056).
     """
 
     local: LocalExpert
@@ -23,7 +23,7 @@ class Mixture(NamedTuple):
 
     @classmethod
     def silent(cls, expert: GlobalExpert, rank: int) -> "Mixture":
-        """Return one writer's mixture that says what the global expert says."""
+        """Return the mixture of one writer that leaves the global expert's scores unchanged."""
         classes, depth = expert.head.weight.shape
         local = LocalExpert(
             torch.zeros(1, depth, rank), torch.zeros(1, rank, classes), torch.zeros(1, 1, classes)
@@ -32,13 +32,13 @@ class Mixture(NamedTuple):
 
     @classmethod
     def join(cls, mixtures: Sequence["Mixture"]) -> "Mixture":
-        """Return the mixtures of all their writers as one."""
+        """Return the mixtures of all writers as one."""
         local = zip(*(mixture.local for mixture in mixtures), strict=True)
         gate = zip(*(mixture.gate for mixture in mixtures), strict=True)
         return cls(LocalExpert(*map(torch.cat, local)), Gate(*map(torch.cat, gate)))
 
     def split(self) -> "list[Mixture]":
-        """Return a mixture of each writer, which shares no memory with the others'."""
+        """Return the mixture of each writer; they share no memory."""
         return [
             Mixture(
                 LocalExpert(*(part[w : w + 1].clone() for part in self.local)),
@@ -55,7 +55,7 @@ class Mixture(NamedTuple):
         """Return the mixture's scores [W, N, C].
 
         `features` [W or 1, N, D] and `scores` [W or 1, N, C] are the global expert's; with a
-        leading 1 the same glyphs go through every writer's mixture.
+        leading 1 every writer's mixture gets the same observations.
         """
         g = self.opening(features, scores)
         residual = self.local.residual(features)

@@ -1,6 +1,6 @@
-"""One observation at a time: the same experts in plain numpy, a third of the time torch takes.
+"""The experts in plain numpy, for one observation at a time: this takes a third of torch's time.
 
-A tensor library is built for batches; on a single observation its overhead is most of the time.
+A tensor library is built for batches; on a single observation most of the time is its overhead.
 Each layer here is a few array operations on [C, *axes], a convolution being one matrix product with
 the windows of its input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional
 neural networks for document processing). Nothing is shared between calls: any thread may call.
@@ -25,7 +25,6 @@ from fedhw.experts.layers import (
     MaxPool1d,
     MaxPool2d,
     Relu,
-    layer_shapes,
 )
 from fedhw.experts.mixture import Mixture
 from fedhw.observation import Observations
@@ -37,9 +36,9 @@ OneSampleForward = Callable[[Observations], tuple[Floats, Floats]]
 
 
 def compile_for_one_sample(expert: GlobalExpert) -> OneSampleForward:
-    """Return the expert as a function of one observation; the weights of a layered one are copied.
+    """Return the expert as a function of one observation.
 
-    An expert that is no `LayeredExpert` is asked through torch.
+    The weights of a `LayeredExpert` are copied; any other expert still runs in torch.
 
     >>> from fedhw.experts.global_expert import build
     >>> features, scores = compile_for_one_sample(build("lenet5", 62))(np.zeros((28, 28), np.uint8))
@@ -50,16 +49,14 @@ def compile_for_one_sample(expert: GlobalExpert) -> OneSampleForward:
         return _through_torch(expert)
     steps = [_step(*pair) for pair in zip(expert.network, expert.layers, strict=True)]
     head = _linear(expert.head)
-    architecture = expert.architecture
-    takes, *_ = layer_shapes(expert.network, architecture.observation.shape)
 
-    def look(observation: Observations) -> tuple[Floats, Floats]:
-        hidden: Floats = architecture.scale(observation).reshape(takes)
+    def forward(observation: Observations) -> tuple[Floats, Floats]:
+        hidden: Floats = expert.architecture.scale(observation).reshape(expert.input_shape)
         for step in steps:
             hidden = step(hidden)
         return hidden, head(hidden)
 
-    return look
+    return forward
 
 
 class OneMixture(NamedTuple):
@@ -132,15 +129,15 @@ def _convolution(layer: Conv1d | Conv2d, module: nn.Module) -> Step:
         windows: Floats = np.ndarray(
             (len(x), *kernel, *moves), np.float32, padded, strides=(channel, *along, *along)
         )
-        seen = kernels @ windows.reshape(kernels.shape[1], -1)
-        seen += bias
-        return seen.reshape(-1, *moves)
+        output = kernels @ windows.reshape(kernels.shape[1], -1)
+        output += bias
+        return output.reshape(-1, *moves)
 
     return convolve
 
 
 def _halved(x: Floats) -> Floats:
-    """Max pooling by 2 along every axis but the channels', without a last odd value."""
+    """Max pooling by 2 along every axis but the channels; a last odd value is dropped."""
     for axis in range(1, x.ndim):
         whole, before = x.shape[axis] // 2 * 2, (slice(None),) * axis
         x = np.maximum(x[(*before, slice(0, whole, 2))], x[(*before, slice(1, whole, 2))])
@@ -153,15 +150,15 @@ def _linear(module: nn.Module) -> Step:
 
 
 def _copied(module: nn.Module) -> tuple[Floats, Floats]:
-    """Weight and bias."""
+    """Return copies of a layer's weight and bias."""
     weight, bias = (p.detach().numpy().copy() for p in module.parameters())
     return weight, bias
 
 
 def _through_torch(expert: GlobalExpert) -> OneSampleForward:
     @torch.no_grad()
-    def look(observation: Observations) -> tuple[Floats, Floats]:
+    def forward(observation: Observations) -> tuple[Floats, Floats]:
         features = expert.features(expert.scale(observation[None]))
         return features[0].numpy(), expert.head(features)[0].numpy()
 
-    return look
+    return forward

@@ -1,15 +1,14 @@
-"""Many copies of an expert at once, each with parameters, observations and a gradient of its own.
+"""Gradients of many copies of an expert at once, each with its own parameters and observations.
 
-Small batches are mostly overhead, so the copies stand along a leading axis W and share every step.
-Of the layers known here the gradient is written out by hand, on [W, C, height, width, B] with the
-observations last. A convolution and the halving above it are one matrix product with windows of its
-input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural networks for
-document processing): the four neighbours of which the largest is kept see almost the same, so one
-window at every second pixel serves them all, under four kernels that are a pixel apart. The memory
-of a step is laid out once, since to ask for it anew each time costs as much as the products.
+On small batches most of the time is overhead, so the copies share every step along a leading axis
+W. For common layers the gradient is written out by hand, on [W, C, height, width, B] with the
+observations last. A convolution and the max pooling after it are one matrix product with windows of
+the input (im2col; Chellapilla, Puri, Simard 2006, High performance convolutional neural networks
+for document processing): the four outputs that are pooled have almost the same window, so one
+window at every second pixel serves them all, with four kernels that are a pixel apart. The memory
+of a step is allocated once, since allocation takes as much time as the products.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from typing import NamedTuple
@@ -23,18 +22,18 @@ from fedhw.experts.global_expert import GlobalExpert, LayeredExpert
 from fedhw.experts.layers import Conv2d, Flatten, Linear, MaxPool2d, Relu
 
 Gradient = Callable[[Tensor, Tensor, Tensor], None]
-"""Takes scaled observations [W, B, *shape], labels [W, B], and how many count [W], the first."""
+"""Takes scaled observations [W, B, *shape], labels [W, B] and how many of each row are real [W]."""
 
 FEW = 16
-"""Input channels of a convolution; with more of them torch is faster than what stands here."""
+"""Most input channels of a convolution; with more channels torch is faster than this module."""
 
 
 def gradient(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int) -> Gradient:
     """Return a function that writes the gradients of W copies' mean cross entropies.
 
-    It reads the copies' `parameters` [W, P] as they are by then and writes `into` [W, P]; every
-    batch has room for `batch` observations. An expert of other layers than are known here is
-    differentiated by torch, one copy after the other.
+    It reads the current `parameters` [W, P] of the copies and writes `into` [W, P]; every batch has
+    room for `batch` observations. An expert with other layers is differentiated by torch, one copy
+    after the other.
 
     >>> from fedhw.experts.global_expert import build
     >>> parameters, into = torch.zeros(2, 66126), torch.zeros(2, 66126)
@@ -57,7 +56,7 @@ def gradient(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int)
         for layer in reversed(layers):
             inner = layer.backward(error)
             if layer is not layers[0]:
-                error = layer.before(inner)
+                error = layer.to_input(inner)
 
     return write
 
@@ -71,22 +70,13 @@ class _Own(NamedTuple):
     to_bias: Tensor
 
 
-class _Layer(ABC):
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output for an input."""
-
-    @abstractmethod
-    def backward(self, error: Tensor) -> Tensor:
-        """Write the parameters' gradients; from the output's, return that of the linear map."""
-
-    @abstractmethod
-    def before(self, inner: Tensor) -> Tensor:
-        """Return the gradient of the input from that of the linear map."""
+# Each layer has three methods. `forward` returns the output. `backward` takes the gradient of the
+# output, writes those of the parameters, and returns that of the linear map, before pooling and
+# ReLU. `to_input` takes the latter and returns the gradient of the input.
 
 
-class _Dense(_Layer):
-    """A linear layer [W, B, D], and ReLU above it where it is `rectified`."""
+class _Dense:
+    """A linear layer on [W, B, D], with a ReLU after it where it is `rectified`."""
 
     def __init__(self, own: _Own, rectified: bool, batch: int) -> None:
         copies, out, depth = own.weight.shape
@@ -101,18 +91,18 @@ class _Dense(_Layer):
         return self.output.clamp_(min=0) if self.rectified else self.output
 
     def backward(self, error: Tensor) -> Tensor:
-        # What stands above has done with the output.
+        # The next layer no longer needs the output, so its memory is reused.
         inner = _where_positive(self.output, error, self.output) if self.rectified else error
         torch.bmm(inner.mT, self.x, out=self.own.to_weight)
         torch.sum(inner, 1, out=self.own.to_bias)
         return inner
 
-    def before(self, inner: Tensor) -> Tensor:
+    def to_input(self, inner: Tensor) -> Tensor:
         return torch.bmm(inner, self.own.weight, out=self.inner)
 
 
-class _Flat(_Layer):
-    """From [W, C, height, width, B] to [W, B, D], which is faster for the small products above."""
+class _Flat:
+    """From [W, C, height, width, B] to [W, B, D], which is faster for the dense layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.shape = x.shape
@@ -121,16 +111,16 @@ class _Flat(_Layer):
     def backward(self, error: Tensor) -> Tensor:
         return error
 
-    def before(self, inner: Tensor) -> Tensor:
+    def to_input(self, inner: Tensor) -> Tensor:
         return inner.mT.reshape(self.shape)
 
 
-class _Halved(_Layer):
-    """A convolution, ReLU, and the largest of each two by two, on [W, C, S, S, B].
+class _Halved:
+    """A convolution, ReLU and max pooling of two by two, on [W, C, S, S, B].
 
-    S and the padding are even, the kernels' side k is odd. A window is [C, i, p, j, q], of row
-    2 i + p and column 2 j + q. Pixels of a phase (p, q), an image of half the side, are neighbours
-    in memory, so that a shift by (i, j) is a copy of long runs.
+    S and the padding are even, the kernels' side k is odd. A window is [C, i, p, j, q], with row
+    2 i + p and column 2 j + q. Pixels of one phase (p, q), an image of half the side, are adjacent
+    in memory, so that a shift by (i, j) copies long runs.
     """
 
     def __init__(self, own: _Own, padding: int, side: int, batch: int) -> None:
@@ -187,7 +177,7 @@ class _Halved(_Layer):
         return self.output.view(*self.output.shape[:2], self.side, self.side, -1)
 
     def backward(self, error: Tensor) -> Tensor:
-        # What stands above has done with the output.
+        # The next layer no longer needs the output, so its memory is reused.
         error = _where_positive(self.output, error.reshape(self.output.shape), self.output)
         torch.sum(error, 2, out=self.own.to_bias)
         _share_out(error, self.upper, self.lower)
@@ -199,8 +189,8 @@ class _Halved(_Layer):
             self.own.to_weight.add_(kernels)
         return self.scores
 
-    def before(self, inner: Tensor) -> Tensor:
-        # Windows and phases have done their service: their gradients take their places.
+    def to_input(self, inner: Tensor) -> Tensor:
+        # Windows and phases are no longer needed: their gradients take their place.
         torch.bmm(self.kernels.mT, inner, out=self.columns)
         self.phases.zero_()
         for here, there in self.shifted:
@@ -208,8 +198,11 @@ class _Halved(_Layer):
         return self.pixels.flatten(4, 5).flatten(2, 3)
 
 
+_Layer = _Dense | _Flat | _Halved
+
+
 def _matrix(x: Tensor) -> Tensor:
-    """A matrix for each copy, with a row for each kernel."""
+    """Return a matrix for each copy, with a row for each kernel."""
     return x.flatten(1, 3).flatten(2)
 
 
@@ -220,14 +213,14 @@ def _where_positive(x: Tensor, error: Tensor, into: Tensor) -> Tensor:
 
 
 def _share_out(error: Tensor, first: Tensor, second: Tensor) -> None:
-    """Replace either by the error if it is the larger, else by 0; of equals it is the first."""
+    """Replace the larger of two by the error and the other by 0; of equals the first is larger."""
     torch.sub(second, first, out=first)
     _where_positive(first, error, second)
     torch.sub(error, second, out=first)
 
 
 def _by_hand(expert: GlobalExpert, parameters: Tensor, into: Tensor, batch: int) -> list[_Layer]:
-    """Return the layers and the head, none where one of them is not known here."""
+    """Return the layers and the head, or nothing where one of them is of another kind."""
     shape = expert.architecture.observation.shape
     if not isinstance(expert, LayeredExpert) or len(shape) != 2 or shape[0] != shape[1]:
         return []
@@ -278,7 +271,7 @@ def _through_torch(expert: GlobalExpert, parameters: Tensor, into: Tensor) -> Gr
 
 
 def _parts(expert: GlobalExpert, flat: Tensor) -> list[Tensor]:
-    """Return each parameter of W copies [W, ...] as a view of all of them [W, P]."""
+    """Return each parameter of W copies, [W, ...], as a view of the flat ones [W, P]."""
     sizes = [p.numel() for p in expert.parameters()]
     parts = zip(torch.split(flat, sizes, 1), expert.parameters(), strict=True)
     return [part.view(-1, *p.shape) for part, p in parts]
