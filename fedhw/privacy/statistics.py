@@ -1,6 +1,6 @@
-"""The one door: all that the statistics plane sends is declared, bounded and noised here.
+"""All statistics that leave a device: they are declared, bounded and noised here.
 
-`WINDOW` and `SHADOW` say what leaves a device, `make_report` is the only way out.
+`WINDOW` and `SHADOW` list what leaves a device; `make_report` is the only way out.
 """
 
 import math
@@ -15,23 +15,25 @@ from fedhw.errors import InputError
 from fedhw.privacy.mechanism import GRID, GaussianMechanism
 
 SIGNED = b"fedhw report 1:"
-"""Stands before a report's bytes where it is signed, so that the signature is of nothing else."""
+"""Prefix of the bytes of a report when it is signed, so that the signature fits nothing else."""
 
 LATENCIES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
-"""Upper bounds of the latency buckets in seconds; one more bucket is for all that took longer."""
+"""Upper bounds of the latency buckets in seconds; one more bucket holds everything slower."""
 
 REACH = 10
-"""Standard deviations of noise that a server accepts; what `make_report` draws ends at 9.4."""
+"""The most standard deviations of noise that a server accepts; `make_report` draws up to 9.4."""
+
+
+_SHARE = "share of corrections"
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """One row of what is sent: `size` entries, one for each class of the alphabet where it is None.
+    """One row of a report: `size` entries, one for each class where it is None.
 
     Each entry is clipped to [`low`, `high`]. A single entry is mapped from there to [-1, 1]; many
-    are shares of one whole, so their L2 norm is at most 1 as they are. Then they are multiplied by
-    `weight`: what is weighed more drowns less in noise. `of_active` marks what exists only where
-    there were corrections; without any a device sends the middle, which says nothing.
+    entries are shares of one whole, so their L2 norm is at most 1 as they are. Then they are
+    multiplied by `weight`, the root of `squared_weight`: a larger weight drowns less in noise.
     """
 
     name: str
@@ -40,26 +42,31 @@ class Statistic:
     size: int | None
     low: float
     high: float
-    weight: float
-    of_active: bool = False
+    squared_weight: float
+
+    @property
+    def of_active(self) -> bool:
+        """Whether it exists only where there were corrections; a device without any sends 0."""
+        return self.unit == _SHARE
 
     @property
     def centre(self) -> float:
-        """What is sent as 0."""
+        """The value that is sent as 0."""
         return (self.low + self.high) / 2 if self.size == 1 else 0.0
 
     @property
     def scale(self) -> float:
         """How much of the unit an entry of 1 is."""
-        return ((self.high - self.low) / 2 if self.size == 1 else 1.0) / self.weight
+        reach = (self.high - self.low) / 2 if self.size == 1 else 1.0
+        return reach / math.sqrt(self.squared_weight)
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a kind of report says: its rows, in this order, under the number that it is sent with.
+    """The rows of one kind of report, and the number that the kind is sent with.
 
-    The squares of the weights sum to 1, so that a vector in range lies in the ball of radius 1 by
-    itself. Any change to a table takes a number that none had before.
+    The squared weights sum to 1, so every vector in range lies in the ball of radius 1. Each change
+    to a table needs a number that no table had before.
     """
 
     schema: int
@@ -67,77 +74,34 @@ class Table:
 
 
 STATISTICS = (
+    Statistic("samples", "corrections in the window", "corrections", 1, 0, 500, 0.03),
+    Statistic("active", "whether there was a correction", "share of devices", 1, 0, 1, 0.10),
     Statistic(
-        "samples",
-        "corrections in the window",
-        "corrections",
-        *(1, 0, 500),
-        weight=math.sqrt(0.03),
+        "ge_accuracy", "corrections where the global expert was right", _SHARE, 1, 0, 1, 0.10
     ),
     Statistic(
-        "active",
-        "whether there was a correction",
-        "share of devices",
-        *(1, 0, 1),
-        weight=math.sqrt(0.10),
+        "le_accuracy", "corrections where the local expert alone was right", _SHARE, 1, 0, 1, 0.04
     ),
     Statistic(
-        "ge_accuracy",
-        "corrections where the global expert was right",
-        "share of corrections",
-        *(1, 0, 1),
-        weight=math.sqrt(0.10),
-        of_active=True,
+        "gain", "accuracy of the mixture less that of the global expert", _SHARE, 1, -0.5, 0.5, 0.60
     ),
-    Statistic(
-        "le_accuracy",
-        "corrections where the local expert by itself was right",
-        "share of corrections",
-        *(1, 0, 1),
-        weight=math.sqrt(0.04),
-        of_active=True,
-    ),
-    Statistic(
-        "gain",
-        "accuracy of the mixture less that of the global expert",
-        "share of corrections",
-        *(1, -0.5, 0.5),
-        weight=math.sqrt(0.60),
-        of_active=True,
-    ),
-    Statistic(
-        "gate_open",
-        "corrections where the gate was above 0.5",
-        "share of corrections",
-        *(1, 0, 1),
-        weight=math.sqrt(0.04),
-        of_active=True,
-    ),
+    Statistic("gate_open", "corrections where the gate was above 0.5", _SHARE, 1, 0, 1, 0.04),
     Statistic(
         "correction_rate",
         "corrections for each recognition",
         "corrections per recognition",
-        *(1, 0, 1),
-        weight=math.sqrt(0.03),
+        *(1, 0, 1, 0.03),
     ),
-    Statistic(
-        "error_share",
-        "characters that the mixture got wrong, by their true class",
-        "share of corrections",
-        *(None, 0, 1),
-        weight=math.sqrt(0.03),
-        of_active=True,
-    ),
+    Statistic("error_share", "errors of the mixture, by true class", _SHARE, None, 0, 1, 0.03),
     Statistic(
         "latency_share",
         "recognitions by the time they took; zeros where there were none",
         "share of recognitions",
-        *(len(LATENCIES) + 1, 0, 1),
-        weight=math.sqrt(0.03),
+        *(len(LATENCIES) + 1, 0, 1, 0.03),
     ),
 )
 """What is sent of a window. The gain has most of the weight: it is what the fleet is run for. The
-mixture's accuracy is not sent: it is `ge_accuracy` and `gain` together."""
+mixture's accuracy is not sent: it is the sum of `ge_accuracy` and `gain`."""
 
 WINDOW = Table(1, STATISTICS)
 """How a window went."""
@@ -149,39 +113,34 @@ SHADOW = Table(
             "active",
             "whether there were corrections to judge by",
             "share of devices",
-            *(1, 0, 1),
-            weight=math.sqrt(0.10),
+            *(1, 0, 1, 0.10),
         ),
         Statistic(
             "ge_gain",
             "accuracy of the candidate's global expert less that of the one in use",
-            "share of corrections",
-            *(1, -0.5, 0.5),
-            weight=math.sqrt(0.45),
-            of_active=True,
+            _SHARE,
+            *(1, -0.5, 0.5, 0.45),
         ),
         Statistic(
             "gain",
             "accuracy of the mixture learned for the candidate less that of the one in use",
-            "share of corrections",
-            *(1, -0.5, 0.5),
-            weight=math.sqrt(0.45),
-            of_active=True,
+            _SHARE,
+            *(1, -0.5, 0.5, 0.45),
         ),
     ),
 )
-"""What a candidate for the next release would be to this person, while the one in use goes on."""
+"""How a candidate for the next release would do for this person, while the one in use goes on."""
 
 TABLES = {table.schema: table for table in (WINDOW, SHADOW)}
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Raw counts of one window of one device; they stay there.
+    """Raw counts of one window on one device; they never leave it.
 
-    Of the `corrections`, `ge_right`, `le_right` and `right` count those where the global expert,
-    the local expert by itself and the mixture were right, `opened` those where the gate was above
-    0.5, and `errors` [C] those where the mixture was wrong, by true class. `latencies` [10] counts
+    `ge_right`, `le_right` and `right` count the `corrections` where the global expert, the local
+    expert alone and the mixture were right, `opened` those where the gate was above 0.5, and
+    `errors` [C] those where the mixture was wrong, by true class. `latencies` [10] counts
     recognitions by the bounds in `LATENCIES`. Raises InputError where counts contradict each other.
     """
 
@@ -197,15 +156,8 @@ class Tally:
     latencies: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for name in ("corrections", "recognitions"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}: {getattr(self, name)} is below zero; count anew")
-        for name in ("ge_right", "le_right", "right", "opened"):
-            value = getattr(self, name)
-            if not 0 <= value <= self.corrections:
-                raise InputError(
-                    f"{name}: {value} is not among {self.corrections} corrections; count anew"
-                )
+        _check_counts(self, "corrections", "ge_right", "le_right", "right", "opened")
+        _check_counts(self, "recognitions")
         wrong = self.corrections - self.right
         if min(self.errors, default=0) < 0 or sum(self.errors) != wrong:
             raise InputError(f"errors: they do not sum to the {wrong} wrong ones; count anew")
@@ -220,7 +172,7 @@ class Tally:
         return cls(0, 0, 0, 0, 0, 0, (0,) * classes, (0,) * (len(LATENCIES) + 1))
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Count both; raises ValueError where their alphabets differ."""
+        """Return the sum of both; raises ValueError where their numbers of classes differ."""
         if len(self.errors) != len(other.errors):
             raise ValueError(f"{len(self.errors)} classes and {len(other.errors)} do not add")
         return Tally(
@@ -235,33 +187,32 @@ class Tally:
         )
 
     def figures(self) -> dict[str, NDArray[np.float64]]:
-        """Return what each statistic is before clipping and noise, and the mixture's accuracy.
+        """Return the value of each statistic before clipping and noise, and the mixture's accuracy.
 
         A share of corrections is NaN where there were none.
         """
         corrections = self.corrections or math.nan
-        figures: dict[str, float | NDArray[np.float64]] = {
-            "samples": self.corrections,
-            "active": self.corrections > 0,
-            "ge_accuracy": self.ge_right / corrections,
-            "le_accuracy": self.le_right / corrections,
-            "moe_accuracy": self.right / corrections,
-            "gain": (self.right - self.ge_right) / corrections,
-            "gate_open": self.opened / corrections,
-            "correction_rate": self.corrections / max(1, self.recognitions),
-            "error_share": np.array(self.errors) / corrections,
-            "latency_share": np.array(self.latencies) / max(1, sum(self.latencies)),
-        }
-        return {name: np.array(figure, float, ndmin=1) for name, figure in figures.items()}
+        return _as_arrays(
+            samples=self.corrections,
+            active=self.corrections > 0,
+            ge_accuracy=self.ge_right / corrections,
+            le_accuracy=self.le_right / corrections,
+            moe_accuracy=self.right / corrections,
+            gain=(self.right - self.ge_right) / corrections,
+            gate_open=self.opened / corrections,
+            correction_rate=self.corrections / max(1, self.recognitions),
+            error_share=np.array(self.errors) / corrections,
+            latency_share=np.array(self.latencies) / max(1, sum(self.latencies)),
+        )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Raw counts of a candidate and of the release in use on one device; they stay there.
+    """Raw counts of a candidate and of the release in use on one device; they never leave it.
 
-    Of the corrections `held_back`, which neither an expert nor a mixture has learned from,
-    `candidate_ge_right` and `ge_right` count those where the global experts were right,
-    `candidate_right` and `right` those where the mixtures were. Raises InputError where counts
+    No expert and no mixture has learned from the corrections `held_back`. `candidate_ge_right` and
+    `ge_right` count those where the global experts were right, `candidate_right` and `right` those
+    where the mixtures were. Raises InputError where counts
     contradict each other.
     """
 
@@ -274,37 +225,45 @@ class Evaluation:
     right: int
 
     def __post_init__(self) -> None:
-        if self.held_back < 0:
-            raise InputError(f"held_back: {self.held_back} is below zero; count anew")
-        for name in ("candidate_ge_right", "ge_right", "candidate_right", "right"):
-            if not 0 <= getattr(self, name) <= self.held_back:
-                raise InputError(
-                    f"{name}: {getattr(self, name)} is not among {self.held_back} corrections; "
-                    "count anew"
-                )
+        _check_counts(
+            self, "held_back", "candidate_ge_right", "ge_right", "candidate_right", "right"
+        )
 
     def figures(self) -> dict[str, NDArray[np.float64]]:
-        """Return what each statistic is before clipping and noise.
+        """Return the value of each statistic before clipping and noise.
 
         Both gains are NaN where nothing was held back.
         """
         held_back = self.held_back or math.nan
-        figures = {
-            "active": self.held_back > 0,
-            "ge_gain": (self.candidate_ge_right - self.ge_right) / held_back,
-            "gain": (self.candidate_right - self.right) / held_back,
-        }
-        return {name: np.array(figure, float, ndmin=1) for name, figure in figures.items()}
+        return _as_arrays(
+            active=self.held_back > 0,
+            ge_gain=(self.candidate_ge_right - self.ge_right) / held_back,
+            gain=(self.candidate_right - self.right) / held_back,
+        )
+
+
+def _check_counts(counts: "Tally | Evaluation", whole: str, *parts: str) -> None:
+    total = getattr(counts, whole)
+    if total < 0:
+        raise InputError(f"{whole}: {total} is below zero; count anew")
+    for name in parts:
+        value = getattr(counts, name)
+        if not 0 <= value <= total:
+            raise InputError(f"{name}: {value} is not among {total} corrections; count anew")
+
+
+def _as_arrays(**figures: float | NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array(figure, float, ndmin=1) for name, figure in figures.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What leaves a device: one vector after clipping and noise.
+    """The message that leaves a device: one vector after clipping and noise.
 
-    `steps` int64 [D] in steps of 1/1024, laid out as the table of that `schema` has it; `window`
-    counts windows since 1970. A report of the table `WINDOW` is of that window, and `release` is
-    the name of the release in use; one of the table `SHADOW` was made in that window, and `release`
-    is the name of the candidate.
+    `steps` int64 [D] are in steps of 1/1024, laid out as in the table of that `schema`; `window`
+    counts windows since 1970. A report of the table `WINDOW` covers that window, and `release`
+    names the release in use. A report of the table `SHADOW` was made in that window, and `release`
+    names the candidate.
     """
 
     device: str
@@ -317,12 +276,12 @@ class Report:
 
     @property
     def about(self) -> int | str:
-        """What a device reports of once: the window, or the candidate."""
+        """The subject, which a device reports on only once: the window, or the candidate."""
         return self.release if self.schema == SHADOW.schema else self.window
 
 
 def layout(classes: int, table: Table = WINDOW) -> dict[str, slice]:
-    """Return where each statistic of a table stands in the vector of an alphabet."""
+    """Return the place of each statistic of a table in the vector for this many classes."""
     places, start = {}, 0
     for statistic in table.rows:
         stop = start + (classes if statistic.size is None else statistic.size)
@@ -332,12 +291,12 @@ def layout(classes: int, table: Table = WINDOW) -> dict[str, slice]:
 
 
 def length(classes: int, table: Table = WINDOW) -> int:
-    """Return D, the entries of the vector of an alphabet."""
+    """Return D, the length of the vector for this many classes."""
     return sum(classes if row.size is None else row.size for row in table.rows)
 
 
 def vector(counts: Tally | Evaluation) -> NDArray[np.float64]:
-    """Return a table's statistics clipped, mapped and weighed, [D], of L2 norm at most 1."""
+    """Return the statistics clipped, mapped and weighted: a vector [D] of L2 norm at most 1."""
     figures = counts.figures()
     parts = []
     for row in counts.table.rows:
@@ -353,11 +312,11 @@ def make_report(
     release: str,
     mechanism: GaussianMechanism,
 ) -> Report:
-    """Turn counts into what may leave the device; nothing else of it does.
+    """Turn counts into the report that may leave the device; nothing else of them does.
 
     The report is (epsilon, delta)-differentially private for everything that ever happened on the
-    device, as long as one is made where there is nothing to count, too. Several cost what the
-    ledger says.
+    device, as long as a report is also made when there is nothing to count. The ledger adds up the
+    cost of several reports.
     """
     steps = mechanism.privatise(vector(counts))
     schema = counts.table.schema
@@ -365,7 +324,7 @@ def make_report(
 
 
 def check_report(report: Report, classes: int) -> None:
-    """Raise InputError where a report cannot be what `make_report` makes for an alphabet."""
+    """Raise InputError where `make_report` cannot have made this report for this many classes."""
     if report.schema not in TABLES:
         known = " or ".join(map(str, TABLES))
         raise InputError(f"schema: {report.schema} is not {known}; update the device")

@@ -21,7 +21,7 @@ def table_row(row: Statistic, table: Table) -> str:
         row.unit,
         entries,
         f"{row.low:g} to {row.high:g}",
-        f"{100 * row.weight**2:.0f} %",
+        f"{100 * row.squared_weight:.0f} %",
         f"{noise_error(row.name, MECHANISM, 10_000, table):.3g}",
     )
     return f"| {' | '.join(map(str, cells))} |\n"
