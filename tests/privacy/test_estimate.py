@@ -157,7 +157,7 @@ def test_estimates_are_unbiased_and_their_intervals_cover(mechanism):
 
 def test_idle_devices_do_not_water_down_what_the_others_gain():
     busy = Tally(20, 12, 12, 16, 10, 40, (4, *(0,) * 9), (40, *(0,) * 9))
-    told = scalars(summed([busy, Tally.empty(CLASSES)] * 500, CLEAR))
+    told = scalars(summed([busy, Tally.empty(CLASSES)] * 4_000, CLEAR))
     assert told["active"].mean == pytest.approx(0.5, abs=0.02)
     assert told["gain"].mean == pytest.approx(0.2, abs=0.02)
     assert told["ge_accuracy"].mean == pytest.approx(0.6, abs=0.02)
