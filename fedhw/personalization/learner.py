@@ -2,16 +2,16 @@
 
 Per writer, with own samples (x, y) and rehearsed generic ones x' drawn anew each step, minimise
 
-    mean CE(y, mixture(x))                      be right for this writer
-    + protect * mean KL(GE(x') || mixture(x'))  stay the global expert for everybody else
+    mean CE(y, mixture(x))                      fit this writer
+    + protect * mean KL(GE(x') || mixture(x'))  agree with the global expert on everybody else
     + gating * BCE(1, g(x)) + gating * BCE(0, g(x'))
 
-A rehearsed one is simply a sample whose target is what the global expert says of it (learning
-without forgetting, Li and Hoiem 2016, arXiv 1606.09282), so one weighted cross entropy serves
-both and its gradient is `weight * (mixture - target)`. It is written out by hand, since the
-elementwise work over the classes is what learning costs. The step is that of Muon: momentum,
-made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), which takes a
-low-rank factor as far in its weak directions as in its strong ones.
+The target of a rehearsed sample is the output of the global expert (learning without forgetting, Li
+and Hoiem 2016, arXiv 1606.09282), so one weighted cross entropy serves both terms, and its gradient
+is `weight * (mixture - target)`. It is written out by hand, since most of the time goes into
+elementwise work over the classes. The optimiser is Muon: momentum made orthogonal (Jordan et al.
+2024, https://kellerjordan.github.io/posts/muon), which moves a low-rank factor as far in its weak
+directions as in its strong ones.
 """
 
 import math
@@ -30,8 +30,8 @@ from fedhw.personalization.method import Activations, Cohort, Method, PersonalMo
 from fedhw.release.sketch import Sketch
 
 
-def _go_on() -> None:
-    """Pause for nobody."""
+def _no_pause() -> None:
+    """Do nothing; a lambda could not be pickled."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class PersonalMixture(PersonalModel):
 
 @dataclass(frozen=True)
 class Learner(Method):
-    """Learns the mixture of every writer of a cohort; the numbers are the recipe.
+    """Learns the mixture of every writer of a cohort.
 
-    `rank` of the local expert, `steps` of learning with `rehearsal` generic samples each; without
-    `gated` the gate is held open. `pause` is called a few times in each step, so that a device may
-    let others have the processor; it changes nothing.
+    `rank` is that of the local expert; each of the `steps` draws `rehearsal` generic samples. If
+    not `gated`, the gate stays open. `pause` is called a few times in each step, so that a device
+    can yield the processor; it does not change the result.
     """
 
     rank: int = 10
@@ -67,7 +67,7 @@ class Learner(Method):
     gate_rate: float = 0.1
     momentum: float = 0.8
     gated: bool = True
-    pause: Callable[[], None] = field(default=_go_on, repr=False, compare=False)
+    pause: Callable[[], None] = field(default=_no_pause, repr=False, compare=False)
 
     @torch.no_grad()
     def learn(
@@ -79,36 +79,36 @@ class Learner(Method):
         writers, (depth, classes) = len(mask), expert.head.weight.T.shape
         generic = sketch.features()
         centre, spread = generic.mean(0), generic.std(0)
-        # A feature that hardly ever fires must not be blown up, and rounding errors with it; of an
-        # expert that training has ruined none may fire at all.
+        # A feature that hardly ever fires must not be amplified, nor its rounding errors. After a
+        # training that failed, no feature may fire at all.
         spread = spread.clamp_min(0.3 * spread.mean()).clamp_min(1e-6)
         generic_scores = expert.head(generic)
-        generic_view = _with_ones(gate_view((generic - centre) / spread, generic_scores))
+        generic_input = _with_ones(gate_view((generic - centre) / spread, generic_scores))
         generic_target = generic_scores.softmax(-1)
 
-        view = _with_ones(gate_view((features - centre) / spread, scores))
-        right = torch.zeros_like(scores).scatter_(2, cohort.labels[..., None], 1.0)
+        own_input = _with_ones(gate_view((features - centre) / spread, scores))
+        own_target = torch.zeros_like(scores).scatter_(2, cohort.labels[..., None], 1.0)
         share = (mask / mask.sum(1, keepdim=True).clamp_min(1))[:, None]
 
-        # One matrix of each writer reads the view: its first rows are U, its last is the gate's w.
-        # All writers rehearse the same samples, so their matrices, one below the other, make one
-        # large product of many thin ones.
-        reader = torch.zeros(writers, self.rank + 1, depth + CONFIDENCE + 1)
-        u, w = reader[:, :-1, :depth], reader[:, -1:]
+        # One matrix of each writer multiplies the input: its first rows are U, its last is the
+        # gate's w. All writers rehearse the same samples, so their stacked matrices make one large
+        # product of many thin ones.
+        projection = torch.zeros(writers, self.rank + 1, depth + CONFIDENCE + 1)
+        u, w = projection[:, :-1, :depth], projection[:, -1:]
         u += torch.randn(depth, self.rank, generator=random).T / math.sqrt(depth)
         v = torch.zeros(writers, self.rank + 1, classes)
         if not self.gated:
-            w[..., -1] = math.inf  # whatever the gate learns, it stays open
+            w[..., -1] = math.inf  # the gate stays open, whatever it learns
         velocities = [torch.zeros_like(p) for p in (u, v, w)]
         for step in range(self.steps):
             drawn = torch.randint(len(generic), (self.rehearsal,), generator=random)
-            heard = generic_view.index_select(0, drawn)
+            rehearsed = generic_input.index_select(0, drawn)
             own_v, own_z = _gradients(
-                reader @ view.mT, v, scores, right, share, self.gating * share, 1
+                projection @ own_input.mT, v, scores, own_target, share, self.gating * share, 1
             )
             self.pause()
             generic_v, generic_z = _gradients(
-                (reader.flatten(0, 1) @ heard.T).view(writers, -1, self.rehearsal),
+                (projection.flatten(0, 1) @ rehearsed.T).view(writers, -1, self.rehearsal),
                 v,
                 generic_scores.index_select(0, drawn),
                 generic_target.index_select(0, drawn),
@@ -118,15 +118,15 @@ class Learner(Method):
             )
             self.pause()
             to_v = own_v.add_(generic_v)
-            to_reader = own_z @ view
-            to_reader += (generic_z.flatten(0, 1) @ heard).view_as(reader)
+            to_projection = own_z @ own_input
+            to_projection += (generic_z.flatten(0, 1) @ rehearsed).view_as(projection)
             self.pause()
 
             cooling = 0.5 * (1 + math.cos(math.pi * step / self.steps))
             for p, velocity, gradient, rate in (
-                (u, velocities[0], to_reader[:, :-1, :depth], self.rate),
+                (u, velocities[0], to_projection[:, :-1, :depth], self.rate),
                 (v, velocities[1], to_v, self.rate),
-                (w, velocities[2], to_reader[:, -1:], self.gate_rate),
+                (w, velocities[2], to_projection[:, -1:], self.gate_rate),
             ):
                 velocity.lerp_(gradient, 1 - self.momentum)
                 ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
@@ -147,13 +147,13 @@ def _gradients(
     target: Tensor,
     weight: Tensor | float,
     gate_weight: Tensor | float,
-    mine: float,
+    gate_target: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return d loss / d v and d loss / d z of samples of which the readers say z [W, r + 1, N].
+    """Return d loss / d v and d loss / d z for samples whose projections are z [W, r + 1, N].
 
-    `base` and `target`, [W, N, C] or [N, C] for all writers alike, are what the global expert says
-    and what would be right, `mine` what the gate should say. The last row of z, the gate's, is used
-    up. All thin products are written the way round in which they are wide.
+    `base` and `target`, [W, N, C] or [N, C] for all writers alike, are the global expert's scores
+    and the target probabilities; `gate_target` is that of the gate. The last row of z, the gate's,
+    is overwritten. Thin products are transposed where that makes them wide.
     """
     g = torch.sigmoid(z[:, -1:])
     z[:, -1] = 1  # carries the bias b, the last row of v
@@ -163,16 +163,16 @@ def _gradients(
     to_opened = v @ wrong.mT
     to_z = weight * g * to_opened
     to_gate = weight * g * (1 - g) * (z * to_opened).sum(1, keepdim=True)
-    to_z[:, -1:] = to_gate + gate_weight * (g - mine)
+    to_z[:, -1:] = to_gate + gate_weight * (g - gate_target)
     return to_v, to_z
 
 
 def orthogonal(m: Tensor) -> Tensor:
     """Return the nearest matrices with orthonormal rows or columns, [W, a, b].
 
-    A direction weaker than a tenth of the strongest is damped, and so is all of a matrix near
-    zero: there the momentum is rounding error, which must not become a full step. The same damping
-    keeps a writer's result independent of who else is in the cohort.
+    Directions weaker than a tenth of the strongest are damped, and so is a whole matrix near zero:
+    there the momentum is rounding error, which must not become a full step. The damping also makes
+    the result of a writer independent of the other writers in the cohort.
     """
     tall = m.shape[-2] > m.shape[-1]
     wide = m.mT if tall else m
@@ -185,8 +185,8 @@ def orthogonal(m: Tensor) -> Tensor:
 
 
 def _unstandardised(u: Tensor, v: Tensor, w: Tensor, centre: Tensor, spread: Tensor) -> Mixture:
-    """Fold the standardisation of the features into the weights, so that a device needs none."""
-    u = (u / spread[:, None]).contiguous()  # as it will be when it has been stored
+    """Fold the standardisation of the features into the weights, so that inference needs none."""
+    u = (u / spread[:, None]).contiguous()  # the same layout as after storing and loading
     b = v[:, -1:] - (centre @ u)[:, None] @ v[:, :-1]
     depth = len(centre)
     w = torch.cat([w[:, :depth] / spread[:, None], w[:, depth:]], 1)

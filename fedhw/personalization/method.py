@@ -1,6 +1,7 @@
-"""What every way of personalising has in common: learn from a cohort, then recognise."""
+"""The interface of every method of personalisation: learn from a cohort, then recognise."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -15,10 +16,10 @@ from fedhw.release.sketch import Sketch
 
 
 class Activations(NamedTuple):
-    """Observations and what the global expert makes of them.
+    """Observations with the global expert's features and scores.
 
     Shapes: observations [W, N, *shape], features [W, N, D], scores [W, N, C]. W is the writer
-    axis; W = 1 stands for observations shown to every writer's model alike.
+    axis; with W = 1 every writer's model gets the same observations.
     """
 
     observations: Observations
@@ -26,7 +27,7 @@ class Activations(NamedTuple):
     scores: Tensor
 
     def between(self, start: int, stop: int) -> "Activations":
-        """Return what is from `start` to `stop` of every writer."""
+        """Return the samples from `start` to `stop` of every writer."""
         return Activations(
             self.observations[:, start:stop],
             self.features[:, start:stop],
@@ -47,19 +48,19 @@ class PersonalModel(ABC):
 
     @abstractmethod
     def scores(self, activations: Activations) -> Tensor:
-        """Return class scores [W, N, C] for observations [W or 1, N]; changes nothing."""
+        """Return class scores [W, N, C] of observations [W or 1, N]; changes nothing."""
 
     @abstractmethod
     def parameter_count(self) -> int:
-        """How many numbers each writer's device keeps beside the global expert."""
+        """Return how many numbers a writer's device keeps beside the global expert."""
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """A way of personalising the global expert to each writer of a cohort.
 
-    One that `is_heavy` takes many times as long as the others: a comparison leaves it out unless it
-    is asked for.
+    A method that `is_heavy` takes many times as long as the others; a comparison includes it only
+    on request.
     """
 
     is_heavy: ClassVar[bool] = False
@@ -76,9 +77,9 @@ class Method(ABC):
 
 @torch.no_grad()
 def extract_features(expert: GlobalExpert, observations: Observations) -> Activations:
-    """Show observations [W, N, *shape] to the global expert."""
+    """Run the global expert on observations [W, N, *shape]."""
     flat = expert.architecture.observation.flat(observations)
-    # So few at a time that what the layers hand on stays in the cache.
+    # In batches so small that the activations of the layers stay in the cache.
     parts = [expert.features(expert.scale(flat[i : i + 256])) for i in range(0, len(flat), 256)]
     features = torch.cat(parts) if parts else torch.empty(0, expert.head.in_features)
     features = features.reshape(*observations.shape[:2], expert.head.in_features)
@@ -88,7 +89,7 @@ def extract_features(expert: GlobalExpert, observations: Observations) -> Activa
 def pad_cohort(
     expert: GlobalExpert, observations: list[Observations], labels: list[NDArray[np.int64]]
 ) -> Cohort:
-    """Pad each writer's observations [n, *shape] and labels [n] to one cohort and see it.
+    """Pad each writer's observations [n, *shape] and labels [n] to one cohort, with features.
 
     >>> from fedhw.experts.global_expert import build
     >>> glyphs = [np.zeros((n, 28, 28), np.uint8) for n in (2, 3)]
@@ -96,17 +97,22 @@ def pad_cohort(
     >>> cohort.mask.sum(1).tolist()
     [2, 3]
     """
-    counts = np.array([len(own) for own in labels])
-    mask = np.arange(counts.max()) < counts[:, None]
-    shape = mask.shape
-    padded = np.zeros((*shape, *observations[0].shape[1:]), observations[0].dtype)
-    padded_labels = np.zeros(shape, np.int64)
-    padded[mask] = np.concatenate(observations)
-    padded_labels[mask] = np.concatenate(labels)
-    real = extract_features(expert, padded[mask][None])
-    features = torch.zeros(*shape, real.features.shape[-1])
-    scores = torch.zeros(*shape, real.scores.shape[-1])
-    where = torch.from_numpy(mask)
-    features[where], scores[where] = real.features[0], real.scores[0]
-    activations = Activations(padded, features, scores)
-    return Cohort(activations, torch.from_numpy(padded_labels), where)
+    mask = filled([len(own) for own in labels])
+    rows = np.concatenate(observations)
+    padded = np.zeros((*mask.shape, *rows.shape[1:]), rows.dtype)
+    padded[mask.numpy()] = rows
+    _, features, scores = extract_features(expert, rows[None])
+    activations = Activations(padded, pad(features[0], mask), pad(scores[0], mask))
+    return Cohort(activations, pad(torch.from_numpy(np.concatenate(labels)), mask), mask)
+
+
+def filled(counts: Sequence[int]) -> Tensor:
+    """Return the mask, bool [W, N], of writers with this many samples each."""
+    return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+
+
+def pad(rows: Tensor, mask: Tensor) -> Tensor:
+    """Return rows [n, ...] in the n true places of a mask [W, N], with zeros in the others."""
+    padded = rows.new_zeros(*mask.shape, *rows.shape[1:])
+    padded[mask] = rows
+    return padded

@@ -1,13 +1,13 @@
-"""What is known of a person, and what is decided for them, on a device as in a simulation.
+"""The state of a person and the decisions about it, on a device as in a simulation.
 
     a correction     ->  keep      it is kept, and counts
-    enough are new   ->  relearn   learn from scratch; what is held back judges
-    another release  ->  adopt     learn anew for it; what is held back judges the release, too
+    enough are new   ->  relearn   learn from scratch; samples that are held back judge the result
+    another release  ->  adopt     learn anew for it; the samples held back judge the release, too
     a candidate      ->  evaluate  count how it would do, and change nothing
 
-A state is a value, and what decides is a pure function from the states of W people, who use the
-same release and have the same seed, to their next ones. A device has one person, a simulation
-thousands; each comes out as they would alone.
+A state is a value. Decisions are pure functions from the states of W people, who use the same
+release and have the same seed, to their next states. A device has one person, a simulation
+thousands; the result for each is the same as for that person alone.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -23,7 +23,7 @@ from fedhw.experts.global_expert import GlobalExpert
 from fedhw.experts.mixture import Mixture
 from fedhw.observation import Observations
 from fedhw.personalization.learner import Learner
-from fedhw.personalization.method import Activations, Cohort, extract_features
+from fedhw.personalization.method import Activations, Cohort, extract_features, filled, pad
 from fedhw.personalization.prequential import Prequential
 from fedhw.personalization.replay import HELD_BACK, Replay, Sample
 from fedhw.privacy.statistics import Evaluation
@@ -33,25 +33,25 @@ MAX_REHEARSED_SAMPLES = 512
 """Most samples to learn from at a time."""
 
 MAX_JUDGING_SAMPLES = MAX_REHEARSED_SAMPLES // HELD_BACK
-"""Most samples that judge what was learned; a release is judged by all that are held back."""
+"""Most samples that judge a mixture; a release is judged by all that are held back."""
 
 FIRST_LEARNING_SAMPLES, LEARNING_GROWTH_SHARE = 4, 0.02
-"""Learning is due after that many corrections, or that share of those kept, if it is more."""
+"""Learning is due after this many corrections, or this share of those kept, if that is more."""
 
 STALE_SHARE = 0.25
-"""Corrections that may come during a learning, as a share of all there were before.
+"""Corrections that may arrive while a mixture is learned, as a share of all earlier ones.
 
-One that was learned from a handful and comes late would be in use for many times as many.
+A mixture that was learned from few corrections and comes later would stay in use for long.
 """
 
 FEATURE_BATCH = 256
-"""Observations of which features are extracted between two pauses."""
+"""Observations whose features are extracted between two pauses."""
 
 Bools = NDArray[np.bool_]
 
 
 class Base(NamedTuple):
-    """What a release gives everybody alike: its global expert, its sketch, and its name."""
+    """The parts of a release that learning needs: the global expert, the sketch, and the name."""
 
     expert: GlobalExpert
     sketch: Sketch
@@ -60,11 +60,11 @@ class Base(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """One person: what is kept of them, by the features of a release, and what was learned of it.
+    """One person: the corrections that are kept, with features of a release, and the mixture.
 
-    `mixture` [W = 1] is the one in use, None where the global expert decides alone, and `version`
-    counts how many there were. `tried_at` is where in the stream was learned last. The accuracies
-    are those of the global expert and of what was in use.
+    `mixture` [W = 1] is the one in use, None where the global expert decides alone; `version`
+    counts the mixtures so far. `tried_at` is the position in the stream of the last learning. The
+    accuracies are those of the global expert and of the model in use.
     """
 
     replay: Replay = field(default_factory=Replay)
@@ -77,7 +77,7 @@ class Person:
 
     @property
     def is_due(self) -> bool:
-        """Whether enough was kept since the last learning."""
+        """Whether enough corrections were kept since the last learning."""
         fresh = self.replay.next_position - self.tried_at
         return fresh >= max(FIRST_LEARNING_SAMPLES, LEARNING_GROWTH_SHARE * len(self.replay))
 
@@ -88,7 +88,7 @@ class Person:
         return replace(self, replay=self.replay.add(observation, features, label))
 
     def count(self, ge_is_right: bool, is_right: bool) -> "Person":
-        """Count how the guess before a correction went."""
+        """Count whether the guess before a correction was right."""
         return replace(
             self,
             ge_accuracy=self.ge_accuracy.after(ge_is_right),
@@ -96,22 +96,22 @@ class Person:
         )
 
     def forget(self, positions: Collection[int]) -> "Person":
-        """Keep these places in the stream no longer; what was learned of them is still in use."""
+        """Drop the samples at these positions; the mixture learned from them stays in use."""
         return replace(self, replay=self.replay.remove(positions))
 
     def tried(self) -> "Person":
-        """Note that a learning begins: the next one is due after more corrections."""
+        """Record that learning begins: the next one is due after more corrections."""
         return replace(self, tried_at=self.replay.next_position)
 
 
 def relearn(
     people: Sequence[Person], base: Base, learner: Learner, forced: bool = False
 ) -> list[Person]:
-    """Learn everybody's mixture from scratch, from what is rehearsed.
+    """Learn each person's mixture from scratch, from the samples that are rehearsed.
 
-    It is in use afterwards unless what is held back tells against it; when `forced`, always, since
-    the old one may have learned what is to be forgotten, and where nothing is rehearsed there is
-    none.
+    The new mixture is used unless it looks worse on the samples held back. If `forced`, it is used
+    in any case, since the old one may have learned samples that must be forgotten; with nothing to
+    rehearse there is no mixture then.
     """
     learned = _learned(people, base, learner)
     judges = [[] if forced else p.replay.held_back(MAX_JUDGING_SAMPLES) for p in people]
@@ -125,9 +125,10 @@ def relearn(
 
 
 def take_up(learned: Person, now: Person) -> Person:
-    """Put to use what was learned of an earlier state of the same person.
+    """Use what was learned from an earlier state of the same person.
 
-    Nothing but corrections has come since. Were those too many, it is stale and not put to use.
+    Since then only corrections have arrived. If there are too many of them, the mixture is stale
+    and is not used.
     """
     if now.replay.next_position > (1 + STALE_SHARE) * learned.tried_at:
         return replace(now, tried_at=learned.tried_at)
@@ -137,9 +138,9 @@ def take_up(learned: Person, now: Person) -> Person:
 def follow(
     people: Sequence[Person], leaders: Sequence[Person], base: Base, pause: Callable[[], None]
 ) -> list[Person]:
-    """Keep what others keep, by the features of one's own release, and count as they count.
+    """Copy the samples and accuracies of the leaders, with features of one's own release.
 
-    Features are extracted of what is new alone; `pause` is called a few times meanwhile.
+    Features are extracted for new samples only; `pause` is called a few times meanwhile.
     """
     own = [{sample.position: sample for sample in person.replay.samples} for person in people]
     fresh = [
@@ -167,9 +168,9 @@ def follow(
 
 
 def transfer(people: Sequence[Person], base: Base, learner: Learner) -> list[Person]:
-    """Learn anew for another release what was learned, as in `relearn`.
+    """Move to another release and learn for it, as in `relearn`.
 
-    The global expert decides alone where that looks worse.
+    The global expert decides alone where the new mixture looks worse than that.
     """
     empty = [
         replace(p, replay=replace(p.replay, samples=()), release=base.release, mixture=None)
@@ -187,10 +188,10 @@ def transfer(people: Sequence[Person], base: Base, learner: Learner) -> list[Per
 def adopt(
     people: Sequence[Person], running: Base, offered: Base, learner: Learner, is_rollback: bool
 ) -> list[Person]:
-    """Use the release that is offered, unless it is worse for a person, who stays as they are.
+    """Use the release that is offered; a person for whom it is worse keeps the one in use.
 
-    All that is held back judges. A rollback is followed in any case: the operator goes back for a
-    reason that no device can see. The same expert under another name is nothing to learn for.
+    All samples that are held back judge. A rollback is followed in any case: the operator has a
+    reason that no device can see. The same expert under another name needs no learning.
     """
     if offered.expert is running.expert:
         return [replace(person, release=offered.release) for person in people]
@@ -207,9 +208,9 @@ def adopt(
 def evaluate(
     people: Sequence[Person], running: Base, candidate: Base, learner: Learner
 ) -> list[Evaluation]:
-    """Count how a candidate for a release would do for each, and change nothing.
+    """Count how a candidate for a release would do for each person, and change nothing.
 
-    On what is not held back it may have been trained, in rounds that the device was in.
+    Only the samples held back count: the others may have trained it, in rounds of this device.
     """
     moved = transfer(people, candidate, learner)
     return [
@@ -225,7 +226,7 @@ def evaluate(
 
 
 def _learned(people: Sequence[Person], base: Base, learner: Learner) -> list[Mixture | None]:
-    """A mixture for each, None where nothing is rehearsed."""
+    """Return a mixture for each person, None where there is nothing to rehearse."""
     samples = [person.replay.rehearsed(MAX_REHEARSED_SAMPLES) for person in people]
     if not any(samples):
         return [None] * len(people)
@@ -238,7 +239,7 @@ def _learned(people: Sequence[Person], base: Base, learner: Learner) -> list[Mix
 
 
 def _right_on_held_back(people: Sequence[Person], base: Base, alone: bool = False) -> list[Bools]:
-    """Which of all that is held back each recognises, or the global expert alone."""
+    """Tell which samples held back each person's model recognises, or the global expert alone."""
     judges = [person.replay.held_back(person.replay.capacity) for person in people]
     return _right(base, judges, [None if alone else person.mixture for person in people])
 
@@ -247,7 +248,7 @@ def _right_on_held_back(people: Sequence[Person], base: Base, alone: bool = Fals
 def _right(
     base: Base, samples: Sequence[Sequence[Sample]], mixtures: Sequence[Mixture | None]
 ) -> list[Bools]:
-    """Which of its samples each mixture recognises, or the global expert where there is none."""
+    """Tell which of its samples each mixture recognises, or the global expert where it is None."""
     if not any(samples):
         return [np.zeros(0, bool) for _ in samples]
     (_, features, scores), labels, mask = _cohort(base, samples)
@@ -261,24 +262,19 @@ def _right(
 
 @torch.no_grad()
 def _cohort(base: Base, samples: Sequence[Sequence[Sample]]) -> Cohort:
-    """Pad everybody's samples to one cohort by the features that they have alone."""
-    head = base.expert.head
-    counts = torch.tensor([len(own) for own in samples])
-    mask = torch.arange(int(counts.max())) < counts[:, None]
+    """Pad the samples of all people to one cohort, by their features and without observations."""
     flat = [sample for own in samples for sample in own]
-    found = np.array([sample.features for sample in flat], np.float32)
-    features = torch.zeros(*mask.shape, head.in_features)
-    features[mask] = torch.from_numpy(found.reshape(-1, head.in_features))
-    labels = torch.zeros(mask.shape, dtype=torch.int64)
-    labels[mask] = torch.tensor([sample.label for sample in flat], dtype=torch.int64)
+    mask = filled([len(own) for own in samples])
+    features = pad(torch.from_numpy(np.stack([sample.features for sample in flat])), mask)
+    labels = pad(torch.tensor([sample.label for sample in flat]), mask)
     nothing = np.empty((*mask.shape, 0), np.uint8)
-    return Cohort(Activations(nothing, features, head(features)), labels, mask)
+    return Cohort(Activations(nothing, features, base.expert.head(features)), labels, mask)
 
 
 def _features(
     expert: GlobalExpert, observations: Sequence[Observations], pause: Callable[[], None]
 ) -> list[NDArray[np.float32]]:
-    """The features [D] of each observation."""
+    """Return the features [D] of each observation."""
     found: list[NDArray[np.float32]] = []
     for start in range(0, len(observations), FEATURE_BATCH):
         some = np.stack(observations[start : start + FEATURE_BATCH])[None]

@@ -1,6 +1,7 @@
 """The experts of one person, ready for one observation at a time."""
 
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
@@ -8,24 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.experts.one_sample import (
-    OneMixture,
-    OneSampleForward,
-    compile_for_one_sample,
-    softmax,
-)
+from fedhw.experts.one_sample import OneMixture, OneSampleForward, compile_for_one_sample, softmax
 from fedhw.observation import Labels, Observations, ObservationType
 from fedhw.personalization.person import Base, Person
 
 
 class Recognition(NamedTuple):
-    """What an observation was taken for, how surely, and who said so.
+    """The label of an observation, with its probability and the expert that decided.
 
-    `probability` is that of `label`, `probabilities` [C] those of all labels; `ge_label`
-    and `le_label` are what each expert says by itself, the local one nothing before anything was
-    learned. The local expert decides where the gate's `opening` is above 0.5 or where it changes
-    what the global expert says. `personal_version` counts the mixtures, 0 before the first;
-    `release` names the release whose global expert it was.
+    `probability` is that of `label`, `probabilities` [C] are those of all labels. `ge_label` and
+    `le_label` are the answers of each expert alone; the local one is None before anything was
+    learned. The local expert decided where the gate's `opening` is above 0.5 or where it changed
+    the label. `personal_version` counts the mixtures, 0 before the first; `release` names the
+    release of the global expert.
     """
 
     label: str
@@ -42,18 +38,14 @@ class Recognition(NamedTuple):
 
     def likeliest(self, labels: Labels, n: int) -> list[tuple[str, float]]:
         """Return at most n of the labels with their probabilities, best first."""
-        ranked = sorted(zip(self.probabilities, labels, strict=True), key=_first, reverse=True)
-        return [(label, probability) for probability, label in ranked[:n]]
-
-
-_first = itemgetter(0)
+        return nlargest(n, zip(labels, self.probabilities, strict=True), key=itemgetter(1))
 
 
 @dataclass(frozen=True, eq=False)
 class Recogniser:
-    """A release's expert and one person's mixture; never changes, any thread may ask.
+    """A release's expert and one person's mixture; immutable and safe to use from any thread.
 
-    `forward` is the expert compiled for one sample, `mixture` None where the expert decides alone.
+    `forward` is the expert compiled for one sample; `mixture` is None where it decides alone.
     """
 
     forward: OneSampleForward
@@ -65,7 +57,7 @@ class Recogniser:
 
     @classmethod
     def of(cls, base: Base, labels: Labels) -> "Recogniser":
-        """Return the recogniser of a release for anybody.
+        """Return the recogniser of a release, without a mixture.
 
         Raises InputError for labels that do not fit the expert.
         """

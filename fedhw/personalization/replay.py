@@ -1,10 +1,10 @@
-"""What a device keeps of a person's corrections, and which of them it rehearses.
+"""The corrections of a person that a device keeps, and the choice of those it rehearses.
 
-A policy ranks the samples by age and luck. The highest ranks are rehearsed and the lowest is
-evicted, so what is forgotten first is what would be rehearsed last. Luck is a Gumbel number that a
+A policy ranks the samples by age and luck. The highest ranks are rehearsed and the lowest one is
+evicted, so a device forgets first what it would rehearse last. Luck is a Gumbel number that each
 sample draws once: the n highest of `luck + log weight` are then a random choice of n without
-replacement in proportion to the weights (Kool, van Hoof, Welling 2019, arXiv 1903.06059), and one
-learning's choice differs from the last one's only as far as the samples have aged.
+replacement, in proportion to the weights (Kool, van Hoof, Welling 2019, arXiv 1903.06059), and the
+choice changes between two learnings only as far as the samples have aged.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,15 +22,15 @@ Policy = Callable[[Floats, Floats], Floats]
 """Ranks [N] of samples by their ages [N] and lucks [N]; -inf is never rehearsed."""
 
 HELD_BACK = 8
-"""Each eighth sample is never learned from, so that it can judge what was learned."""
+"""Every eighth sample is never learned from, so that it can judge a mixture."""
 
 
 @dataclass(frozen=True)
 class PowerLaw:
     """Rehearse a sample of age a in proportion to (a + 1) ** -exponent.
 
-    So the need for a memory fades in the world outside (Anderson and Schooler 1991, Psychological
-    Science 2:396), and rehearsal that fades alike keeps a network from forgetting (Gandhi, Shah,
+    The need for a memory decays in this way (Anderson and Schooler 1991, Psychological Science
+    2:396), and rehearsal with the same decay keeps a network from forgetting (Gandhi, Shah,
     Marupudi, Varma 2024, arXiv 2401.10393).
 
     >>> PowerLaw()(np.array([0.0, 9.0]), np.zeros(2)).round(2).tolist()
@@ -45,7 +45,7 @@ class PowerLaw:
 
 
 class Sample(NamedTuple):
-    """A correction: observation [*shape], features [D], class, place in the stream, and luck."""
+    """A correction: observation [*shape], features [D], class, position in the stream, and luck."""
 
     observation: Observations
     features: NDArray[np.float32]
@@ -55,16 +55,16 @@ class Sample(NamedTuple):
 
     @property
     def is_held_back(self) -> bool:
-        """Whether it judges what was learned and is never learned from."""
+        """Whether it judges mixtures and is never learned from."""
         return self.position % HELD_BACK == HELD_BACK - 1
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """At most `capacity` samples of a stream, the oldest first, the newest always among them.
+    """At most `capacity` samples of a stream, the oldest first, always including the newest.
 
-    A value: what changes it returns another one. The luck of a sample follows from `seed` and its
-    place in the stream. Raises InputError for a capacity without room for one that is held back.
+    It is immutable. The luck of a sample follows from `seed` and its position in the stream. Raises
+    InputError for a capacity below 8, which has no room for a sample that is held back.
 
     >>> replay = Replay(lambda age, luck: -age, capacity=16)
     >>> for label in range(40):
@@ -93,7 +93,7 @@ class Replay:
     def add(self, observation: Observations, features: NDArray[np.float32], label: int) -> "Replay":
         """Keep a copy of the observation with its features [D] and its class.
 
-        Where there is no room the older sample of the lowest rank goes.
+        If there is no room, the older sample with the lowest rank is evicted.
         """
         position = self.next_position
         luck = np.random.default_rng([self.seed, position]).gumbel()
@@ -105,12 +105,12 @@ class Replay:
         return replace(self, samples=(*older, newest), next_position=position + 1)
 
     def remove(self, positions: Collection[int]) -> "Replay":
-        """Forget the samples at these places in the stream."""
+        """Drop the samples at these positions in the stream."""
         kept = tuple(sample for sample in self.samples if sample.position not in positions)
         return replace(self, samples=kept)
 
     def skip_to(self, position: int) -> "Replay":
-        """Leave out places in the stream: the next sample comes at this one, or later."""
+        """Leave out positions in the stream: the next sample gets this one, or a later one."""
         return replace(self, next_position=max(self.next_position, position))
 
     @property

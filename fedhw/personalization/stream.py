@@ -15,11 +15,11 @@ from fedhw.release.sketch import Sketch
 
 @dataclass(eq=False, repr=False)
 class Personalizer:
-    """Recognises what one person makes and learns from each correction, in one thread.
+    """Recognises the observations of one person and learns from each correction, in one thread.
 
-    Memory is bounded by `capacity` samples; everything random follows from `seed`. `release` is the
-    name of the release that the expert and the sketch are from, if any. `person` is all that is
-    known so far, a value. Raises InputError for labels that do not fit the expert.
+    Memory is bounded by `capacity` samples; everything random follows from `seed`. `release` names
+    the release of the expert and the sketch, if any. `person` is the current state. Raises
+    InputError for labels that do not fit the expert.
 
     >>> import numpy as np
     >>> import torch
@@ -53,7 +53,7 @@ class Personalizer:
         self._recogniser = Recogniser.of(self._base, self.labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the recogniser, which is made of functions."""
+        """Leave out the recogniser, which holds functions and cannot be pickled."""
         return {name: value for name, value in vars(self).items() if name != "_recogniser"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -66,17 +66,17 @@ class Personalizer:
 
     @property
     def ge_accuracy(self) -> Prequential:
-        """How often the global expert by itself was right before a correction."""
+        """The accuracy of the global expert alone, before each correction."""
         return self.person.ge_accuracy
 
     @property
     def accuracy(self) -> Prequential:
-        """How often what was in use was right before a correction."""
+        """The accuracy of the model in use, before each correction."""
         return self.person.accuracy
 
     @property
     def due(self) -> bool:
-        """Whether enough was stored since the last learning."""
+        """Whether enough corrections were stored since the last learning."""
         return self.person.is_due
 
     def predict_one(self, observation: Observations) -> Recognition:
@@ -91,7 +91,7 @@ class Personalizer:
         return self
 
     def store(self, observation: Observations, label: str) -> Recognition:
-        """Test on an observation and keep it; returns what it was taken for before.
+        """Test on an observation and keep it; returns how it was recognised before.
 
         Raises InputError for an observation of another type or a label that is not known.
         """
@@ -108,7 +108,7 @@ class Personalizer:
         self.person = self.person.keep(observation, features, known)
 
     def relearn(self, forced: bool = False) -> bool:
-        """Learn from scratch and return whether the new mixture has replaced the old one.
+        """Learn from scratch and return whether the new mixture replaced the old one.
 
         See `fedhw.personalization.person.relearn`.
         """
