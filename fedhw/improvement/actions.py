@@ -1,4 +1,4 @@
-"""What an attempt to improve asks of whoever runs it, and what comes of that."""
+"""The actions that an attempt to improve asks for, and their results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fedhw.improvement.verdicts import Verdict
 
 
 class Progress(StrEnum):
-    """How far a device's shadow evaluation is, by its last answer."""
+    """The state of a device's shadow evaluation, by its last answer."""
 
     WANTED = "wanted"
     EVALUATING = "evaluating"
@@ -19,7 +19,7 @@ class Progress(StrEnum):
 
 
 UNSETTLED = (Progress.WANTED, Progress.EVALUATING)
-"""What a device answers that is to be asked again."""
+"""Devices in these states are asked again."""
 
 
 # Actions
@@ -27,19 +27,19 @@ UNSETTLED = (Progress.WANTED, Progress.EVALUATING)
 
 @dataclass(frozen=True)
 class TakeRound:
-    """Have these devices add up what they learn; the result is a RoundEnded."""
+    """Sum the updates of these devices; the result is a RoundEnded."""
 
     devices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class MakeCandidate:
-    """Make a candidate of all rounds and validate it; the result is a CandidateMade."""
+    """Make a candidate from all rounds and validate it; the result is a CandidateMade."""
 
 
 @dataclass(frozen=True)
 class AskForEvaluation:
-    """Have these devices evaluate the candidate; the result is an Answered."""
+    """Ask these devices to evaluate the candidate; the result is an Answered."""
 
     devices: tuple[str, ...]
 
@@ -65,9 +65,9 @@ Action: TypeAlias = TakeRound | MakeCandidate | AskForEvaluation | Publish | Rol
 
 @dataclass(frozen=True)
 class RoundEnded:
-    """A round has come to the sum of `summed` updates, or to nothing for a `reason`.
+    """A round has summed `summed` updates, or failed for a `reason`.
 
-    `paid` are those who were asked for their vectors.
+    `paid` are the devices that were asked for their vectors, and so pay for the round.
     """
 
     paid: tuple[str, ...]
@@ -79,7 +79,7 @@ class RoundEnded:
 
 @dataclass(frozen=True)
 class CandidateMade:
-    """A candidate of this name is there, and public characters say this of it."""
+    """A candidate of this name was made, with this verdict on public data."""
 
     name: str
     verdict: Verdict
@@ -87,14 +87,14 @@ class CandidateMade:
 
 @dataclass(frozen=True)
 class Answered:
-    """What devices have answered; those who did not are left out."""
+    """The answers of the devices that have answered."""
 
     progress: Mapping[str, Progress]
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """The release before is the newest one again."""
+    """The previous release is the newest one again, for this reason."""
 
     reason: str
 

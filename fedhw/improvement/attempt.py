@@ -1,18 +1,18 @@
 """An attempt to improve the release in use, as a state machine: state, facts -> state, action.
 
-    rounds     devices that are online add up what they have learned, round by round; the last one
-               leads to a candidate, which must not be worse on public characters
-    shadow     some devices evaluate the candidate beside what they run, and report
-    roll-out   it is published: for few devices, for more, for all; or back to the release before
+    rounds     online devices sum what they have learned, round by round; all rounds together make a
+               candidate, which must not be worse on public data
+    shadow     some devices evaluate the candidate beside the release in use, and report
+    roll-out   it is published for few devices, for more, and for all, or it is rolled back
 
-`advance` is the state machine and `proceed` the loop that a coordinator and a simulation run:
+`advance` is the state machine, `proceed` the loop that a coordinator and a simulation run:
 
     attempt, action, decision := advance(attempt, facts)
     keep the attempt, then perform the action; its result is among the next facts
 
-Nothing here reads a clock, a disk or a network. What is kept before an action is performed holds
-when the action's result is lost: a round that was begun counts as failed, and as paid by all who
-were asked; everything else is done again.
+Nothing here reads a clock, a disk or a network. The state is kept before its action is performed,
+so the result of an action may be lost: a round that was begun then counts as failed, and as paid by
+all devices that were asked; every other action is repeated.
 """
 
 import math
@@ -40,29 +40,29 @@ from fedhw.improvement.actions import (
     TakeRound,
 )
 from fedhw.improvement.plan import Plan
-from fedhw.improvement.rollout import RollOut
+from fedhw.improvement.rollout import RollOut, share_at
 from fedhw.improvement.verdicts import GUARDED, Outcome, judge_candidate, judge_release
 from fedhw.privacy.estimate import Estimate
 from fedhw.privacy.window_estimates import WindowEstimates
 
 ROUND_RETRY_SECONDS = 60.0
-"""Seconds after a round that came to nothing; twice as many after each further one."""
+"""Seconds to wait after a failed round; the pause doubles with each further failure."""
 
 MAX_FAILED_ROUNDS = 10
-"""Rounds in a row that may come to nothing."""
+"""Rounds in a row that may fail before the attempt is abandoned."""
 
 SHADOW_WINDOWS = 2
-"""Windows that devices have to report of a candidate in."""
+"""Windows in which devices may report on a candidate."""
 
 SHADOW_REMINDER_SECONDS = 10.0
-"""Seconds between two times that devices are asked how far their evaluation is."""
+"""Seconds between two requests to devices for the state of their evaluation."""
 
 STALLED_WINDOWS = 7
-"""Windows in a row in which a roll-out may have nothing to be compared by."""
+"""Windows in a row for which a roll-out may lack figures to compare."""
 
 
 class Stage(StrEnum):
-    """Where an attempt stands; it has ended with those below ROLL_OUT."""
+    """The stage of an attempt; those below ROLL_OUT are its possible ends."""
 
     ROUNDS = "rounds"
     SHADOW = "shadow"
@@ -75,17 +75,17 @@ class Stage(StrEnum):
 
 
 IN_FLIGHT = (Stage.ROUNDS, Stage.SHADOW, Stage.ROLL_OUT)
-"""Of which one attempt may be at a time."""
+"""Only one attempt at a time may be in these stages."""
 
 ENDS = tuple(stage for stage in Stage if stage not in IN_FLIGHT)
 
 
 class Round(NamedTuple):
-    """One secure sum of updates, which has cost each of `devices` so much `rho`.
+    """One secure sum of updates; it has cost each of `devices` this `rho`.
 
-    `summed` counts the updates in it and is None where it came to nothing; `within` is the share of
-    them that were within the radius, noised; `seconds` is None while it runs and where it was cut
-    off. Until it has ended, all who were asked count as having paid.
+    `summed` counts its updates and is None where the round failed; `within` is the noised share of
+    updates within the radius; `seconds` is None while the round runs and where it was cut off.
+    Until it has ended, all devices that were asked count as having paid.
     """
 
     began: float
@@ -100,10 +100,9 @@ class Round(NamedTuple):
 class Attempt:
     """One attempt to improve the version `parent`, in its `stage` `since` that Unix second.
 
-    `candidate` is the name of what it has made and `version` what that was published as. Of its
-    roll-out `step` is under way, judged by so many `windows`, of which `window` was the last, and
-    `baseline` is what the fleet's figures were before it. `progress` is that of each device in the
-    shadow evaluation.
+    `candidate` is the name of its candidate and `version` the one it was published as. `step` of
+    the roll-out is under way, judged by so many `windows` up to the `window`; `baseline` are the
+    fleet's figures before it. `progress` is the state of each device in the shadow evaluation.
     """
 
     number: int
@@ -128,14 +127,14 @@ class Attempt:
 
     @property
     def failed_rounds(self) -> int:
-        """How many rounds of late came to nothing, one after the other."""
+        """How many rounds in a row have failed up to now."""
         return sum(1 for _ in takewhile(lambda each: each.summed is None, reversed(self.rounds)))
 
 
 class Newest(NamedTuple):
     """The newest release; `restores` is the version that it is a rollback to, if any.
 
-    `is_candidate` says that its files are those of the attempt's candidate.
+    `is_candidate` tells whether its files are those of the attempt's candidate.
     """
 
     version: int
@@ -146,15 +145,15 @@ class Newest(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What an attempt goes on by; of one stage's facts the other stages need nothing.
+    """Everything that a decision about an attempt depends on.
 
-    In all of them: the Unix second, the newest release, the names of the devices that are `online`
-    and run it, how many devices there are, and how long a window and how large a cohort must be.
+    All stages use the Unix second, the newest release, the names of the devices that are `online`
+    and run it, the number of `devices`, the length of a window and the minimum cohort.
 
-    `rounds_done` and `round_rho`: the steps that the improvement has taken, and the price of one.
-    `shadow_reports` and `shadow`: how many devices have reported of the candidate, and what they
-    say together. `since_asked`: the seconds since devices were asked for it. `parent_name` and
-    `estimates`: the release before, and the newest window that may be shown.
+    Rounds use `rounds_done`, the steps that the improvement has taken, and `round_rho`, the cost of
+    one. The shadow evaluation uses the number of `shadow_reports`, `shadow`, their estimates, and
+    `since_asked`, the seconds since devices were asked. The roll-out uses `parent_name`, the
+    previous release, and the `estimates` of the newest window that may be shown.
     """
 
     now: float
@@ -174,12 +173,12 @@ class Facts:
 
     @property
     def window(self) -> int:
-        """The window that is not over yet, of which no report is only of what comes now."""
+        """The current window; its reports also cover what came before now."""
         return int(self.now // self.window_seconds)
 
 
 class Decision(NamedTuple):
-    """What was decided about an attempt at that Unix second, or that there is none, and why."""
+    """A decision at that Unix second, with its reason; `attempt` is None where none was begun."""
 
     attempt: int | None
     moment: float
@@ -188,7 +187,7 @@ class Decision(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """The next state, what to do about it, and what was decided, if anything was."""
+    """The next state, the action to take, and the decision, if any."""
 
     attempt: Attempt
     action: Action | None = None
@@ -196,20 +195,20 @@ class Transition(NamedTuple):
 
 
 class World(Protocol):
-    """Whoever runs attempts: a coordinator, or a simulation."""
+    """The side that runs attempts: a coordinator, or a simulation."""
 
     def facts(self, attempt: Attempt, result: Result | None) -> Facts:
-        """Gather what is known now, with the result of the last action."""
+        """Return the facts now, with the result of the last action."""
 
     def keep(self, attempt: Attempt, decision: Decision | None) -> None:
-        """Keep a state, and what was decided, so that it is there after a crash."""
+        """Store a state and a decision, so that they survive a crash."""
 
     def perform(self, attempt: Attempt, action: Action) -> Result | None:
-        """Do something, and return what came of it."""
+        """Perform an action and return its result."""
 
 
 def proceed(attempt: Attempt, world: World, draw: random.Random) -> None:
-    """Take an attempt forward until it waits for other facts; `draw` chooses devices."""
+    """Advance an attempt until it waits for other facts; `draw` chooses devices."""
     result: Result | None = None
     while True:
         known, facts = attempt, world.facts(attempt, result)
@@ -222,7 +221,7 @@ def proceed(attempt: Attempt, world: World, draw: random.Random) -> None:
 
 
 def advance(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
-    """Return what is next by what is known; `draw` chooses devices."""
+    """Return the next state, action and decision; `draw` chooses devices."""
     newest, parent = facts.newest, attempt.parent
     if attempt.stage in ENDS:
         return Transition(attempt)
@@ -247,10 +246,9 @@ def advance(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
 
 
 def give_up(attempt: Attempt, now: float, reason: str) -> Transition:
-    """Take it that nothing can be known or done now, for this reason.
+    """Return the next state where facts or actions are impossible, for this reason.
 
-    That ends an attempt before it is published; what is published is waited with, for somebody may
-    mend it.
+    An attempt that has published nothing ends. A roll-out waits, since the operator may mend it.
     """
     if attempt.stage in (Stage.ROUNDS, Stage.SHADOW):
         return _moved(attempt, now, Stage.ABANDONED, reason)
@@ -260,23 +258,17 @@ def give_up(attempt: Attempt, now: float, reason: str) -> Transition:
 def roll_out(
     attempt: Attempt | None, newest: Newest, *, devices: int, minimum_cohort: int
 ) -> RollOut:
-    """Return how far the newest release goes: to all, but while an attempt rolls it out."""
+    """Return which devices get the newest release: all, unless an attempt is rolling it out."""
     if attempt is None or attempt.stage != Stage.ROLL_OUT:
         return RollOut(newest.version, newest.name, newest.version, 1.0)
-    return RollOut.at(
-        attempt.step,
-        newest.version,
-        newest.name,
-        attempt.parent,
-        devices=devices,
-        minimum_cohort=minimum_cohort,
-    )
+    share = share_at(attempt.step, devices=devices, minimum_cohort=minimum_cohort)
+    return RollOut(newest.version, newest.name, attempt.parent, share)
 
 
 def _moved(
     attempt: Attempt, now: float, to: Stage | str, reason: str, **changes: Any
 ) -> Transition:
-    """Decide something; to decide for a stage that ends it is to go there."""
+    """Return an attempt after a decision; a decision for an end also moves it to that stage."""
     if to in ENDS:
         changes["stage"] = Stage(to)
     moved = replace(attempt, since=now, **changes)
@@ -284,10 +276,12 @@ def _moved(
 
 
 def _settle(attempt: Attempt, facts: Facts) -> Transition | None:
-    """Take in the result of the last action; None where there is more to do at once."""
+    """Apply the result of the last action; None where it ends nothing."""
     now = facts.now
     match attempt.stage, facts.result:
-        case Stage.ROUNDS, RoundEnded() as ended if _is_running(attempt):
+        case Stage.ROUNDS, RoundEnded() as ended if attempt.rounds[-1:] and (
+            attempt.rounds[-1].seconds is None
+        ):
             return _end_round(attempt, ended, now)
         case Stage.ROUNDS, CandidateMade(name, (Outcome.PASS, reason)):
             return _moved(attempt, now, "candidate", reason, stage=Stage.SHADOW, candidate=name)
@@ -299,7 +293,7 @@ def _settle(attempt: Attempt, facts: Facts) -> Transition | None:
 
 
 def _give_way(attempt: Attempt, facts: Facts) -> Transition:
-    """End an attempt that somebody has published past."""
+    """End an attempt because somebody else has published a release."""
     newest = facts.newest
     if attempt.stage == Stage.ROLL_OUT and newest.restores == attempt.parent:
         reason = f"{newest.name} restores the release before"
@@ -316,7 +310,7 @@ def _train(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
     if facts.rounds_done >= plan.rounds:
         return Transition(attempt, MakeCandidate())
     if failed >= MAX_FAILED_ROUNDS:
-        reason = f"{MAX_FAILED_ROUNDS} rounds in a row came to nothing"
+        reason = f"{MAX_FAILED_ROUNDS} rounds in a row failed"
         return _moved(attempt, facts.now, Stage.ABANDONED, reason)
     if failed and not _is_time(attempt.rounds[-1], ROUND_RETRY_SECONDS * 2 ** (failed - 1), facts):
         return Transition(attempt)
@@ -330,25 +324,20 @@ def _train(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition:
 
 
 def _is_time(last: Round, pause: float, facts: Facts) -> bool:
-    """Whether the pause after a round is over; a clock that was set back prolongs none."""
+    """Tell whether the pause after a round is over; setting a clock back does not prolong it."""
     return not 0 <= facts.now - last.began - (last.seconds or 0) < pause
 
 
 def _drawn_for_round(
     attempt: Attempt, online: Iterable[str], draw: random.Random
 ) -> tuple[str, ...]:
-    """Draw devices that may be asked once more.
+    """Draw among the devices that may be asked once more.
 
-    Those that have paid least do not come first: they would be the same ones each time, namely
-    those that decline.
+    Devices that have paid least do not come first: those are always the devices that decline.
     """
     paid, plan = attempt.participations, attempt.plan
     free = [device for device in online if paid[device] < plan.participations]
     return tuple(draw.sample(free, min(len(free), plan.cohort)))
-
-
-def _is_running(attempt: Attempt) -> bool:
-    return attempt.rounds != () and attempt.rounds[-1].seconds is None
 
 
 def _end_round(attempt: Attempt, ended: RoundEnded, now: float) -> Transition:
@@ -383,7 +372,8 @@ def _evaluate(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition
     outcome, reason = judge_candidate(facts.shadow, is_late or (have_all and have_reported))
     match outcome:
         case Outcome.PASS:
-            baseline = _guarded(facts.estimates)
+            found = [] if facts.estimates is None else facts.estimates.estimates
+            baseline = tuple(each for each in found if each.name in GUARDED)
             return _moved(
                 attempt, facts.now, "promote", reason, stage=Stage.ROLL_OUT, baseline=baseline
             )
@@ -393,16 +383,12 @@ def _evaluate(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition
 
 
 def _drawn_for_evaluation(attempt: Attempt, facts: Facts, draw: random.Random) -> list[str]:
-    """Draw devices, first of those that the candidate was not made of; none of too few."""
+    """Draw devices, first those that took part in no round; none where too few are online."""
     online, paid = facts.online, attempt.participations
     if len(online) < facts.minimum_cohort:
         return []
     names = sorted(draw.sample(online, len(online)), key=paid.__contains__)
     return names[: max(facts.minimum_cohort, math.ceil(attempt.plan.canary * len(names)))]
-
-
-def _guarded(found: WindowEstimates | None) -> tuple[Estimate, ...]:
-    return () if found is None else tuple(each for each in found.estimates if each.name in GUARDED)
 
 
 # The roll-out
@@ -420,13 +406,13 @@ def _publish(attempt: Attempt, facts: Facts) -> Transition:
 
 
 def _roll_out(attempt: Attempt, facts: Facts) -> Transition:
-    """Look at a window that is new, and let the release go further, or back."""
+    """Judge the release by a new window, and advance it or roll it back."""
     is_for_all = _share(attempt, facts) == 1
     found = facts.estimates
     new, old = _compared(attempt, facts, is_for_all)
     if found is None or not (new and old):
         if facts.window - attempt.window > STALLED_WINDOWS:
-            reason = f"there was nothing to compare it by in {STALLED_WINDOWS} windows"
+            reason = f"there was nothing to compare it with in {STALLED_WINDOWS} windows"
             return Transition(attempt, RollBack(attempt.parent, reason))
         return Transition(attempt)
     outcome, reason = judge_release(new, old, attempt.windows + 1)
@@ -444,10 +430,10 @@ def _roll_out(attempt: Attempt, facts: Facts) -> Transition:
 def _compared(
     attempt: Attempt, facts: Facts, is_for_all: bool
 ) -> tuple[Iterable[Estimate], Iterable[Estimate]]:
-    """The figures of the new release and of the old, or of the fleet before it was published.
+    """Return the figures of the new release, and those to compare with; empty where there are none.
 
-    Where it is for all they are the whole fleet's: who holds it back is in both then. Empty where
-    there are none.
+    These are the old release's, or the fleet's before the roll-out. A release for all is judged by
+    the whole fleet: then devices that hold it back are in both figures.
     """
     found = facts.estimates
     if found is None or found.window <= attempt.window:
@@ -460,6 +446,4 @@ def _compared(
 
 
 def _share(attempt: Attempt, facts: Facts) -> float:
-    return roll_out(
-        attempt, facts.newest, devices=facts.devices, minimum_cohort=facts.minimum_cohort
-    ).share
+    return share_at(attempt.step, devices=facts.devices, minimum_cohort=facts.minimum_cohort)

@@ -1,4 +1,4 @@
-"""A candidate for the next release, and what it must show on public characters."""
+"""A candidate for the next release, and its validation on public data."""
 
 from pathlib import Path
 
@@ -20,11 +20,10 @@ def make_candidate(
     public: Public,
     privacy: dict[str, float],
 ) -> None:
-    """Write an improved expert to `directory` as a release that no registry has numbered yet.
+    """Write an improved expert to `directory` as a release that has no version yet.
 
-    Devices rehearse on a sketch of the public characters by its own features. `privacy` has the
-    epsilon and delta of people's data spent in making it. Raises InputError where `directory`
-    exists.
+    The sketch holds features of public observations by the new expert. `privacy` is the epsilon and
+    delta that the rounds have spent. Raises InputError where `directory` exists.
     """
     validation = public.validation
     reached = recognised(expert, validation.observations, validation.labels).mean()
@@ -48,7 +47,7 @@ def make_candidate(
 
 
 def validate(candidate: GlobalExpert, running: GlobalExpert, public: Public) -> Verdict:
-    """Judge a candidate on public characters that neither has trained on."""
+    """Judge a candidate on public observations that neither expert was trained on."""
     if not all(part.isfinite().all() for part in candidate.parameters()):
         return Verdict(Outcome.REJECT, "its parameters are not all finite")
     new, old = (

@@ -1,14 +1,14 @@
-"""What a device adds to an improvement round, and what the sum of all says.
+"""A device's contribution to an improvement round, and the mean that follows from the sum.
 
-    clip the update [P] to the radius                       nobody's influence is above it
-    (update / radius, +-INDICATOR), into the unit ball      the last: whether it was within
-    round to whole steps of 1/1024 by chance, without bias, again until the norm is in bounds
-    add discrete Gaussian noise: this device's share of what the sum must have
+    clip the update [P] to the radius                       this bounds the influence of a device
+    (update / radius, +-INDICATOR), into the unit ball      the last entry: was it within?
+    round at random to whole steps of 1/1024, unbiased, again until the norm is in bounds
+    add discrete Gaussian noise: this device's share of the noise that the sum needs
     -> the secure sum
 
 This is the distributed discrete Gaussian mechanism of Kairouz, Liu, Steinke 2021, arXiv 2102.06387,
 without its rotation: a sum modulo 2^32 has room for every entry, so none needs to be flattened.
-The unit of privacy is the device: its vector replaced by zeros.
+The unit of privacy is the device: neighbouring inputs replace its vector by zeros.
 """
 
 import hashlib
@@ -28,22 +28,22 @@ from fedhw.privacy.mechanism import GRID
 from fedhw.privacy.secure_sum import Terms, bits_for
 
 INDICATOR = 0.1
-"""The entry that says whether the update was within the radius, of which half should be."""
+"""The entry that tells whether the update was within the radius, as half of them should be."""
 
 SCALE = 1 / math.sqrt(1 + INDICATOR**2)
 
 TAIL = 10
-"""Standard deviations that noise does not reach."""
+"""Noise stays below this many standard deviations."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What every device of a round does alike, and agrees to.
+    """The terms of a round, which are the same for every device.
 
-    `parameters` are those of the expert to start from as little-endian float32, `rate` is that of
-    the local training and `radius` what updates are clipped to. The sum has noise of `noise` times
-    the longest vector once `survivors` of the `devices` that were asked are left; with more it has
-    more. Raises InputError for a value that cannot be.
+    `parameters` are those of the starting expert as little-endian float32, `rate` is that of the
+    local training and `radius` the clipping radius. With the contributions of only `survivors` of
+    the `devices` that were asked, the sum has noise of `noise` times the longest vector; with more
+    contributions it has more. Raises InputError for a value that is out of range.
     """
 
     parameters: bytes
@@ -69,12 +69,12 @@ class Task:
 
     @property
     def entries(self) -> int:
-        """How many entries a contribution has: one for each parameter, and one more."""
+        """The length of a contribution: one entry for each parameter, and the indicator."""
         return len(self.parameters) // 4 + 1
 
     @property
     def longest(self) -> float:
-        """The longest vector in steps, noise aside: rounding adds a little to the ball's radius.
+        """The longest vector in steps, without noise: rounding adds a little to the ball's radius.
 
         Kairouz et al., proposition 22, at beta = exp(-1/2).
         """
@@ -88,34 +88,34 @@ class Task:
 
     @cached_property
     def rho(self) -> float:
-        """What the round costs a device, in zero-concentrated differential privacy."""
+        """The cost of the round for a device, in zero-concentrated differential privacy."""
         return rho_of_sum(self.longest, self.sigma, self.survivors, self.entries)
 
     @property
     def bits(self) -> int:
-        """The bits of an entry with which no sum overflows."""
+        """The bits of an entry, enough that no sum overflows."""
         return bits_for(self.devices, math.ceil(self.longest + TAIL * self.sigma))
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all of it."""
+        """SHA-256 of all terms."""
         terms = struct.pack(
             "<dddQQ", self.rate, self.radius, self.noise, self.devices, self.survivors
         )
         return hashlib.sha256(terms + self.parameters).digest()
 
     def terms(self, sum: bytes) -> Terms:
-        """Return what all devices agree on that add to the sum named by these 16 random bytes."""
+        """Return the terms of the secure sum that these 16 random bytes name."""
         return Terms(sum, self.entries, self.bits, self.survivors, self.digest)
 
     def contribution(
         self, update: NDArray[np.float32], source: Callable[[int], bytes] = secrets.token_bytes
     ) -> NDArray[np.int64]:
-        """Return what a device adds to the sum for its update [P], int64 [P + 1].
+        """Return the contribution of a device for its update [P], int64 [P + 1].
 
-        `source` gives so many random bytes; only a simulation has another one than the system's.
-        An update that is not finite counts as none and as beyond the radius. To refuse it would
-        tell, without noise, what training on somebody's characters comes to.
+        `source` returns that many random bytes; only a simulation replaces the system's. An update
+        that is not finite counts as zeros and as beyond the radius: to refuse it would reveal,
+        without noise, the result of training on one person's data.
         """
         norm = float(np.linalg.norm(update.astype(np.float64)))
         if math.isfinite(norm):
@@ -128,19 +128,19 @@ class Task:
         return steps + discrete_gaussian(self.sigma, self.entries, source)
 
     def mean(self, total: NDArray[np.int64], devices: int) -> tuple[NDArray[np.float32], float]:
-        """Return the mean update [P] of so many devices, and the share of them within the radius.
+        """Return the mean update [P] of this many devices, and their share within the radius.
 
-        Both have noise, so the share may lie outside 0 to 1.
+        Both are noisy, so the share may lie outside 0 to 1.
         """
         unit = total * (GRID / SCALE / devices)
         within = (1 + unit[-1] / INDICATOR) / 2
         return (unit[:-1] * self.radius).astype(np.float32), float(within)
 
     def is_plausible(self, total: NDArray[np.int64], devices: int) -> bool:
-        """Whether honest devices may have summed to this: its norm is not beyond theirs and noise.
+        """Tell whether the norm of a sum is within the reach of honest devices and their noise.
 
-        The noise stands nearly at right angles to what they have learned, since it knows nothing of
-        it. Of masked vectors nothing else can be checked.
+        The noise is nearly orthogonal to the updates, since it is independent of them. Nothing else
+        can be checked of masked vectors.
         """
         learned, spread = devices * self.longest, self.sigma * math.sqrt(devices)
         noise = spread * (math.sqrt(self.entries) + TAIL)
@@ -150,7 +150,7 @@ class Task:
     def _rounded(
         self, steps: NDArray[np.float64], random: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Round each entry up or down by chance; about every second try is within bounds."""
+        """Round each entry up or down at random; about every second try is within bounds."""
         while True:
             below = np.floor(steps)
             whole = (below + (random.random(len(steps)) < steps - below)).astype(np.int64)

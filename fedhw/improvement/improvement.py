@@ -1,20 +1,20 @@
-"""One improvement of the global expert: federated averaging with rehearsal, and an average of it.
+"""One improvement of the global expert: federated averaging with rehearsal and weight averaging.
 
     for each round:
         devices: update_i := local training from the common parameters
         sum      := secure sum of their clipped, rounded, noised updates
         u        := mean of it;  v := mean of the clipped updates of as many public writers
         step along (1 - rehearsal) u + rehearsal v                            server optimiser
-        the radius of clipping follows the share of devices that were within it
-    the mean of the parameters over the second half of the rounds is where it leads
-    the improved expert: so far on the way there that public characters are not read clearly worse
+        the clipping radius follows the share of devices whose update was within it
+    target := mean of the parameters over the second half of the rounds
+    the improved expert: as far towards the target as public data are not recognised clearly worse
 
 McMahan et al. 2017, arXiv 1602.05629, and with user-level privacy McMahan et al. 2018, arXiv
-1710.06963. Steps stay as long as they are, and their mean is the expert: for unseen writers it does
-better than steps that are made to cool (Izmailov et al. 2018, arXiv 1803.05407; over devices
-Caldarola et al. 2022, arXiv 2203.11834). The server takes part with its public writers, trained and
-clipped as devices are, and the candidate stops short of the mean (Wortsman et al. 2022, arXiv
-2109.01903), so that generic accuracy stays.
+1710.06963. The step size is constant and the parameters are averaged: for unseen writers this is
+better than a decaying step size (Izmailov et al. 2018, arXiv 1803.05407; in federated learning
+Caldarola et al. 2022, arXiv 2203.11834). To keep generic accuracy, the server adds the updates of
+its public writers, trained and clipped like those of devices, and the candidate stops short of the
+mean (Wortsman et al. 2022, arXiv 2109.01903).
 """
 
 from dataclasses import dataclass, field
@@ -33,19 +33,19 @@ from fedhw.improvement.contribution import Task
 from fedhw.improvement.local_update import LocalTraining, flat, unflatten
 from fedhw.improvement.public import Public
 from fedhw.improvement.robust import clipped
-from fedhw.improvement.server_optimiser import FedMuon, ServerOptimiser, Vector
+from fedhw.improvement.server_optimiser import FedMuon, Vector
 
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Of the way from the running expert to the mean."""
+"""Shares of the way from the running expert to the mean that are tried, in this order."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to improve: so many `rounds`, in which devices train at `rate`.
+    """The settings of an improvement: its number of `rounds`, and the `rate` of local training.
 
-    `noise` is that of a round's sum, as a multiple of the longest vector; `rehearsal` is the weight
-    of the public writers, of whom `writers` are drawn each round; `radius` is the first one, for a
-    rate of 1, and follows the norms so that the share `quantile` of the devices is within.
+    `noise` is that of a round's sum, as a multiple of the longest vector. `rehearsal` is the weight
+    of the public writers; `writers` of them are drawn each round. `radius` is the first clipping
+    radius, for a rate of 1; it then adapts so that the share `quantile` of the updates is within.
     """
 
     rounds: int = 100
@@ -55,14 +55,14 @@ class Recipe:
     writers: int = 27
     radius: float = 100.0
     quantile: float = 0.5
-    optimiser: ServerOptimiser = field(default_factory=lambda: FedMuon(0.03, 0.9))
+    optimiser: FedMuon = field(default_factory=lambda: FedMuon(0.03, 0.9))
     training: LocalTraining = field(default_factory=LocalTraining)
 
 
 class ImprovementState(NamedTuple):
-    """Where an improvement stands after `round` rounds; `radius` is for a rate of 1.
+    """The state of an improvement after `round` rounds; `radius` is for a rate of 1.
 
-    `average` is the mean of the `parameters` after the rounds of the second half so far.
+    `average` is the mean of the `parameters` after each round of the second half so far.
     """
 
     round: int
@@ -103,7 +103,7 @@ class ImprovementState(NamedTuple):
 
 @dataclass(frozen=True)
 class Improvement:
-    """Improves `running`, the expert in use, by a recipe; everything random follows from `seed`."""
+    """Improves `running`, the expert in use, by a recipe; all randomness follows from `seed`."""
 
     running: GlobalExpert
     public: Public
@@ -116,7 +116,7 @@ class Improvement:
         return ImprovementState(0, parameters, parameters, 0 * parameters, self.recipe.radius)
 
     def task(self, state: ImprovementState, devices: int, survivors: int) -> Task:
-        """Return what so many devices are asked next, of whom `survivors` must stay."""
+        """Return the next round's task for this many devices, of which `survivors` must remain."""
         return Task(
             parameters=state.parameters.astype("<f4").tobytes(),
             rate=self.recipe.rate,
@@ -131,7 +131,7 @@ class Improvement:
     ) -> ImprovementState:
         """Return the state after a round in which the contributions of `devices` sum to `total`.
 
-        Raises InputError where honest devices cannot have summed to that.
+        Raises InputError where honest devices cannot have this sum.
         """
         if not task.is_plausible(total, devices):
             raise InputError(
@@ -158,10 +158,10 @@ class Improvement:
         return ImprovementState(done, parameters, average, velocity, radius)
 
     def expert(self, state: ImprovementState) -> GlobalExpert:
-        """Return the improved expert: the farthest on the way to the mean that unlearns nothing.
+        """Return the improved expert: the one nearest to the mean that is not clearly worse.
 
-        Where even half the way is clearly worse on the public validation characters, it is the
-        mean itself, for `validate` to judge by the same rule.
+        If even half the way is clearly worse on the public validation data, it is the mean itself,
+        which `validate` then rejects by the same rule.
         """
         start, characters = flat(self.running), self.public.validation
         before = recognised(self.running, characters.observations, characters.labels)
@@ -174,11 +174,11 @@ class Improvement:
         return unflatten(self.running, state.average)
 
     def start(self, state: ImprovementState) -> GlobalExpert:
-        """Return the expert that devices start from in the next round."""
+        """Return the expert from which devices start in the next round."""
         return unflatten(self.running, state.parameters)
 
     def _rehearsed(self, state: ImprovementState, task: Task) -> Vector:
-        """The mean update of some public writers, who train as devices do."""
+        """Return the mean update of some public writers, trained like devices."""
         data = self.public.rehearsal
         rng = np.random.default_rng((self.seed, state.round))
         expert = self.start(state)
@@ -192,7 +192,7 @@ class Improvement:
         return mean
 
     def _drawn(self, rng: np.random.Generator) -> list[tuple[int, NDArray[np.int64]]]:
-        """A seed and the rows of each public writer of this round."""
+        """Return a seed and the rows of each public writer of this round."""
         data = self.public.rehearsal
         writers = rng.permutation(np.unique(data.writer))[: self.recipe.writers]
         return [(int(rng.integers(2**31)), data.rows_of(int(w))) for w in writers]

@@ -1,4 +1,4 @@
-"""What one device would change of the global expert: a little training on its own corrections."""
+"""A device's update of the global expert: a little training on its own corrections."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +18,14 @@ from fedhw.experts.per_writer_gradients import gradient
 from fedhw.observation import Observations
 
 FEWEST = 20
-"""Corrections that a device must have: of fewer it has little to say, and pays as much for it."""
+"""Corrections that a device needs to take part: with fewer it pays as much for less effect."""
 
 TOGETHER = 5
-"""Simulated devices that train in step: they share most of the overhead, and fit the caches."""
+"""Simulated devices that train in step: they share most of the overhead and fit the caches."""
 
 
 class Lesson(NamedTuple):
-    """What a device trains on: observations, labels [N], and the seed of all chance."""
+    """The training data of a device: observations, labels [N], and the seed of all randomness."""
 
     observations: Observations
     labels: NDArray[np.int64]
@@ -34,10 +34,10 @@ class Lesson(NamedTuple):
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a device trains: stochastic gradient with momentum, from the expert that it was sent.
+    """Stochastic gradient descent with momentum, starting from the expert that a device was sent.
 
-    Each observation is randomly changed as its architecture says, as in `train_expert`, or is seen
-    as it is where `distortion` is 0.
+    Observations are augmented at random by their architecture, as in `train_expert`; with a
+    `distortion` of 0 they stay as they are.
     """
 
     epochs: int = 1
@@ -56,17 +56,17 @@ class LocalTraining:
     ) -> NDArray[np.float32]:
         """Return the change of all parameters [P] by training on observations [N, *shape].
 
-        `labels` are [N]; `expert` stays as it is. `pause` is called after every batch, so that a
-        device may let others have the processor.
+        `labels` are [N]; `expert` is not changed. `pause` is called after every batch, so that a
+        device can yield the processor.
         """
         return self._together(expert, [Lesson(observations, labels, seed)], rate, pause)[0]
 
     def updates(
         self, expert: GlobalExpert, lessons: Sequence[Lesson], rate: float
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield the update [P] of each of many devices, as `update` gives it to rounding.
+        """Yield the update [P] of each of many devices, equal to that of `update` up to rounding.
 
-        They train on as many threads as torch has, each of which torch uses alone.
+        Groups of devices train in parallel, on as many threads as torch is set to use.
         """
         threads = torch.get_num_threads()
         parts = [lessons[i : i + TOGETHER] for i in range(0, len(lessons), TOGETHER)]
@@ -75,7 +75,7 @@ class LocalTraining:
                 for done in pool.map(lambda part: self._together(expert, part, rate), parts):
                     yield from done
         finally:
-            torch.set_num_threads(threads)  # which holds for threads to come, too
+            torch.set_num_threads(threads)  # new threads inherit it
 
     @torch.no_grad()
     def _together(

@@ -1,4 +1,4 @@
-"""How a fleet's operator wants the global expert to be improved."""
+"""The operator's settings for improvements of the global expert."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from fedhw.privacy.mechanism import GRID
 
 @dataclass(frozen=True)
 class Plan:
-    """What every attempt to improve is like; an `automatic` one begins when the trigger says so.
+    """The settings of every attempt to improve; if `automatic`, the trigger begins attempts.
 
-    An attempt has so many `rounds`, whose sums have `noise` in lengths of an update; only a
-    simulation goes without. A round asks at most `cohort` devices and halts with fewer than
-    `survivors`; a device is asked for at most `participations` of them. The share `canary` of the
-    devices that are online takes part in the shadow evaluation. Raises InputError for a value that
-    is out of range.
+    An attempt has this many `rounds`. The sum of a round has `noise`, as a multiple of the longest
+    update; only a simulation may use 0. A round asks at most `cohort` devices and stops with fewer
+    than `survivors`; a device takes part in at most `participations` rounds. The share `canary` of
+    the online devices takes part in the shadow evaluation. Raises InputError for a value that is
+    out of range.
     """
 
     automatic: bool = False
@@ -41,7 +41,7 @@ class Plan:
             "canary": 0 < self.canary <= 1,
         }
         if all(good.values()):
-            # With less there is no saying what a sum tells.
+            # With less noise there is no bound on what a sum reveals.
             least = LEAST_SIGMA * GRID * math.sqrt(self.survivors)
             good["noise"] = self.noise == 0 or least <= self.noise < 1000
         for name, is_good in good.items():
@@ -49,25 +49,25 @@ class Plan:
                 raise InputError(f"{name}: {getattr(self, name):g} is out of range; see --help")
 
     def round_rho(self, parameters: int) -> float:
-        """Return what a round costs a device, in zCDP; nothing where there is no noise to pay for.
+        """Return the cost of a round for a device, in zCDP.
 
-        That is in a simulation: a sum without noise protects nobody.
+        It is 0 without noise, in a simulation: such a sum protects nobody.
         """
         if self.noise == 0:
             return 0.0
         return Task(bytes(4 * parameters), 0.1, 1.0, self.noise, self.cohort, self.survivors).rho
 
     def rho(self, parameters: int) -> float:
-        """Return what an attempt costs a device that is in as many rounds as it may, in zCDP."""
+        """Return the highest cost of an attempt for a device, in zCDP."""
         return self.round_rho(parameters) * min(self.participations, self.rounds)
 
     def check_noise(self) -> None:
-        """Raise InputError where sums would have no noise: people's corrections are at stake."""
+        """Raise InputError where sums would have no noise and so protect nobody."""
         if self.noise == 0:
             raise InputError("noise: 0 protects nobody; give more, see --help")
 
     def check_fleet(self, devices: int) -> None:
-        """Raise InputError where so many devices are too few for all the rounds."""
+        """Raise InputError where this many devices are too few for all rounds."""
         each = min(self.participations, self.rounds)
         if devices * each < self.rounds * self.survivors:
             raise InputError(
@@ -77,7 +77,7 @@ class Plan:
             )
 
     def consider(self, outlook: Outlook) -> Verdict:
-        """Pass where an attempt should begin now, or wait."""
+        """Return PASS where an attempt should begin now, else WAIT."""
         if not outlook.has_public:
             reason = "there are no public characters to rehearse and to judge by"
             return Verdict(Outcome.WAIT, reason)

@@ -1,8 +1,4 @@
-"""Public characters on the server: to rehearse, so that nothing is unlearned, and to judge by.
-
-They are those that the running expert was made of, `rehearsal`, and those that nobody trained on,
-`validation`.
-"""
+"""Public data on the server, for rehearsal, which keeps generic accuracy, and for validation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,22 +16,22 @@ REHEARSAL, VALIDATION = "rehearsal.npz", "validation.npz"
 
 @dataclass(frozen=True)
 class Public:
-    """Two sets of public observations with the same labels."""
+    """The data that the running expert was trained on, and data that no expert was trained on."""
 
     rehearsal: WriterSet
     validation: WriterSet
 
     @property
     def writers(self) -> list[str]:
-        """The names of those who wrote what is rehearsed."""
+        """The names of the rehearsed writers."""
         return [self.rehearsal.names[w] for w in np.unique(self.rehearsal.writer)]
 
     @classmethod
     def of(cls, data: WriterSet, release: Release) -> "Public":
-        """Take from `data` what a release was trained on, and its own test characters to judge by.
+        """Take the training data of a release from `data`, and validate on its own test data.
 
-        Raises InputError where the release has travelled, is of another alphabet, or was not
-        trained on these writers.
+        Raises InputError where the release was fetched over the network, has other labels or was
+        not trained on these writers.
         """
         release.check_fits(data)
         validation = release.generic

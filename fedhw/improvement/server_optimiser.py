@@ -1,11 +1,9 @@
-"""How the server steps along the mean of the devices' updates.
+"""The server's step along the mean of the devices' updates.
 
-FedAvgM is Hsu, Qi, Brown 2019, arXiv 1909.06335. What an optimiser remembers, its velocity [P], is
-handed in and returned, so that a coordinator can keep it on its disk; it begins with zeros.
+The velocity [P] is handed in and returned, so that a coordinator can store it; it starts at zero.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,53 +15,20 @@ from fedhw.personalization.learner import orthogonal
 
 Vector = NDArray[np.float32]
 Shapes = Sequence[tuple[int, ...]]
-"""Of the expert's parameters, in the order in which they stand in a vector."""
+"""The shapes of the expert's parameters, in their order in a vector."""
 
 
 @dataclass(frozen=True)
-class ServerOptimiser(ABC):
-    """Steps of length `rate`, with `momentum`."""
+class FedMuon:
+    """Momentum, made orthogonal for every weight matrix, as in the learner on a device.
+
+    A mean over many devices tells the weak directions of a layer as well as the strong ones, and
+    rounds are few, so each step goes equally far in all of them (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon). Biases step by the unit vector times `rate`.
+    """
 
     rate: float = 1.0
     momentum: float = 0.9
-
-    @abstractmethod
-    def step(
-        self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
-    ) -> tuple[Vector, Vector]:
-        """Return the parameters [P] after a step along the mean update [P], and the velocity."""
-
-    def _moved(self, parameters: Vector, along: Vector) -> Vector:
-        there: Vector = parameters + np.float32(self.rate) * along
-        return there
-
-
-@dataclass(frozen=True)
-class FedAvgM(ServerOptimiser):
-    """The sum of all updates, the older ones fading; without momentum it is FedAvg.
-
-    >>> one = np.ones(1, np.float32)
-    >>> after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, 0 * one, [(1,)])
-    >>> after.tolist()
-    [3.0]
-    """
-
-    def step(
-        self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
-    ) -> tuple[Vector, Vector]:
-        """Return the parameters [P] after a step along the mean update [P], and the velocity."""
-        velocity = self.momentum * velocity + update
-        return self._moved(parameters, velocity), velocity
-
-
-@dataclass(frozen=True)
-class FedMuon(ServerOptimiser):
-    """Momentum, made orthogonal for every weight matrix, as the learner on a device steps.
-
-    A mean over many devices knows the weak directions of a layer as well as the strong ones, and
-    rounds are few: each goes as far in all of them (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon). Biases step by the unit vector.
-    """
 
     def step(
         self, parameters: Vector, update: Vector, velocity: Vector, shapes: Shapes
@@ -72,15 +37,14 @@ class FedMuon(ServerOptimiser):
         velocity = self.momentum * velocity + (1 - self.momentum) * update
         lookahead = self.momentum * velocity + (1 - self.momentum) * update
         ends = np.cumsum([math.prod(shape) for shape in shapes])
-        parts = np.split(lookahead, ends[:-1])
-        along = np.concatenate(
-            [_orthogonal(part, shape) for part, shape in zip(parts, shapes, strict=True)]
-        )
-        return self._moved(parameters, along), velocity
+        parts = zip(np.split(lookahead, ends[:-1]), shapes, strict=True)
+        direction: Vector = np.concatenate([_orthogonal(part, shape) for part, shape in parts])
+        there: Vector = parameters + np.float32(self.rate) * direction
+        return there, velocity
 
 
 def _orthogonal(part: Vector, shape: tuple[int, ...]) -> Vector:
-    """One layer's step, as long in each direction; a convolution is a matrix of its filters."""
+    """Return a layer's step, equally long in each direction; a filter is a row of the matrix."""
     length = float(np.linalg.norm(part))
     if length == 0:
         return part

@@ -1,4 +1,4 @@
-"""Whether an improvement of the global expert is worth its privacy now, by the statistics."""
+"""The decision whether an improvement of the global expert is worth its privacy cost now."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ from fedhw.privacy.window_estimates import WindowEstimates
 from fedhw.system.clock import DAY_SECONDS
 
 CLEARLY = 2.0
-"""Standard errors by which a figure must be above a bound."""
+"""A figure must be above a bound by this many standard errors."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What decides whether an attempt should begin: of the fleet, and of all attempts so far.
+    """The facts about the fleet and earlier attempts on which the trigger decides.
 
-    `epsilon` is what the device that was in most rounds would have paid with one attempt more;
-    `since_last` is infinite before any has ended.
+    `epsilon` is the total for the device that took part in most rounds, with one more attempt.
+    `since_last` is in seconds, infinite before any attempt has ended; `after_last` is the first
+    window after it.
     """
 
     has_public: bool
@@ -31,12 +32,12 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Trigger:
-    """When to improve by itself.
+    """The conditions for an automatic improvement.
 
     The global expert is wrong on more than `error` of the corrections, or gates open on `rise` more
     of them than after the last improvement; at least `cohort` devices are online; the last
-    improvement was `pause` seconds ago; and all improvements together stay below `epsilon`. Raises
-    InputError for a value that cannot be.
+    improvement was `pause` seconds ago; and all improvements together cost at most `epsilon`.
+    Raises InputError for a value that is out of range.
     """
 
     error: float = 0.2
@@ -57,7 +58,7 @@ class Trigger:
                 raise InputError(f"{option}: {value:g} is out of range; see --help")
 
     def decide(self, outlook: Outlook) -> Verdict:
-        """Pass or wait."""
+        """Return PASS where all conditions hold, else WAIT."""
         newest, after_last = outlook.newest, outlook.after_last
         if newest is None:
             return Verdict(Outcome.WAIT, "no window has reports of enough devices yet")

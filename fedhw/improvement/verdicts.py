@@ -1,10 +1,9 @@
-"""What noised reports say of a candidate, and of a release on its way to everybody.
+"""Verdicts on a candidate and on a release during its roll-out, from noised reports.
 
-of a candidate, by its shadow evaluation:
-    the expert alone is better, surely
-    the mixtures learned on it are not clearly worse
-of a release, window by window:
-    clearly worse than the release before, and it goes back
+A candidate passes its shadow evaluation if
+    the expert alone is significantly better, and
+    the mixtures learned on it are not significantly worse.
+A release is rolled back if it is significantly worse than the release before it in any window.
 """
 
 import math
@@ -16,20 +15,20 @@ from typing import NamedTuple
 from fedhw.privacy.estimate import Estimate
 
 SHADOW_CONFIDENCE = 0.95
-"""Of the interval of a shadow evaluation whose lower end must be above zero."""
+"""The confidence of the interval whose lower end must be above zero in a shadow evaluation."""
 
 STEP_WINDOWS = 2
-"""Windows that each step of a roll-out is judged by, at least."""
+"""Windows in which each step of a roll-out is judged, at least."""
 
 GUARDED = ("moe_accuracy", "ge_accuracy")
-"""What must not be worse under the new release than under the one before."""
+"""The figures that must not be worse under the new release than under the one before."""
 
 GUARD_CONFIDENCE = 0.999
-"""Of each test of a roll-out, which has a dozen of them."""
+"""The confidence of each test of a roll-out; there are about a dozen."""
 
 
 class Outcome(StrEnum):
-    """What a judgement comes to."""
+    """The outcome of a judgement."""
 
     WAIT = "wait"
     PASS = "pass"
@@ -37,16 +36,16 @@ class Outcome(StrEnum):
 
 
 class Verdict(NamedTuple):
-    """An outcome and the reason for it, one sentence for people."""
+    """An outcome and its reason, one sentence for people."""
 
     outcome: Outcome
     reason: str
 
 
 def judge_candidate(shadow: Sequence[Estimate] | None, is_complete: bool) -> Verdict:
-    """Judge a candidate by its shadow evaluation; until that is complete it waits for more.
+    """Judge a candidate by its shadow evaluation; until that is complete, wait for more reports.
 
-    A gain that is not clear once all have reported is none.
+    A complete evaluation without a significant gain rejects the candidate.
     """
     if shadow is None:
         if is_complete:
@@ -69,9 +68,9 @@ def judge_candidate(shadow: Sequence[Estimate] | None, is_complete: bool) -> Ver
 
 
 def judge_release(new: Iterable[Estimate], old: Iterable[Estimate], windows: int) -> Verdict:
-    """Compare estimates under the new release with those under the old one, after so many windows.
+    """Compare estimates under the new release with those under the old one, after some windows.
 
-    Whether it got worse is a one-sided test of each guarded mean by normal approximation.
+    Each guarded mean gets a one-sided test, by normal approximation.
     """
     before = {each.name: each for each in old}
     for after in new:

@@ -184,7 +184,7 @@ def test_pauses_double_and_rounds_that_fail_are_bounded() -> None:
         assert isinstance(advance(attempt, facts(attempt, now=due), Random(0)).action, TakeRound)
     ended = advance(after_rounds(*[None] * MAX_FAILED_ROUNDS), facts(attempt), Random(0))
     assert ended.attempt.stage == Stage.ABANDONED
-    assert ended.decision.reason == f"{MAX_FAILED_ROUNDS} rounds in a row came to nothing"
+    assert ended.decision.reason == f"{MAX_FAILED_ROUNDS} rounds in a row failed"
 
 
 def test_a_clock_that_is_set_back_does_not_keep_rounds_waiting() -> None:
@@ -226,7 +226,7 @@ def test_the_figures_of_the_fleet_before_it_are_kept_to_compare_with() -> None:
 def test_a_roll_out_that_nothing_is_known_of_goes_back(windows: int) -> None:
     attempt = replace(begun(), stage=Stage.ROLL_OUT, version=4, window=1000)
     _, action, _ = advance(attempt, facts(attempt, now=(1000 + windows) * HOUR), Random(0))
-    reason = "there was nothing to compare it by in 7 windows"
+    reason = "there was nothing to compare it with in 7 windows"
     assert action == (RollBack(3, reason) if windows > STALLED_WINDOWS else None)
 
 

@@ -10,8 +10,9 @@ from fedhw.improvement.contribution import Task
 from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
 from fedhw.improvement.local_update import LocalTraining, flat
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM, FedMuon
+from fedhw.improvement.server_optimiser import FedMuon
 from fedhw.release.release import Release
+from tests.fed_avg_m import FedAvgM
 
 RECIPE = Recipe(
     rounds=15,

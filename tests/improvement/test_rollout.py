@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhw.improvement.rollout import FLOOR_COHORTS, SHARES, RollOut, draw
+from fedhw.improvement.rollout import FLOOR_COHORTS, SHARES, RollOut, draw, share_at
 
 
 def test_steps_are_nested_and_end_with_everybody() -> None:
@@ -21,8 +21,7 @@ def test_another_release_draws_other_devices() -> None:
 
 
 def share(step: int, devices: int, minimum_cohort: int) -> float:
-    reach = RollOut.at(step, 2, "b", 1, devices=devices, minimum_cohort=minimum_cohort)
-    return reach.share
+    return share_at(step, devices=devices, minimum_cohort=minimum_cohort)
 
 
 @given(st.integers(0, 2), st.integers(0, 100_000), st.integers(2, 1000))

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from fedhw.improvement.server_optimiser import FedAvgM, FedMuon, ServerOptimiser
+from fedhw.improvement.server_optimiser import FedMuon
+from tests.fed_avg_m import FedAvgM
 
 ALL = [FedAvgM(0.05, 0.5), FedMuon(0.05, 0.5)]
 
 
 @pytest.mark.parametrize("optimiser", ALL)
-def test_every_optimiser_goes_to_the_minimum_of_a_bowl(optimiser: ServerOptimiser) -> None:
+def test_every_optimiser_goes_to_the_minimum_of_a_bowl(optimiser: FedMuon) -> None:
     shapes = [(2, 3), (2,)]
     at, velocity = np.linspace(-3, 3, 8, dtype=np.float32), np.zeros(8, np.float32)
     for _ in range(2000):
@@ -17,7 +18,7 @@ def test_every_optimiser_goes_to_the_minimum_of_a_bowl(optimiser: ServerOptimise
 
 
 @pytest.mark.parametrize("optimiser", ALL)
-def test_no_update_is_no_step(optimiser: ServerOptimiser) -> None:
+def test_no_update_is_no_step(optimiser: FedMuon) -> None:
     none = np.zeros(4, np.float32)
     after, _ = optimiser.step(none, none, none, [(2, 2)])
     np.testing.assert_array_equal(after, none)
@@ -29,6 +30,12 @@ def test_momentum_goes_on_without_an_update() -> None:
     at, velocity = optimiser.step(none, one, none, [(1,)])
     after, _ = optimiser.step(at, none, velocity, [(1,)])
     assert after.tolist() == [1.5]
+
+
+def test_without_momentum_the_update_is_the_step() -> None:
+    one = np.ones(1, np.float32)
+    after, _ = FedAvgM(1.0, 0.0).step(one, 2 * one, 0 * one, [(1,)])
+    assert after.tolist() == [3.0]
 
 
 def test_muon_goes_as_far_in_weak_directions_as_in_strong_ones() -> None:

@@ -29,7 +29,6 @@ from fedhw.improvement.improvement import Improvement, ImprovementState, Recipe
 from fedhw.improvement.local_update import Lesson, LocalTraining, unflatten
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
 from fedhw.observation import Labels, Observations, ObservationType
 from fedhw.privacy.estimate import Sums
@@ -60,6 +59,7 @@ from fedhw_server.store.coordinator_home import Home
 from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 from fedhw_server.store.reports import Accepted
+from tests.fed_avg_m import FedAvgM
 from tests.server.conftest import Pen
 from tests.waiting import until
 

@@ -18,7 +18,6 @@ from fedhw.errors import InputError
 from fedhw.experts.evaluation import accuracy
 from fedhw.improvement.improvement import Improvement, Recipe
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.observation import ObservationType
 from fedhw.personalization.stream import Personalizer
 from fedhw.privacy.estimate import Sums, estimate
@@ -40,6 +39,7 @@ from fedhw_client.agent.agent import Agent
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.profile import Profile
 from fedhw_client.store.salvage import carve
+from tests.fed_avg_m import FedAvgM
 from tests.observations.conftest import USED, Kind
 
 PASSPHRASE = "correct horse"

@@ -145,7 +145,7 @@ def test_a_version_that_nobody_reports_on_is_taken_back(make: Callable[..., Coor
         assert told(coordinator) == UNTIL_PUBLISHED
         coordinator.end_day(day, {}, Devices())
     assert told(coordinator)[-1] == "rolled back"
-    assert coordinator.decisions[-1].reason == "there was nothing to compare it by in 7 windows"
+    assert coordinator.decisions[-1].reason == "there was nothing to compare it with in 7 windows"
 
 
 def test_nothing_is_decided_by_too_few_reports(make: Callable[..., Coordinator]) -> None:

@@ -11,7 +11,6 @@ from fedhw.improvement.improvement import Recipe
 from fedhw.improvement.local_update import LocalTraining
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
 from fedhw.privacy.mechanism import GaussianMechanism, composed_epsilon
 from fedhw.release.release import Release
@@ -27,6 +26,7 @@ from fedhw.research.simulation.simulated_fleet import (
 from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 from fedhw.system.clock import DAY_SECONDS
+from tests.fed_avg_m import FedAvgM
 
 WRITERS = 30
 HIDDEN = synthetic_writers(12, 124)

@@ -29,7 +29,6 @@ from fedhw.improvement.improvement import Recipe
 from fedhw.improvement.local_update import flat
 from fedhw.improvement.plan import Plan
 from fedhw.improvement.public import Public
-from fedhw.improvement.server_optimiser import FedAvgM
 from fedhw.improvement.trigger import Trigger
 from fedhw.observation import Labels
 from fedhw.privacy.discrete_gaussian import epsilon_of
@@ -50,6 +49,7 @@ from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 from fedhw_server.store.reports import Accepted
 from fedhw_server.store.settings import ReportPolicy
+from tests.fed_avg_m import FedAvgM
 from tests.server.conftest import Pen, busy, open_registry
 
 FLEET = ReportPolicy(window=3600, epsilon=1000.0, delta=1e-6, minimum_cohort=3)
@@ -374,7 +374,7 @@ def test_what_nobody_takes_goes_back(
         world.report(40, 40)
         world.step()
     assert world.attempts.all()[-1].stage == Stage.ROLLED_BACK
-    assert world.reason == "there was nothing to compare it by in 7 windows"
+    assert world.reason == "there was nothing to compare it with in 7 windows"
     assert world.latest.restores == 1
 
 
@@ -447,7 +447,7 @@ def test_after_many_in_a_row_the_attempt_is_abandoned(world: World) -> None:
     world.begin()
     world.until(Stage.ABANDONED, pause=LONGEST_PAUSE)
     assert world.told == ["begin", *["round abandoned"] * MAX_FAILED_ROUNDS, "abandoned"]
-    assert world.reason == f"{MAX_FAILED_ROUNDS} rounds in a row came to nothing"
+    assert world.reason == f"{MAX_FAILED_ROUNDS} rounds in a row failed"
     assert world.attempts.rho == 0
 
 
