@@ -1,7 +1,7 @@
-"""`fedhw ...`: puts together the commands of the packages that are installed.
+"""`fedhw ...`: the commands of all installed packages.
 
-A command is an entry point of the group `fedhw.commands`: its name, and a Typer app, a click
-command or a function. Ours join in the same way as a stranger's.
+A command is an entry point of the group `fedhw.commands`: a name, and a Typer app, a click command
+or a function. Our own commands join in the same way.
 """
 
 import sys
@@ -18,17 +18,14 @@ from fedhw.system.plugins import COMMANDS, installed, load
 
 
 class InstalledCommands(TyperGroup):
-    """The commands that are installed; each is loaded when it is asked for.
-
-    So one that is slow or broken does no harm to the others.
-    """
+    """The installed commands; each is loaded on first use, so a broken one does not harm others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all."""
+        """Return the names of all commands."""
         return installed(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a command; where there is none of this name all are loaded, to suggest one."""
+        """Load a command; for an unknown name load all, so that click can suggest one."""
         names = self.list_commands(ctx)
         for name in [cmd_name] if cmd_name in names else names:
             self.commands[name] = self.commands.get(name) or _load(name)
@@ -36,12 +33,12 @@ class InstalledCommands(TyperGroup):
 
 
 def _load(name: str) -> click.Command:
-    """The command of this name, or one that refuses to run and says why."""
+    """Return the command of this name, or one that fails with the reason why it cannot be used."""
     try:
         return _as_click(name, load(COMMANDS, name))
     except InputError as error:
         return _refusing(name, str(error))
-    except Exception as error:  # Typer's words for what is no command
+    except Exception as error:  # Typer's message for an object that is no command
         return _refusing(name, f"{name}: is no command ({error}); remove the package that has it")
 
 
@@ -81,14 +78,14 @@ app = typer.Typer(
 def fedhw(
     version: Annotated[bool, typer.Option(help="Print the version and exit.")] = False,
 ) -> None:
-    """Say the version, or leave it to a command."""
+    """Print the version, or run a command."""
     if version:
         out.print(f"fedhw {__version__}", highlight=False)
         raise typer.Exit
 
 
 def main() -> None:
-    """Run the command line; input that cannot be used ends it with one sentence and exit code 2."""
+    """Run the command line; on an InputError print one sentence and exit with code 2."""
     try:
         app()
     except (InputError, ConnectionError) as error:

@@ -1,4 +1,4 @@
-"""What an operator hands to a person so that a device may join: one file."""
+"""An invitation: the file that an operator gives to a person, so that a device can join."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from fedhw.errors import InputError
 
 FORMAT = 1
 MAX_INVITATION_BYTES = 64 * 1024
-"""Bytes; an invitation has about two thousand."""
+"""An invitation has about 2 kB."""
 
 _KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
 
@@ -19,13 +19,13 @@ DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def proof_of_keys(device: str, node_key: str) -> bytes:
-    """Return what the report key signs, to prove that the node key (PEM) is the same device's."""
+    """Return what the report key signs to prove that the node key (PEM) is of the same device."""
     return b"fedhw enrolment 1:" + device.encode() + b"\0" + node_key.encode()
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """All that a device must know of a coordinator, and the token that it is let in with.
+    """What a device needs to join a coordinator: its addresses, its keys, and a token.
 
     `certificate_authority` is PEM, `statistics` and `flower` are HOST:PORT, `release_key` is an
     Ed25519 public key and `app` the SHA-256 of the Flower app, both in hexadecimal. A report covers
@@ -50,7 +50,7 @@ class Invitation:
 
     @classmethod
     def load(cls, path: Path) -> "Invitation":
-        """Read an invitation; raises InputError when it is missing or is not one."""
+        """Read an invitation; raises InputError when the file is missing or is none."""
         try:
             with path.open(encoding="utf-8") as file:
                 content = json.loads(file.read(MAX_INVITATION_BYTES))

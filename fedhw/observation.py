@@ -1,4 +1,4 @@
-"""What a release takes and what it gives: the type of an observation, and the labels."""
+"""The input and the output of a release: the type of an observation, and the labels."""
 
 import math
 import unicodedata
@@ -22,7 +22,7 @@ MAX_LABELS = 65_536
 MAX_LABEL_CHARACTERS = 64
 
 _SHOWN_LABELS = 100
-"""An error lists at most so many labels."""
+"""Most labels that an error message lists."""
 
 Observations = NDArray[Any]
 """One observation [*shape] or many [..., *shape]; the type belongs to the release."""
@@ -30,10 +30,10 @@ Observations = NDArray[Any]
 
 @dataclass(frozen=True)
 class ObservationType:
-    """The shape and dtype of one observation; nothing else reshapes observations.
+    """The shape and dtype of one observation; only this class reshapes observations.
 
-    As bytes an observation is its values row by row, little-endian. Raises InputError for a shape
-    that is not 1 to 4 whole numbers above 0, for another dtype than `DTYPES`, and for more than
+    The bytes of an observation are its values row by row, little-endian. Raises InputError for a
+    shape that is not 1 to 4 integers above 0, for a dtype not in `DTYPES`, and for more than
     64 KiB.
 
     >>> windows = ObservationType((2, 3), "float32")
@@ -81,20 +81,20 @@ class ObservationType:
         return 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
 
     def check(self, observation: Observations) -> None:
-        """Raise InputError unless this is one observation, of finite numbers."""
+        """Raise InputError unless this is one observation of finite numbers."""
         self._check(observation, observation.shape)
 
     def check_batch(self, observations: Observations) -> None:
-        """Raise InputError unless these are observations [N, *shape], of finite numbers."""
+        """Raise InputError unless these are observations [N, *shape] of finite numbers."""
         self._check(observations, observations.shape[1:])
 
     def to_bytes(self, observation: Observations) -> bytes:
-        """Return an observation as bytes; raises InputError where it is not of this type."""
+        """Return the bytes of an observation; raises InputError where it is not of this type."""
         self.check(observation)
         return observation.astype(self._stored, copy=False).tobytes()
 
     def from_bytes(self, content: bytes) -> Observations:
-        """Return the observation that `to_bytes` made bytes of; it cannot be written to.
+        """Return the observation for bytes from `to_bytes`; it is read-only.
 
         Raises InputError for too few or too many bytes and for numbers that are not finite.
         """
@@ -109,11 +109,11 @@ class ObservationType:
         return observation
 
     def empty(self, n: int) -> Observations:
-        """Return room for observations, [n, *shape], filled with zeros."""
+        """Return zeros as n observations, [n, *shape]."""
         return np.zeros((n, *self.shape), self.dtype)
 
     def stack(self, observations: Sequence[Observations]) -> Observations:
-        """Return these observations, any number of them, as [N, *shape]."""
+        """Return any number of observations as [N, *shape]."""
         return np.stack(observations) if observations else self.empty(0)
 
     def flat(self, observations: Observations) -> Observations:
@@ -137,10 +137,10 @@ class ObservationType:
 
 @dataclass(frozen=True)
 class Labels:
-    """The texts that the classes of a release are called; class i is the i-th of them.
+    """The names of the classes of a release: class i has the i-th text.
 
-    Raises InputError for none or over 65,536, for a text that is not 1 to 64 characters or has a
-    control character or a lone surrogate, and for two that are the same.
+    Raises InputError for none or more than 65,536 texts, for a text that is not 1 to 64 characters
+    or has a control character or a lone surrogate, and for two equal texts.
 
     >>> digits = Labels(("one", "two", "seven"))
     >>> digits.index("seven"), digits[2], "six" in digits
@@ -154,14 +154,14 @@ class Labels:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= MAX_LABELS:
-            raise InputError(f"labels: {len(self.texts)} is not 1 to {MAX_LABELS}; give so many")
+            raise InputError(f"labels: {len(self.texts)} is not 1 to {MAX_LABELS}; give that many")
         index: dict[str, int] = {}
         for number, text in enumerate(self.texts):
             _check_text(number, text)
             if index.setdefault(text, number) != number:
                 raise InputError(
-                    f"labels[{number}]: {text!r} is labels[{index[text]}], too; give each class a "
-                    "label of its own"
+                    f"labels[{number}]: {text!r} is also labels[{index[text]}]; give each class "
+                    "another label"
                 )
         object.__setattr__(self, "_index", index)
 
@@ -193,7 +193,7 @@ class Labels:
         return all(len(text) == 1 for text in self.texts)
 
     def index(self, text: str) -> int:
-        """Return the class that is called so; raises InputError where none is."""
+        """Return the class with this name; raises InputError where there is none."""
         try:
             return self._index[text]
         except KeyError:

@@ -1,4 +1,4 @@
-"""What turns a file or pen strokes into an observation, for the releases that take one like it."""
+"""Encoders: they turn a file or pen strokes into an observation of a release's type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Encoder:
 
 @cache
 def find_encoder(of: Literal["file", "strokes"], observation: ObservationType) -> Encoder:
-    """Return what makes observations of this type; raises InputError where nothing installed does.
+    """Return the encoder for this type; raises InputError where none is installed.
 
     >>> find_encoder("strokes", ObservationType((49, 32), "float32"))
     Traceback (most recent call last):

@@ -14,7 +14,7 @@ from fedhw.observation import Labels
 from fedhw.system.atomic import replacing
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-"""What the labels of a file without `classes` and `alphabet` stand for."""
+"""The labels of a file that has neither `classes` nor `alphabet`."""
 
 
 def load_npz(path: Path) -> WriterSet:
@@ -23,9 +23,8 @@ def load_npz(path: Path) -> WriterSet:
     Arrays: observations [N, *shape]; labels [N], an index into `classes`; classes str [C], the
     texts of the labels; writer [N], an index into `writers`; writers str [W], the names; order [N],
     ascending in time within a writer. Files of version 0.1 have images uint8 [N, 28, 28] for
-    `observations` and alphabet str [] for `classes`, absent for the 62 classes. Whole numbers of
-    any width
-    are taken. Raises InputError when the file or one of its arrays cannot be used.
+    `observations` and alphabet str [] for `classes`, absent for the 62 classes. Integers may have
+    any width. Raises InputError when the file or one of its arrays cannot be used.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -41,7 +40,7 @@ def load_npz(path: Path) -> WriterSet:
 
 
 def save_npz(path: Path, writers: WriterSet) -> None:
-    """Write `writers` so that `load_npz` reads the same; `path` is replaced whole or not at all.
+    """Write `writers` to a file for `load_npz`; `path` is replaced completely or not at all.
 
     >>> from tempfile import TemporaryDirectory
     >>> glyphs, classes = np.zeros((2, 28, 28), np.uint8), Labels.characters("012345")
@@ -51,7 +50,7 @@ def save_npz(path: Path, writers: WriterSet) -> None:
     ...     load_npz(path).labels.tolist()
     [3, 5]
     """
-    # An open file, because numpy adds ".npz" to a path that lacks it.
+    # Given a path without ".npz", numpy would add it; an open file keeps its name.
     with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
             file,

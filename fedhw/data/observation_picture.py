@@ -1,4 +1,4 @@
-"""An observation as a small picture, for pages that show people what was recognised."""
+"""An observation as a small picture, for web pages."""
 
 import base64
 import io
@@ -10,10 +10,10 @@ from fedhw.observation import Observations
 
 
 def png_url(observation: Observations) -> str:
-    """Return a data URL; the last axis goes across, all others down.
+    """Return a PNG as a data URL; the last axis goes across, all others go down.
 
-    The largest value is black on transparent paper, so that a dark page can invert it; uint8 is
-    taken as it is, other values from the least to the largest.
+    The largest value is black on a transparent background, so that a dark page can invert it. uint8
+    is taken as it is; other types are scaled from their least to their largest value.
 
     >>> png_url(np.eye(3, dtype=np.float32))[:22]
     'data:image/png;base64,'

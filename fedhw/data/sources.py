@@ -1,4 +1,4 @@
-"""Where observations come from, as a user names it on the command line."""
+"""Sources of observations, as a user names them on the command line."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +10,16 @@ from fedhw.errors import InputError
 from fedhw.system.plugins import GENERATORS, SOURCES, installed, load
 
 Source = Callable[[str, int], WriterSet]
-"""Takes what a user wrote behind the name and a colon, "" for nothing, and a seed."""
+"""Takes the text after the name and a colon, "" by default, and a seed."""
 
 
 class Generator(Protocol):
-    """Makes writers by number, as many as one likes; the same ones for the same seed."""
+    """Generates any number of writers, the same ones for the same numbers and seed."""
 
     def __call__(
         self, writers: Sequence[int], characters: int, seed: int, *, text: bool
     ) -> WriterSet:
-        """Return these writers with so many observations each; `text` has rare classes."""
+        """Return these writers, each with so many observations; `text` makes some classes rare."""
 
 
 def find_generator(name: str) -> Generator:

@@ -1,4 +1,4 @@
-"""Observations of many writers: the one form in which every loader hands over its data."""
+"""Labelled observations of many writers, the result of every loader."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from fedhw.observation import Labels, Observations, ObservationType
 
 @dataclass(frozen=True, eq=False)
 class WriterSet:
-    """Labelled observations with the writer of each and the order in which each writer made them.
+    """Labelled observations, the writer of each, and the order in which each writer made them.
 
     Shapes: observations [N, *shape], of one `ObservationType`; labels int64 [N], an index into
     `classes`; writer uint32 [N], an index into `names`; order uint32 [N], ascending in time within
     a writer, ties allowed.
 
-    Raises InputError when an array is not so.
+    Raises InputError when an array does not fit this.
 
     >>> glyphs, classes = np.zeros((4, 28, 28), np.uint8), Labels(("left", "right"))
     >>> two = WriterSet.of(glyphs, [0, 1, 0, 1], writer=[0, 0, 1, 1], names="ab", classes=classes)
@@ -81,27 +81,27 @@ class WriterSet:
 
     @property
     def observation(self) -> ObservationType:
-        """What one observation is; raises InputError where there is no such type."""
+        """The type of one observation; raises InputError where it is not supported."""
         return ObservationType(self.observations.shape[1:], self.observations.dtype.name)
 
     def __len__(self) -> int:
         return len(self.observations)
 
     def counts(self) -> NDArray[np.int64]:
-        """Characters of each writer, [W]."""
+        """Return the number of observations of each writer, [W]."""
         return np.bincount(self.writer, minlength=len(self.names)).astype(np.int64)
 
     def rows_of(self, writer: int) -> NDArray[np.int64]:
-        """Row numbers of one writer in the order of writing."""
+        """Return the row numbers of one writer in the order of writing."""
         rows = np.flatnonzero(self.writer == writer)
         return rows[np.argsort(self.order[rows], kind="stable")]
 
     def classes_of(self, writer: int) -> int:
-        """How many different classes this writer wrote."""
+        """Return how many different classes this writer wrote."""
         return len(np.unique(self.labels[self.writer == writer]))
 
     def take(self, rows: NDArray[np.integer]) -> "WriterSet":
-        """The set with these rows only; writers keep their index and name."""
+        """Return the set of these rows; writers keep their index and name."""
         return WriterSet(
             self.observations[rows],
             self.labels[rows],
@@ -117,18 +117,22 @@ def stratified_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split one writer's rows at random into (learn, test), every class in proportion.
 
-    `shots` is how many rows to learn from, at most half; None is half. Each class is halved, its
-    odd row going to either side at random. Rows to learn from come in such an order that the first
-    k of them are stratified too; under one seed neither they nor the test rows depend on `shots`.
-    Raises InputError for fewer than two rows or negative shots.
+    `shots` is how many rows to learn from, at most half of them, which is the default. Each class
+    is halved; an odd row goes to either side at random. The first k rows to learn from are
+    stratified for every k, so under one seed only their number depends on `shots`. Raises
+    InputError for fewer than two rows or negative shots.
 
     >>> learn, test = stratified_split(np.array([3, 3, 3, 3, 5, 5]), np.random.default_rng(0))
     >>> len(learn), len(test), sorted(np.array([3, 3, 3, 3, 5, 5])[learn].tolist())
     (3, 3, [3, 3, 5])
     """
-    half, learnable = _halves(len(labels), shots)
-    # Like cards sorted by class, in a random order of classes and of rows within each, and dealt
-    # to two hands in turn: each hand gets half of every class and half of all.
+    half = len(labels) // 2
+    if half < 1:
+        raise InputError(f"writer: {len(labels)} characters cannot be split; give at least 2")
+    if shots is not None and shots < 0:
+        raise InputError(f"shots: {shots} is negative; give 0 or more")
+    # As cards are sorted by class, with classes and the rows of each in random order, and dealt to
+    # two hands in turn: each hand gets half of every class and half of all rows.
     shuffled = rng.permutation(len(labels))
     rank = rng.permutation(int(labels.max()) + 1)
     cards = shuffled[np.argsort(rank[labels[shuffled]], kind="stable")]
@@ -139,32 +143,7 @@ def stratified_split(
     for label in np.unique(labels[learn]):
         mine = labels[learn] == label
         quantile[mine] = (np.arange(mine.sum()) + rng.random()) / mine.sum()
-    return learn[np.argsort(quantile)][:learnable], np.sort(test)
-
-
-def chronological_split(
-    order: NDArray[np.integer], shots: int | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split one writer's rows into (earlier half, later half); learn from the last `shots` of it.
-
-    Raises InputError for fewer than two rows or negative shots.
-
-    >>> chronological_split(np.array([30, 10, 20, 40]))
-    (array([1, 2]), array([0, 3]))
-    """
-    half, learnable = _halves(len(order), shots)
-    ranked = np.argsort(order, kind="stable")
-    return ranked[half - learnable : half], ranked[half:]
-
-
-def _halves(n: int, shots: int | None) -> tuple[int, int]:
-    """Size of the earlier or learnable half of n rows, and how many of it to learn from."""
-    if n < 2:
-        raise InputError(f"writer: {n} characters cannot be split; give at least 2")
-    if shots is not None and shots < 0:
-        raise InputError(f"shots: {shots} is negative; give 0 or more")
-    half = n // 2
-    return half, half if shots is None else min(shots, half)
+    return learn[np.argsort(quantile)][:shots], np.sort(test)
 
 
 def _check_below(field: str, array: NDArray[np.integer], limit: int, what: str) -> None:

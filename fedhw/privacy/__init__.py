@@ -1,1 +1,1 @@
-"""The one door: everything that may leave a device passes here."""
+"""Everything that may leave a device passes through this package."""

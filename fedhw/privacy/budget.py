@@ -1,7 +1,7 @@
-"""How much a device may tell, and how much it has told: limits and composition, without a disk.
+"""The privacy budget of a device: its limits, and the composition of what it has spent.
 
-State in, state out: a charge gives the budget that follows, or is refused. The time is handed in.
-What is dated later than now counts as of today, so that a clock which is set back refunds nothing.
+State in, state out: a charge returns the next budget, or is refused. The time is an argument. Costs
+dated in the future count as of today, so that setting a clock back refunds nothing.
 """
 
 import math
@@ -14,20 +14,20 @@ from fedhw.privacy.mechanism import DELTAS, composed_epsilon
 from fedhw.system.clock import DAY_SECONDS
 
 ROUNDS_A_DAY = 200
-"""Improvement rounds in 24 hours, however little each tells: they cost the device energy, and a
-coordinator whose rounds tell more than was believed is stopped all the same."""
+"""Most improvement rounds in 24 hours, however little each costs: they use energy, and this also
+stops a coordinator whose rounds reveal more than was assumed."""
 
 TOLERANCE = 1e-6
-"""How far rounding may carry an epsilon over a limit that it just meets."""
+"""How far rounding may push an epsilon above a limit that it meets exactly."""
 
 
 class BudgetSpentError(InputError):
-    """One more report or round would cost more than the device may tell."""
+    """One more report or round would exceed the budget."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that all may cost together: epsilon `per_day` and `in_all`, both at `delta`.
+    """The limits of a budget: epsilon `per_day` and `in_all`, both at `delta`.
 
     Raises InputError for a value that is out of range.
     """
@@ -47,9 +47,9 @@ class Limits:
 
 
 class Spent(NamedTuple):
-    """What reports and rounds have cost together: epsilon at the limits' delta.
+    """The joint cost of reports and rounds, as epsilon at the limits' delta.
 
-    `day` is of the last 24 hours, in which there were that many `rounds`.
+    `day` covers the last 24 hours, which had this many `rounds`.
     """
 
     day: float
@@ -58,14 +58,14 @@ class Spent(NamedTuple):
 
 
 class ReportCost(NamedTuple):
-    """A report: when, in Unix seconds, and its noise's standard deviation over the radius."""
+    """A report: its Unix second, and the standard deviation of its noise relative to the radius."""
 
     at: float
     sigma: float
 
 
 class RoundCost(NamedTuple):
-    """An improvement round: when, in Unix seconds, and its cost in zCDP."""
+    """An improvement round: its Unix second, and its cost in zCDP."""
 
     at: float
     rho: float
@@ -73,7 +73,7 @@ class RoundCost(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a device may tell and what it has told, in any order; a charge makes another budget.
+    """The limits of a device and its costs, in any order; immutable.
 
     >>> budget = Budget(Limits(per_day=1.0, in_all=4.0, delta=1e-6)).with_round(0.02, now=0.0)
     >>> round(budget.spent(now=60.0).day, 2), budget.spent(now=86_400.0).day
@@ -85,8 +85,8 @@ class Budget:
     rounds: tuple[RoundCost, ...] = ()
 
     def spent(self, now: float) -> Spent:
-        """Return what reports and rounds have cost by `now`, in Unix seconds."""
-        # Written so that NaN is of today.
+        """Return the cost of all reports and rounds; `now` is in Unix seconds."""
+        # Negated so that NaN counts as of today.
         reports = [cost for cost in self.reports if not cost.at <= now - DAY_SECONDS]
         rounds = [cost for cost in self.rounds if not cost.at <= now - DAY_SECONDS]
         return Spent(
@@ -97,31 +97,27 @@ class Budget:
 
     @property
     def rho(self) -> float:
-        """What the rounds have cost, in zCDP."""
+        """The cost of all rounds, in zCDP."""
         return math.fsum(cost.rho for cost in self.rounds)
 
     def with_report(self, sigma: float, now: float) -> "Budget":
         """Return the budget after a report with noise of `sigma`.
 
-        Raises BudgetSpentError where a limit would be passed.
+        Raises BudgetSpentError where it would exceed a limit.
         """
         return replace(self, reports=(*self.reports, ReportCost(now, sigma)))._within_limits(now)
 
     def with_round(self, rho: float, now: float) -> "Budget":
         """Return the budget after an improvement round that is rho-zCDP.
 
-        Raises BudgetSpentError where a limit would be passed, InputError for a negative cost.
+        Raises BudgetSpentError where it would exceed a limit, InputError for a negative cost.
         """
-        # Written so that NaN fails.
+        # Negated so that NaN fails.
         if not rho >= 0:
             raise InputError(f"rho: {rho:g} is no cost; give it from 0 on")
         return replace(self, rounds=(*self.rounds, RoundCost(now, rho)))._within_limits(now)
 
-    def _epsilon(
-        self,
-        reports: Iterable[ReportCost],
-        rounds: Iterable[RoundCost],
-    ) -> float:
+    def _epsilon(self, reports: Iterable[ReportCost], rounds: Iterable[RoundCost]) -> float:
         rho = math.fsum(cost.rho for cost in rounds)
         return composed_epsilon([cost.sigma for cost in reports], self.limits.delta, rho)
 
@@ -132,7 +128,7 @@ class Budget:
             ("epsilon {:.3g} of all that was told", spent.in_all, self.limits.in_all),
             ("{} rounds in the last 24 hours", spent.rounds, ROUNDS_A_DAY),
         ):
-            # Written so that NaN fails.
+            # Negated so that NaN fails.
             if not value <= limit + TOLERANCE:
                 raise BudgetSpentError(
                     f"budget: one more would make {what.format(value)}, and the limit is "

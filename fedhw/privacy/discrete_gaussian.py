@@ -1,13 +1,13 @@
-"""Integer noise that many devices add together, and what their noised sum tells of one of them.
+"""Integer noise that many devices add together, and the privacy of their noised sum.
 
-The discrete Gaussian gives the integer k a chance in proportion to exp(-k^2 / 2 sigma^2) (Canonne,
-Kamath and Steinke 2020, arXiv 2004.00010). Devices add it to integer vectors before these are
-summed modulo a power of two, where no continuous noise could be added.
+The discrete Gaussian gives the integer k a probability in proportion to exp(-k^2 / 2 sigma^2)
+(Canonne, Kamath and Steinke 2020, arXiv 2004.00010). Devices add it to integer vectors that are
+summed modulo a power of two, where continuous noise is impossible.
 
 A sum of n of them is nearly a discrete Gaussian of variance n sigma^2 (Kairouz, Liu and Steinke
 2021, arXiv 2102.06387). With sigma >= 1/2, by Poisson's summation formula, the k-th of the n - 1
-convolutions bends the distribution by at most q_k = exp(-2 pi^2 sigma^2 k / (k + 1)), so that every
-log chance is within
+convolutions changes the distribution by at most q_k = exp(-2 pi^2 sigma^2 k / (k + 1)), so that
+every log probability is within
 
     tau / 2 = 5 (q_1 + ... + q_(n-1))
 
@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from fedhw.errors import InputError
 
 REACH = 9.2
-"""Standard deviations at which the noise ends: less than 2^-63 of it would be beyond."""
+"""Standard deviations at which the noise is cut off: less than 2^-63 of it would lie beyond."""
 
 LARGEST_SIGMA = 1e6
-"""The table of chances has that many times `REACH` entries."""
+"""The table of probabilities has this many times `REACH` entries."""
 
 LEAST_SIGMA = 0.5
-"""Below it nothing is claimed of a sum."""
+"""Below this sigma there is no bound for a sum."""
 
 
 def discrete_gaussian(
@@ -45,12 +45,11 @@ def discrete_gaussian(
 ) -> NDArray[np.int64]:
     """Draw independent integers [size] from the discrete Gaussian of parameter sigma.
 
-    By inverse transform of 64-bit words of the system's generator for secrets, which nobody can
-    predict or wind back, unless a simulation gives another `source` of so many bytes; the chance
-    of each integer is right to about 15 digits. Raises InputError where sigma is not from 0, which
-    is no noise, to 1e6.
+    Inverse transform sampling of 64-bit words from the system's cryptographic generator; only a
+    simulation gives another `source` of random bytes. Each probability is exact to about 15 digits.
+    Raises InputError where sigma is not from 0, which is no noise, to 1e6.
     """
-    # Written so that NaN fails.
+    # Negated so that NaN fails.
     if not 0 <= sigma <= LARGEST_SIGMA:
         raise InputError(f"sigma: {sigma:g} is out of range; give 0 to {LARGEST_SIGMA:g}")
     words = np.frombuffer(source(8 * size), np.uint64)
@@ -63,9 +62,9 @@ def discrete_gaussian(
 
 @lru_cache(maxsize=2)
 def _tails(sigma: float) -> NDArray[np.uint64]:
-    """How many of 2^63 draws are at each distance from 0 or beyond it, the farthest first.
+    """Return how many of 2^63 draws are at each distance from 0 or beyond, the farthest first.
 
-    Summed from the far end, where one draw in 2^63 still counts.
+    The sum starts at the far end, where a single draw in 2^63 still counts.
     """
     distances = np.arange(math.ceil(REACH * sigma), 0, -1)
     tails = np.cumsum(np.exp(-((distances / sigma) ** 2) / 2)) if sigma else np.empty(0)
@@ -77,11 +76,11 @@ def _tails(sigma: float) -> NDArray[np.uint64]:
 def rho_of_sum(norm: float, sigma: float, devices: int, entries: int) -> float:
     """Return the rho, in zCDP, of a sum to which `devices` devices have added noise of `sigma`.
 
-    It bounds what the sum tells of one vector [entries] of integers and L2 norm up to `norm`,
-    against zeros in its place. Of the devices count only those that are trusted to have added
-    theirs. Infinite where sigma is below 1/2, or there is no device.
+    It bounds what the sum reveals about one integer vector [entries] of L2 norm up to `norm`,
+    compared with zeros in its place. Count only devices that are trusted to have added noise. It is
+    infinite where sigma is below 1/2 or there is no device.
     """
-    # Written so that NaN fails.
+    # Negated so that NaN fails.
     if not (sigma >= LEAST_SIGMA and devices >= 1):
         return math.inf
     order = np.arange(1, devices)
@@ -90,7 +89,7 @@ def rho_of_sum(norm: float, sigma: float, devices: int, entries: int) -> float:
 
 
 def epsilon_of(rho: float, delta: float) -> float:
-    """Return the epsilon, at `delta`, of whatever is rho-zCDP; NaN is kept.
+    """Return the epsilon, at `delta`, of a rho-zCDP mechanism; NaN is kept.
 
     By proposition 12 of Canonne, Kamath and Steinke 2020, at the best of many orders.
 

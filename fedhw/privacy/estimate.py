@@ -1,7 +1,7 @@
-"""What a fleet's reports say together: means, and how far they can be trusted.
+"""Estimates from the reports of a fleet: means and their standard errors.
 
-A server keeps sums alone. It subtracts nothing that it does not know, so a mean may lie outside the
-range of what was sent by as much as the noise reaches.
+A server stores only sums. Means are unbiased, so noise may push one outside the range of the
+statistic.
 """
 
 import json
@@ -18,10 +18,10 @@ from fedhw.privacy.mechanism import GRID, GaussianMechanism
 from fedhw.privacy.statistics import WINDOW, Report, Statistic, Table, layout, length
 
 LEAST_ACTIVE = 0.1
-"""The smallest share of active devices that is divided by."""
+"""The smallest share of active devices that is used as a divisor."""
 
 AT_ONCE = 256
-"""Reports whose squares are summed in int64: with the most noise there is they need 63 bits."""
+"""Reports whose squares are summed in int64: with the highest noise they need 63 bits."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Sums:
 
     @classmethod
     def of(cls, *reports: Report) -> "Sums":
-        """Return the sums of reports of one table and alphabet that `check_report` has passed."""
+        """Return the sums of checked reports of one table and number of classes."""
         sums = []
         for start in range(0, len(reports), AT_ONCE):
             some = reports[start : start + AT_ONCE]
@@ -50,7 +50,7 @@ class Sums:
         return reduce(add, sums)
 
     def __add__(self, other: "Sums") -> "Sums":
-        """Sum both; raises ValueError where their alphabets differ."""
+        """Return the sum of both; raises ValueError where their lengths differ."""
         if len(self.totals) != len(other.totals):
             raise ValueError(f"{len(self.totals)} entries and {len(other.totals)} do not add")
         return Sums(
@@ -78,7 +78,7 @@ class Sums:
 
 @lru_cache
 def _noise(epsilon: float, delta: float) -> int:
-    """The variance of a report's noise in steps squared, rounded up."""
+    """Return the variance of a report's noise in steps squared, rounded up."""
     return math.ceil((GaussianMechanism(epsilon, delta).sigma / GRID) ** 2)
 
 
@@ -99,8 +99,8 @@ class Estimate(NamedTuple):
     def interval(self, confidence: float = 0.99) -> tuple[float, float]:
         """Return an interval that covers the fleet's true mean with the given confidence.
 
-        By Student's t with cohort - 1 degrees of freedom: noise is normal and known, but what
-        people add to it is estimated from the same reports.
+        It uses Student's t with cohort - 1 degrees of freedom: the variance of the noise is known,
+        but that among people is estimated from the same reports.
         """
         from scipy.stats import t
 
@@ -113,15 +113,15 @@ def estimate(
 ) -> list[Estimate] | None:
     """Return the estimate of every statistic of a table; None under the minimum cohort.
 
-    Of a window there is `moe_accuracy`, too, the sum of `ge_accuracy` and `gain`.
+    The table of a window also gives `moe_accuracy`, the sum of `ge_accuracy` and `gain`.
 
-    A standard error comes from the sample variance over reports, which holds noise and people, and
-    is never less than the noise alone explains: a tiny cohort that happens to agree is not trusted
-    for it. Where a figure exists only for devices with corrections, the mean is over those: the sum
-    of what they sent, divided by the estimated share of active devices (delta method; that share is
-    taken to be between 0.1 and 1). The reports are taken to be of different devices, so of one
-    window or candidate. Raises InputError where the minimum is below 2 or the sums are of another
-    alphabet or table.
+    A standard error comes from the sample variance over reports, which includes noise and the
+    variance among people; it is never less than that of the noise alone, so a tiny cohort that
+    happens to agree gets no credit for it. Where a statistic exists only for devices with
+    corrections, the mean is over those: the sum divided by the estimated share of active devices
+    (delta method; the share is limited to 0.1 to 1). All reports must be of different devices, so
+    of one window or candidate. Raises InputError where the minimum is below 2 or the sums are of
+    another table or number of classes.
     """
     if minimum_cohort < 2:
         raise InputError(f"minimum_cohort: {minimum_cohort} would show one device; give 2 or more")
@@ -156,9 +156,9 @@ def estimate(
 def noise_error(
     name: str, mechanism: GaussianMechanism, devices: int, table: Table = WINDOW
 ) -> float:
-    """Return the standard error that noise alone gives a statistic, in its unit.
+    """Return the standard error of a statistic due to noise alone, in its unit.
 
-    With all devices active, and for what is sent as 0.
+    This is for a value that is sent as 0, with all devices active.
 
     >>> round(noise_error("gain", GaussianMechanism(2, 1e-6), 10_000), 3)
     0.029
@@ -168,8 +168,8 @@ def noise_error(
 
 
 class _Moments(NamedTuple):
-    """Of one entry over reports, in its unit and from its centre: mean, and variance of each report
-    that is noise, and that is people.
+    """The mean of an entry over reports, from its centre and in its unit, and the variances of one
+    report due to noise and to people.
     """
 
     mean: float
@@ -177,11 +177,11 @@ class _Moments(NamedTuple):
     people: float
 
     def over(self, count: int) -> tuple[float, float]:
-        """Mean over all devices, and its standard error."""
+        """Return the mean over all devices, and its standard error."""
         return self.mean, math.sqrt((self.noise + self.people) / count)
 
     def among(self, share: float, active: "_Moments", count: int) -> tuple[float, float]:
-        """Mean over the devices with corrections, a `share` of all, and its standard error.
+        """Return the mean over the devices with corrections, a `share` of all, and its error.
 
         The others send 0, so the covariance with being active is known: mean * (1 - share).
         """
@@ -199,7 +199,7 @@ def _moments(sums: Sums, row: Statistic, place: slice) -> list[_Moments]:
         _Moments(
             total / count * step,
             noise,
-            # In whole numbers until the one division: nothing cancels.
+            # Exact integers up to the division, so there is no cancellation.
             max(0.0, (count * square - total**2) / (count * (count - 1)) * step**2 - noise),
         )
         for total, square in entries
@@ -207,8 +207,8 @@ def _moments(sums: Sums, row: Statistic, place: slice) -> list[_Moments]:
 
 
 def _both(one: _Moments, other: _Moments) -> _Moments:
-    """Moments of a sum. Noise is independent; people may go together as far as Cauchy and Schwarz
-    let them, which errs on the side of doubt.
+    """Return the moments of a sum. Noise is independent; the covariance among people is bounded by
+    Cauchy and Schwarz, which overestimates the error.
     """
     people = (math.sqrt(one.people) + math.sqrt(other.people)) ** 2
     return _Moments(one.mean + other.mean, one.noise + other.noise, people)

@@ -1,9 +1,9 @@
-"""What a device has told so far, and how much more it may: a privacy budget that survives anything.
+"""The durable privacy budget of a device: what it has sent so far, and what that has cost.
 
-A charge and the bytes that it pays for are one transaction, on the disk before anybody gets the
-bytes. The ledger is a file of its own, so that forgetting corrections refunds nothing. It keeps no
-write-ahead log: SQLite drops what stands behind a damaged place in one, and a dropped charge would
-be a refund. With a rollback journal and synchronous=EXTRA every commit is in the one file
+A charge and the bytes that it pays for are one transaction, and on the disk before the bytes are
+used. The ledger is a separate file, so forgetting corrections refunds nothing. It has no
+write-ahead log: SQLite drops everything after a damaged part of one, and that would be a refund.
+With a rollback journal and synchronous=EXTRA every commit is in the one file
 (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
@@ -21,7 +21,7 @@ from fedhw.system.atomic import replacing
 from fedhw.system.sqlite import Database, StoreError, run_script
 
 LOCK_TIMEOUT_SECONDS = 30.0
-"""Seconds for which somebody else may be at the ledger: an accountant is slow to import."""
+"""Seconds to wait for another process to finish: importing the accountant is slow."""
 
 SCHEMA = """
 CREATE TABLE limits (
@@ -43,7 +43,7 @@ CREATE TABLE charges (
   refused TEXT
 ) STRICT;
 """
-"""How a ledger begins; never edit it."""
+"""The schema of a new ledger; never edit it."""
 
 MIGRATIONS = [
     """
@@ -69,14 +69,14 @@ MIGRATIONS = [
     ) STRICT;
     """,
 ]
-"""What makes each schema version of the one before; never edit one."""
+"""The migration from each schema version to the next; never edit one."""
 
 
 class Charge(NamedTuple):
-    """One report that was paid for: when, in Unix seconds, its cost, its bytes, what became of it.
+    """One report that was paid for: its Unix second, its cost, its bytes, and its fate.
 
     It is `about` the window of that number, or the candidate of that name. `sigma` is the standard
-    deviation of its noise as a fraction of the ball's radius.
+    deviation of its noise relative to the radius.
     """
 
     about: int | str
@@ -90,13 +90,13 @@ class Charge(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of what never changes."""
+        """CRC-32 of the fields that never change."""
         cost = (self.about, self.at, self.epsilon, self.delta, self.sigma)
         return _checksum(*cost, zlib.crc32(self.message))
 
 
 class PaidRound(NamedTuple):
-    """An improvement round that was paid for: when, in Unix seconds, and its cost in zCDP."""
+    """An improvement round that was paid for: its Unix second, and its cost in zCDP."""
 
     name: str
     at: float
@@ -104,7 +104,7 @@ class PaidRound(NamedTuple):
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of all of it."""
+        """CRC-32 of all fields."""
         return _checksum(*self)
 
 
@@ -119,9 +119,9 @@ class Ledger:
 
     @classmethod
     def create(cls, path: Path, limits: Limits) -> "Ledger":
-        """Begin a ledger, readable to its owner only, whole or not at all.
+        """Create a ledger, readable to its owner only, completely or not at all.
 
-        Raises InputError where there is one.
+        Raises InputError where it exists.
         """
         if path.exists():
             raise InputError(f"ledger: {path} exists; go on with it")
@@ -142,15 +142,15 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path) -> "Ledger":
-        """Go on with a ledger.
+        """Open a ledger.
 
-        Raises InputError where it is missing or damaged: what was told before is unknown then, and
-        nothing more may be.
+        Raises InputError where it is missing or damaged: then earlier costs are unknown, and
+        nothing more may be sent.
         """
         return cls(path)
 
     def spent(self, now: float) -> Spent:
-        """Return what reports and rounds have cost by `now`, in Unix seconds."""
+        """Return the cost of all reports and rounds; `now` is in Unix seconds."""
         with self._opened() as database:
             return self._budget(*_paid(database)).spent(now)
 
@@ -161,11 +161,11 @@ class Ledger:
         now: float,
         make: Callable[[], bytes],
     ) -> bytes:
-        """Pay for the report about a window or a candidate and return what `make` makes, its bytes.
+        """Pay for the report about a window or a candidate and return its bytes, made by `make`.
 
-        They are durable before they are returned. What is paid for returns the same bytes and costs
-        nothing. Raises BudgetSpentError where a limit would be passed, and InputError where the
-        disk refuses.
+        The bytes are durable before they are returned. A report that was paid for before returns
+        the same bytes at no cost. Raises BudgetSpentError where it would exceed a limit, and
+        InputError where the disk fails.
         """
         with self._opened() as database, database.transaction() as db:
             charges, rounds = _paid(database)
@@ -173,14 +173,8 @@ class Ledger:
                 if earlier.about == about:
                     return earlier.message
             self._budget(charges, rounds).with_report(mechanism.sigma, now)
-            charge = Charge(
-                about,
-                float(now),
-                float(mechanism.epsilon),
-                float(mechanism.delta),
-                mechanism.sigma,
-                make(),
-            )
+            epsilon, delta = float(mechanism.epsilon), float(mechanism.delta)
+            charge = Charge(about, float(now), epsilon, delta, mechanism.sigma, make())
             db.execute(
                 "INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
                 (*charge[:6], charge.checksum),
@@ -188,20 +182,20 @@ class Ledger:
             return charge.message
 
     def check_report(self, mechanism: GaussianMechanism, now: float) -> None:
-        """Raise BudgetSpentError where one more report would pass a limit."""
+        """Raise BudgetSpentError where one more report would exceed a limit."""
         with self._opened() as database:
             self._budget(*_paid(database)).with_report(mechanism.sigma, now)
 
     def check_round(self, rho: float, now: float) -> None:
-        """Raise BudgetSpentError where one more round that is rho-zCDP would pass a limit."""
+        """Raise BudgetSpentError where one more round that is rho-zCDP would exceed a limit."""
         with self._opened() as database:
             self._budget(*_paid(database)).with_round(rho, now)
 
     def charge_round(self, round: str, rho: float, now: float) -> None:
         """Pay for taking part in an improvement round that is rho-zCDP; durable on return.
 
-        A round that is paid for costs nothing again. Raises BudgetSpentError where a limit would be
-        passed, and InputError where the round was paid for at another cost or the disk refuses.
+        A round is charged only once. Raises BudgetSpentError where it would exceed a limit, and
+        InputError where the round was paid for at another cost or the disk fails.
         """
         with self._opened() as database, database.transaction() as db:
             charges, rounds = _paid(database)
@@ -218,7 +212,7 @@ class Ledger:
             db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?)", (*paid, paid.checksum))
 
     def rounds(self) -> list[PaidRound]:
-        """Return the rounds that were paid for, as they came."""
+        """Return the rounds that were paid for, in their order."""
         with self._opened() as database:
             return _paid(database)[1]
 
@@ -227,11 +221,11 @@ class Ledger:
         return [c for c in self.history() if c.sent_at is None and c.refused is None]
 
     def mark_sent(self, about: int | str, at: float) -> None:
-        """Note that a report has arrived; raises InputError where it was never paid for."""
+        """Record that a report has arrived; raises InputError where it was never paid for."""
         self._mark("sent_at", about, at)
 
     def mark_refused(self, about: int | str, reason: str) -> None:
-        """Note that a report is not to be sent again; it stays charged.
+        """Record that a report must not be sent again; it stays charged.
 
         Raises InputError where it was never paid for.
         """
@@ -250,8 +244,8 @@ class Ledger:
 
     @contextmanager
     def _opened(self) -> Iterator[Database]:
-        """A connection of its own for each use: rare, and then nothing is shared or goes stale."""
-        # SQLite takes an empty file for a new database.
+        """Open a connection for each use: uses are rare, and nothing is shared or becomes stale."""
+        # SQLite treats an empty file as a new database.
         if not self._path.exists() or self._path.stat().st_size == 0:
             raise InputError(f"ledger: {self._path} is missing; {_MEND}")
         with closing(_database(self._path, MIGRATIONS)) as database:
@@ -276,7 +270,7 @@ def _database(path: Path, migrations: Sequence[str]) -> Database:
         mend=_MEND,
         pragmas={"synchronous": "EXTRA", "cell_size_check": "ON"},
         timeout_seconds=LOCK_TIMEOUT_SECONDS,
-        checked=True,  # or what cannot be read would be a refund
+        checked=True,  # an unreadable charge would be a refund
     )
 
 

@@ -1,10 +1,10 @@
-"""The Gaussian mechanism, on integers: what is noised here is differentially private.
+"""The Gaussian mechanism on integers, which makes a vector differentially private.
 
-A vector in the ball of radius 1 is replaced by whole steps of 1/1024 and gets whole steps of
-Gaussian noise. Two vectors of the ball are at most 2 apart, so 2 is the L2 sensitivity of
-everything that a vector says, whatever it was made of.
+A vector in the ball of radius 1 is rounded to steps of 1/1024 and gets Gaussian noise in whole
+steps. Two vectors of the ball are at most 2 apart, so the L2 sensitivity is 2, whatever the vector
+was computed from.
 
-dp-accounting is imported when it is first needed: it takes longer than all the rest.
+dp-accounting is imported on first use: its import takes longer than all others.
 """
 
 import math
@@ -23,19 +23,19 @@ GRID = 1 / 1024
 """One step, a fraction of the ball's radius."""
 
 SENSITIVITY = 2.0
-"""The longest way between two vectors of the ball."""
+"""The largest distance between two vectors of the ball."""
 
 EPSILONS = (0.001, 1000.0)
 DELTAS = (1e-15, 0.1)
-"""What a report may cost: beyond it the noise is no longer computed well, or is none."""
+"""The range for reports: outside it noise is negligible or cannot be computed accurately."""
 
 
 @dataclass(frozen=True)
 class GaussianMechanism:
     """Noise that makes a vector of the ball (`epsilon`, `delta`)-differentially private.
 
-    `source` gives so many random bytes; only a simulation, to be repeatable, has another one than
-    the system's. Raises InputError where epsilon or delta is out of range.
+    `source` returns random bytes; only a simulation, to be repeatable, replaces the system's
+    generator. Raises InputError where epsilon or delta is out of range.
     """
 
     epsilon: float
@@ -45,7 +45,7 @@ class GaussianMechanism:
     def __post_init__(self) -> None:
         for name, (lowest, highest) in (("epsilon", EPSILONS), ("delta", DELTAS)):
             value = getattr(self, name)
-            # Written so that NaN fails.
+            # Negated so that NaN fails.
             if not lowest <= value <= highest:
                 raise InputError(
                     f"{name}: {value:g} is out of range; give {lowest:g} to {highest:g}"
@@ -53,7 +53,7 @@ class GaussianMechanism:
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of the noise of each entry, a fraction of the ball's radius.
+        """Standard deviation of the noise of each entry, relative to the radius.
 
         Calibrated by the analytic Gaussian mechanism (Balle and Wang 2018, arXiv 1805.06530).
         """
@@ -62,11 +62,11 @@ class GaussianMechanism:
     def privatise(self, vector: NDArray[np.float64]) -> NDArray[np.int64]:
         """Clip a vector [D] to the ball and return it with noise, int64 [D] in steps of 1/1024.
 
-        The lowest bits of a noised float tell of the number underneath (Mironov 2012,
-        doi 10.1145/2382196.2382264); here there are none. The vector lies on the grid before the
-        noise comes, so to round the noise alone is to round the sum: the steps are the continuous
-        mechanism's output after post-processing. What is left of floating point is that the
-        chance of each step is right to about 15 digits.
+        The lowest bits of a noised float reveal the value underneath (Mironov 2012,
+        doi 10.1145/2382196.2382264); integers have no such bits. The vector lies on the grid before
+        noise is added, so rounding the noise is the same as rounding the sum: the result is the
+        continuous mechanism's output after post-processing. Floating point only affects the
+        probability of each step, in about the 15th digit.
         """
         return on_grid(vector) + gaussian_steps(self.sigma, len(vector), self.source)
 
@@ -79,14 +79,14 @@ def _sigma(epsilon: float, delta: float) -> float:
 
 
 def on_grid(vector: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the whole steps nearest to a vector [D], their L2 norm never above the radius.
+    """Return the whole steps nearest to a vector [D], with an L2 norm of at most the radius.
 
-    A vector outside the ball is drawn in to it; where rounding to the nearest step would leave
-    the ball, all entries are rounded towards zero. Raises ValueError where one is not finite.
+    A vector outside the ball is clipped to it; where rounding to the nearest step would leave the
+    ball, all entries are rounded towards zero. Raises ValueError where one is not finite.
     """
     if not np.isfinite(vector).all():
         raise ValueError("a vector must be finite")
-    # By the largest entry first, or the squares of large ones would overflow.
+    # Divided by the largest entry first, since the squares of large ones would overflow.
     largest = max(1.0, float(np.abs(vector).max(initial=0.0)))
     inside = vector / largest
     inside = inside / max(1 / largest, float(np.linalg.norm(inside)))
@@ -101,8 +101,8 @@ def gaussian_steps(
 ) -> NDArray[np.int64]:
     """Draw independent N(0, sigma^2), int64 [size], rounded to steps of 1/1024.
 
-    Box and Muller (1958) on 64-bit integers of the system's generator for secrets, which nobody
-    can predict or wind back; the tail ends at 9.4 sigma, where less than 1e-20 is left.
+    Box and Muller (1958) on 64-bit integers from the system's cryptographic generator; the tail
+    ends at 9.4 sigma, beyond which lies less than 1e-20.
     """
     pairs = -(-size // 2)
     drawn = np.frombuffer(source(16 * pairs), np.uint64).reshape(2, pairs)
@@ -114,13 +114,13 @@ def gaussian_steps(
 
 
 def composed_epsilon(sigmas: Iterable[float], delta: float, rho: float = 0.0) -> float:
-    """Return the epsilon, at `delta`, of several noised vectors about the same device together.
+    """Return the joint epsilon, at `delta`, of several noised vectors about the same device.
 
     Gaussians compose exactly: together they are one with 1/z^2 = sum of 1/z_i^2, where z is sigma
     over sensitivity (Dong, Roth and Su 2019, arXiv 1905.02383), also where later noise was chosen
-    after earlier answers (Smith and Thakurta 2022, arXiv 2210.17520). Where the device has told
-    something else that is rho-zCDP, each Gaussian is 1/(2 z^2)-zCDP and all of it adds up (Bun and
-    Steinke 2016, arXiv 1605.02065).
+    after earlier answers (Smith and Thakurta 2022, arXiv 2210.17520). With further releases that
+    are rho-zCDP, each Gaussian is 1/(2 z^2)-zCDP and all costs add up (Bun and Steinke 2016, arXiv
+    1605.02065).
     """
     return _epsilon(math.fsum((SENSITIVITY / sigma) ** 2 for sigma in sigmas), delta, rho)
 

@@ -1,4 +1,4 @@
-"""Secrets in shares: `threshold` of them give the secret, fewer say nothing of it (Shamir 1979).
+"""Secret sharing: `threshold` shares give the secret, fewer reveal nothing of it (Shamir 1979).
 
     split:    f(x) = secret + c_1 x + ... + c_{t-1} x^{t-1} over GF(p), every c drawn at random
               share i is (i, f(i)), i = 1 .. holders
@@ -31,7 +31,7 @@ class Share(NamedTuple):
 def split(secret: bytes, threshold: int, holders: int) -> list[Share]:
     """Return one share of a secret of 32 bytes for each holder.
 
-    Raises ValueError where the secret has another length or no `threshold` of the holders exist.
+    Raises ValueError where the secret has another length or there are too few holders.
     """
     if len(secret) != SECRET:
         raise ValueError(f"a secret has {SECRET} bytes, not {len(secret)}")
@@ -43,10 +43,10 @@ def split(secret: bytes, threshold: int, holders: int) -> list[Share]:
 
 
 def combine(shares: Sequence[Share]) -> bytes:
-    """Return the secret of which these are shares, as many as the threshold.
+    """Return the secret that as many shares as the threshold belong to.
 
-    Fewer of them, or some of another secret, give bytes that say nothing, or raise ValueError, as
-    do a point that is below 1 or there twice and a value of another length.
+    Fewer shares, or shares of different secrets, give meaningless bytes or raise ValueError. So do
+    a point that is below 1 or repeated, and a value of another length.
     """
     if any(len(share.value) != VALUE for share in shares):
         raise ValueError(f"a share's value has {VALUE} bytes")
@@ -63,13 +63,13 @@ def _value(polynomial: Sequence[int], x: int) -> int:
     value = 0
     for coefficient in polynomial:
         value = value * x + coefficient
-    # x is small: to reduce once at the end is faster than at every step.
+    # x is small: one reduction at the end is faster than one at every step.
     return value % PRIME
 
 
 @lru_cache
 def _weights(points: tuple[int, ...]) -> list[int]:
-    """Return what the value at each point weighs in the value at 0 (Lagrange)."""
+    """Return the weight of the value at each point in the value at 0 (Lagrange)."""
     if min(points, default=0) < 1 or len(set(points)) < len(points):
         raise ValueError("a share's point is below 1, or there twice")
     product = math.prod(points)

@@ -1,4 +1,4 @@
-"""What the reports of one window say, over all devices and by the release that they run."""
+"""The estimates of one window, over all devices and by the release that they run."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -12,8 +12,8 @@ class WindowEstimates(NamedTuple):
     """The estimates of one window, over all devices and by release.
 
     `ended` is in Unix seconds; `cohort` counts the devices that have reported. Releases with fewer
-    devices than the minimum cohort are left out, and all of them where the others' sums, taken from
-    the whole, would show those devices.
+    devices than the minimum cohort are left out. So are all releases where subtracting the others
+    from the whole would reveal fewer devices than that.
     """
 
     window: int

@@ -1,9 +1,9 @@
-"""The manifest of a release: what it is, in a file that a person can read."""
+"""The manifest of a release: a description that people can read."""
 
 import hashlib
 import json
-import math
 import re
+import sys
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -15,25 +15,25 @@ from fedhw.observation import Labels, ObservationType
 
 FORMAT = 3
 MAX_MANIFEST_BYTES = 20 * 1024 * 1024
-"""A manifest has about two thousand bytes; the most labels of the greatest length take 17 MB."""
+"""A manifest has about 2 kB; with the most and longest labels it has 17 MB."""
 
 MANIFEST = "manifest.json"
 WEIGHTS, SKETCH = "weights.safetensors", "sketch.safetensors"
 GENERIC, TRAINING = "generic.npz", "training.json"
 
 FOR_DEVICES = (WEIGHTS, SKETCH)
-"""What travels of every release, beside the files of its parts; `FOR_RESEARCH` stays at home."""
+"""The files of every release that devices fetch, beside those of its parts."""
 
 FOR_RESEARCH = (GENERIC, TRAINING)
 
 KNOWN_PARTS: frozenset[str] = frozenset()
-"""Optional parts that this program knows."""
+"""The optional parts that this program knows."""
 
 _SINCE_2 = {"restores": None, "privacy": {"epsilon": 0.0, "delta": 0.0}}
-"""What format 1 had not, and what it meant."""
+"""The fields that format 1 lacks, with the values that it stands for."""
 
 _SINCE_3 = {"observation": {"shape": [28, 28], "dtype": "uint8"}, "parts": {}}
-"""What formats 1 and 2 had not, and what they meant; their `alphabet` has one label a character."""
+"""The fields that formats 1 and 2 lack; their `alphabet` has one label for each character."""
 
 _LONGEST = 64
 _PART_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -42,15 +42,15 @@ _PART_FILE = re.compile(r"part-[a-z0-9_-]{1,50}(\.[a-z0-9]{1,12})?")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a release says of itself.
+    """The description of a release.
 
-    `version` counts what a registry has published, 0 before; `parent` is the version that this one
-    follows and `restores` the one that it is a rollback to. `files` maps the name of each file to
-    its SHA-256 in hexadecimal; `validation` holds accuracies as fractions and the counts behind
-    them; `privacy` is the epsilon and delta of people's data spent in making it; `created` is
-    ISO 8601 in UTC. `parts` maps the name of each optional part to whether it is `required` to use
-    the release, and to its `value` or the name of its `file`, part-...; a part that is not required
-    is kept by programs that do not know it.
+    `version` is 0 until a registry publishes it; `parent` is the version before it and `restores`
+    the version that it is a rollback to. `files` maps the name of each file to its SHA-256 in
+    hexadecimal; `validation` holds accuracies as fractions and the counts behind them; `privacy` is
+    the epsilon and delta of people's data spent in making it; `created` is ISO 8601 in UTC. `parts`
+    maps the name of each optional part to whether it is `required` to use the release, and to its
+    `value` or the name of its `file`, part-...; programs that do not know a part keep it, unless it
+    is required.
     """
 
     version: int
@@ -75,29 +75,29 @@ class Manifest:
         }
         content["labels"] = list(self.labels)
         if self.format < 3:
-            old = {"labels": "alphabet"}
+            left_out = {*_SINCE_3, *(_SINCE_2 if self.format == 1 else ())}
+            content["labels"] = "".join(self.labels)
             content = {
-                old.get(name, name): value
+                "alphabet" if name == "labels" else name: value
                 for name, value in content.items()
-                if name not in _SINCE_3 and not (self.format == 1 and name in _SINCE_2)
+                if name not in left_out
             }
-            content["alphabet"] = "".join(self.labels)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @cached_property
     def for_devices(self) -> tuple[str, ...]:
-        """The names of the files that travel."""
+        """The names of the files that devices fetch."""
         parts = [part["file"] for part in self.parts.values() if "file" in part]
         return (*FOR_DEVICES, *parts)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the manifest in hexadecimal, and so of everything in the release."""
+        """SHA-256 of the manifest in hexadecimal, and so of the whole release."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """What people call the release: its version and the beginning of its digest."""
+        """The name of the release: its version and the beginning of its digest."""
         return f"v{self.version}-{self.digest[:8]}"
 
     @classmethod
@@ -116,9 +116,9 @@ class Manifest:
 
     @classmethod
     def parse(cls, content: bytes, where: Path | str) -> "Manifest":
-        """Take a manifest from bytes that are found `where`.
+        """Parse a manifest; `where` it was found is for messages.
 
-        Raises InputError unless they are, byte for byte, what `to_json` returns.
+        Raises InputError unless the bytes are exactly those that `to_json` returns.
         """
         if len(content) > MAX_MANIFEST_BYTES:
             raise InputError(
@@ -131,7 +131,7 @@ class Manifest:
         manifest = cls._checked(where, found)
         try:
             is_ours = manifest.to_json().encode() == content
-        except (ValueError, RecursionError):  # a part holds NaN, lone surrogates or the like
+        except (ValueError, RecursionError):  # NaN, lone surrogates or the like
             is_ours = False
         if not is_ours:
             raise InputError(
@@ -148,17 +148,16 @@ class Manifest:
                 f"release: format {found['format']} of {where} is not {FORMAT}; update fedhw"
             )
         if found["format"] == 1:
-            found = found | _SINCE_2 if not found.keys() & _SINCE_2.keys() else {}
-        if found.get("format", FORMAT) < 3:
-            found = _since_3(found)
+            found = _SINCE_2 | found
+        if found["format"] < 3:
+            found = _SINCE_3 | found | {"labels": list(str(found.get("alphabet", "")))}
+            found.pop("alphabet", None)
         if found.keys() != {each.name for each in fields(cls)}:
             raise InputError(f"release: {where} is not a manifest; fetch the release again")
         for name, is_good in _good(found).items():
             if not is_good:
-                raise InputError(
-                    f"release: {name} in {where} is {repr(found[name])[:80]}; fetch the release "
-                    "again"
-                )
+                shown = repr(found[name])[:80]
+                raise InputError(f"release: {name} in {where} is {shown}; fetch the release again")
         for name, part in found["parts"].items():
             if part["required"] and name not in KNOWN_PARTS:
                 raise InputError(
@@ -171,15 +170,6 @@ class Manifest:
         except InputError as error:
             raise InputError(f"release: {where}: {error}") from None
         return cls(**found | {"observation": observation, "labels": labels})
-
-
-def _since_3(found: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest of an older format says, as format 3 says it."""
-    alphabet = found.get("alphabet")
-    if not isinstance(alphabet, str) or found.keys() & {*_SINCE_3, "labels"}:
-        return {}
-    content = {name: value for name, value in found.items() if name != "alphabet"}
-    return content | _SINCE_3 | {"labels": list(alphabet)}
 
 
 def _good(found: dict[str, Any]) -> dict[str, bool]:
@@ -212,7 +202,7 @@ def _is_earlier(value: Any, version: Any) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    # Lone surrogates can be told in JSON but not in UTF-8.
+    # JSON can hold lone surrogates, UTF-8 cannot.
     return (
         isinstance(value, str)
         and 0 < len(value) <= _LONGEST
@@ -251,16 +241,9 @@ def _are_files(value: object, parts: dict[str, dict[str, Any]]) -> bool:
 
 
 def _are_figures(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(map(_is_text, value))
-        and all(type(figure) in (int, float) for figure in value.values())
-        and all(map(_is_finite, value.values()))
+    return isinstance(value, dict) and all(
+        _is_text(name)
+        and type(figure) in (int, float)
+        and abs(figure) <= sys.float_info.max  # not so for NaN
+        for name, figure in value.items()
     )
-
-
-def _is_finite(figure: float) -> bool:
-    try:
-        return math.isfinite(figure)
-    except OverflowError:  # a whole number beyond all floats
-        return False

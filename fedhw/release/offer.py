@@ -1,20 +1,21 @@
-"""An offered release: what a device believes of it before it takes it, and what it answers."""
+"""An offered release: the checks of a device before it takes it, and its answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
 from fedhw.errors import InputError
 from fedhw.release.manifest import Manifest
 from fedhw.release.release import check_architecture, open_files, sha256
-from fedhw.release.signing import SignatureError, verify
+from fedhw.release.signing import verify
 
 MAX_RELEASE_BYTES = 64 * 1024 * 1024
 """Bytes of all files together; those of a LeNet-5 have 600 kB."""
 
 
 class State(StrEnum):
-    """How a device stands to an offer, by the names in `release.proto`."""
+    """The state of an offer on a device, by the names in `release.proto`."""
 
     WANTED = "wanted"
     LEARNING = "learning"
@@ -36,7 +37,7 @@ class Refusal(StrEnum):
 
 
 class Answer(NamedTuple):
-    """What a device says to an offer; `running` is the name of the release in use."""
+    """A device's answer to an offer; `running` is the name of the release in use."""
 
     state: State
     running: str
@@ -44,7 +45,7 @@ class Answer(NamedTuple):
 
 
 class RefusedError(InputError):
-    """An offer that a device refuses, with the reason as a word for the coordinator."""
+    """A device refuses an offer; the coordinator is told the reason."""
 
     def __init__(self, reason: Refusal, sentence: str) -> None:
         super().__init__(sentence)
@@ -54,31 +55,25 @@ class RefusedError(InputError):
 def verify_offer(
     manifest: bytes, signature: bytes, release_key: str, in_hand: Manifest | None
 ) -> Manifest:
-    """Return the manifest of an offer that a device may take in place of the one in hand, if any.
+    """Return the manifest of an offer that a device may take instead of the one in hand, if any.
 
-    The one in hand itself may be offered, too. Nothing is read of what `release_key`, a public key
-    in hexadecimal, has not signed. Raises RefusedError; a manifest that is signed and cannot be
-    read was made for another program, as an unknown architecture was.
+    The release in hand may be offered again. Nothing is read unless `release_key`, a public key in
+    hexadecimal, has signed it. Raises RefusedError. A signed manifest that cannot be read was made
+    for another program, so the reason is the same as for an unknown architecture.
     """
-    try:
+    with _refusing(Refusal.SIGNATURE):
         verify(manifest, signature, release_key)
-    except SignatureError as error:
-        raise RefusedError(Refusal.SIGNATURE, str(error)) from None
-    try:
+    with _refusing(Refusal.ARCHITECTURE):
         offered = Manifest.parse(manifest, "the offer")
-    except InputError as error:
-        raise RefusedError(Refusal.ARCHITECTURE, str(error)) from None
     if in_hand is not None:
         _check_follows(in_hand, offered)
-    try:
+    with _refusing(Refusal.ARCHITECTURE):
         check_architecture(offered)
-    except InputError as error:
-        raise RefusedError(Refusal.ARCHITECTURE, str(error)) from None
     return offered
 
 
 def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Raise RefusedError unless these are the files of the manifest that devices need, and fit."""
+    """Raise RefusedError unless these are the manifest's files for devices, and fit it."""
     size = sum(map(len, files.values()))
     if size > MAX_RELEASE_BYTES:
         raise RefusedError(
@@ -93,16 +88,23 @@ def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
             f"files: are not those of {manifest.name} that devices need; send "
             f"{manifest.for_devices}",
         )
-    try:
+    with _refusing(Refusal.FILES):
         open_files(manifest, files)
+
+
+@contextmanager
+def _refusing(reason: Refusal) -> Iterator[None]:
+    """Turn an InputError into a refusal for this reason."""
+    try:
+        yield
     except InputError as error:
-        raise RefusedError(Refusal.FILES, str(error)) from None
+        raise RefusedError(reason, str(error)) from None
 
 
 def _check_follows(in_hand: Manifest, offered: Manifest) -> None:
     if offered.digest == in_hand.digest:
         return
-    # What was made before there were registries has no version that counts.
+    # Releases of format 1 were made without a registry, so their version means nothing.
     version = in_hand.version if in_hand.format > 1 else 0
     if offered.version <= version:
         raise RefusedError(

@@ -1,4 +1,4 @@
-"""What a coordinator has published: signed releases in one directory, each under its name."""
+"""The releases that a coordinator has published: signed, in one directory, each under its name."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ _NAME = re.compile(r"v([1-9][0-9]{0,9})-[0-9a-f]{8}")
 
 
 class Parcel(NamedTuple):
-    """What travels of a release: the manifest's bytes, their signature, and files by name."""
+    """A release as devices fetch it: the manifest, its signature, and files by name."""
 
     manifest: bytes
     signature: bytes
@@ -31,9 +31,9 @@ class Parcel(NamedTuple):
 class Registry:
     """The releases that were published with one key; several processes may use it at once.
 
-    Versions only grow, so a device has one rule: take what is above the one in hand. A release is
-    never changed or removed. Every method raises InputError when what it has to read is damaged or
-    was signed with another key, or when the disk refuses.
+    Versions only grow, so a device has one rule: take a version above the one in hand. A release is
+    never changed or removed. Every method raises InputError when a file is damaged or was signed
+    with another key, or when the disk fails.
     """
 
     def __init__(self, directory: Path, key: ReleaseKey) -> None:
@@ -41,12 +41,12 @@ class Registry:
         self._key = key
 
     def versions(self) -> list[Manifest]:
-        """Return what was published, the oldest first."""
+        """Return all published manifests, the oldest first."""
         return [self._manifest(place) for _, place in sorted(self._places().items())]
 
     @property
     def latest(self) -> Manifest | None:
-        """What devices should run, None before anything was published."""
+        """The newest manifest, None before anything was published."""
         places = self._places()
         return self._manifest(places[max(places)]) if places else None
 
@@ -61,14 +61,11 @@ class Registry:
         return Release.load(place)
 
     def parcel(self, version: int) -> Parcel:
-        """Return what a device gets of a version; raises InputError for one that is not there."""
+        """Return a version as devices fetch it; raises InputError for one that is not there."""
         place = self._place(version)
         manifest = self._manifest(place)
-        return Parcel(
-            _content(place / MANIFEST),
-            _content(place / SIGNATURE),
-            read_files(place, manifest),
-        )
+        signed = _content(place / MANIFEST), _content(place / SIGNATURE)
+        return Parcel(*signed, read_files(place, manifest))
 
     def publish(self, directory: Path) -> Manifest:
         """Publish the release in a directory as the newest version.
@@ -110,7 +107,7 @@ class Registry:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep everybody else from publishing, and remove what a crash of theirs has left."""
+        """Keep other processes from publishing, and remove what their crashes have left."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             lock = os.open(self._directory / ".lock", os.O_RDWR | os.O_CREAT, 0o600)

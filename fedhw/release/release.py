@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,6 +21,8 @@ from fedhw.experts.architecture import find_architecture
 from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.observation import Labels, ObservationType
 from fedhw.release.manifest import (
+    FOR_DEVICES,
+    FOR_RESEARCH,
     GENERIC,
     MANIFEST,
     SKETCH,
@@ -34,9 +36,9 @@ from fedhw.system.atomic import replacing
 
 @dataclass(frozen=True)
 class Release:
-    """A global expert and the sketch that devices rehearse on, read from `directory`.
+    """A global expert and the sketch for rehearsal, read from `directory`.
 
-    What only a researcher needs is read from there when it is asked for.
+    Files that only research needs are read on first use.
     """
 
     manifest: Manifest
@@ -46,7 +48,7 @@ class Release:
 
     @classmethod
     def load(cls, directory: Path) -> "Release":
-        """Read a release and check what devices need of it against the manifest.
+        """Read a release and check the files for devices against the manifest.
 
         Raises InputError for a missing or altered file, an unknown architecture, an observation
         that the architecture does not take, and a file that does not fit both and the labels.
@@ -56,23 +58,23 @@ class Release:
 
     @property
     def observation(self) -> ObservationType:
-        """What the expert takes."""
+        """The type of the expert's input."""
         return self.manifest.observation
 
     @property
     def labels(self) -> Labels:
-        """What the classes are called."""
+        """The labels of the classes."""
         return self.manifest.labels
 
     @property
     def travelled(self) -> bool:
-        """Whether it came over the network, without what only a researcher needs."""
+        """Whether it was fetched over the network, without the files for research."""
         return not all((self.directory / name).is_file() for name in (GENERIC, TRAINING))
 
     @cached_property
     def generic(self) -> WriterSet:
-        """Public observations that nobody trained on; raises InputError if it travelled."""
-        self._check_for_research(GENERIC)
+        """Public observations that no expert was trained on; raises InputError if it travelled."""
+        self._read_for_research(GENERIC)
         generic = load_npz(self.directory / GENERIC)
         self.check_fits(generic)
         return generic
@@ -83,8 +85,12 @@ class Release:
 
         Raises InputError if it travelled.
         """
-        self._check_for_research(TRAINING)
-        return _names(self.directory / TRAINING)
+        content = self._read_for_research(TRAINING)
+        try:
+            return frozenset(map(str, json.loads(content)["trained_on"]))
+        except (ValueError, KeyError, TypeError):
+            path = self.directory / TRAINING
+            raise InputError(f"release: {path} cannot be read; fetch the release again") from None
 
     def check_fits(self, writers: WriterSet) -> None:
         """Raise InputError when these writers have other observations or labels."""
@@ -99,44 +105,38 @@ class Release:
                 "release of the same labels"
             )
 
-    def _check_for_research(self, name: str) -> None:
+    def _read_for_research(self, name: str) -> bytes:
         if self.travelled:
             raise InputError(
                 f"release: {self.manifest.name} in {self.directory} has travelled without its test "
                 "data; give the directory that train-expert made"
             )
-        _read(self.directory, self.manifest, name)
+        return _read(self.directory, self.manifest, name)
 
 
 def read_files(directory: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Return what devices need, by name; raises InputError for a missing or altered file."""
+    """Return the files for devices by name; raises InputError for a missing or altered one."""
     return {name: _read(directory, manifest, name) for name in manifest.for_devices}
 
 
 def open_files(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[GlobalExpert, Sketch]:
-    """Make the expert and the sketch of what devices get.
+    """Build the expert and the sketch from the files for devices.
 
     Raises InputError for an unknown architecture, for one that does not take the observations, and
     for files that do not hold the right tensors with finite numbers.
     """
     check_architecture(manifest)
     expert = build(manifest.architecture, len(manifest.labels))
-    wanted = expert.state_dict()
     try:
         weights = safetensors.torch.load(files[WEIGHTS])
-        tensors = safetensors.torch.load(files[SKETCH])
-        sketch = Sketch(tensors.pop("steps"), tensors.pop("scale"))
-    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError):
-        raise _misfit(manifest) from None
-    samples = sketch.steps.shape[:1].numel()
-    of_sketch = Sketch(
-        torch.empty(max(samples, 2), expert.head.in_features, dtype=torch.int8),
-        torch.empty(expert.head.in_features),
-    )
-    if tensors or not (
-        _are_alike(weights, wanted) and _are_alike(sketch._asdict(), of_sketch._asdict())
-    ):
-        raise _misfit(manifest)
+        sketch = Sketch(**safetensors.torch.load(files[SKETCH]))
+        if _shapes(weights) != _shapes(expert.state_dict()) or not _is_sketch_of(expert, sketch):
+            raise ValueError
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"release: {manifest.name} does not hold a {manifest.architecture} for "
+            f"{len(manifest.labels)} classes; fetch a release made for these labels"
+        ) from None
     if not all(part.isfinite().all() for part in (*weights.values(), sketch.scale)):
         raise InputError(
             f"release: {manifest.name} holds numbers that are not finite; fetch another release"
@@ -167,9 +167,9 @@ def publish(
 ) -> None:
     """Write a release to `directory`, whole or not at all; a registry gives it its version.
 
-    `generic` are public observations that nobody trained on, `privacy` is the epsilon and delta of
-    people's data spent in making it: none where it was made of public data alone. Raises InputError
-    when `directory` exists.
+    `generic` are public observations that no expert was trained on; `privacy` is the epsilon and
+    delta of people's data spent in making it, zeros for public data alone. Raises InputError when
+    `directory` exists.
     """
     check_new(directory)
     training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
@@ -180,16 +180,13 @@ def publish(
         names=["generic"],
         classes=generic.classes,
     )
-    contents: dict[str, Callable[[Path], object]] = {
-        WEIGHTS: lambda path: path.write_bytes(safetensors.torch.save(expert.state_dict())),
-        SKETCH: lambda path: path.write_bytes(safetensors.torch.save(sketch._asdict())),
-        GENERIC: lambda path: save_npz(path, anonymous),
-        TRAINING: lambda path: path.write_text(training, encoding="utf-8"),
-    }
     with replacing(directory) as unfinished:
         unfinished.mkdir()
-        for name, write in contents.items():
-            write(unfinished / name)
+        safetensors.torch.save_file(expert.state_dict(), unfinished / WEIGHTS)
+        safetensors.torch.save_file(sketch._asdict(), unfinished / SKETCH)
+        save_npz(unfinished / GENERIC, anonymous)
+        (unfinished / TRAINING).write_text(training, encoding="utf-8")
+        names = (*FOR_DEVICES, *FOR_RESEARCH)
         manifest = Manifest(
             version=0,
             parent=None,
@@ -198,7 +195,7 @@ def publish(
             observation=generic.observation,
             labels=generic.classes,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files={name: sha256((unfinished / name).read_bytes()) for name in contents},
+            files={name: sha256((unfinished / name).read_bytes()) for name in names},
             validation=validation,
             privacy=privacy or {"epsilon": 0.0, "delta": 0.0},
         )
@@ -212,7 +209,7 @@ def check_new(directory: Path) -> None:
 
 
 def sha256(content: bytes) -> str:
-    """Return the digest of a file's content as manifests have it."""
+    """Return the digest of a file's content, as in manifests."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -233,23 +230,15 @@ def _read(directory: Path, manifest: Manifest, name: str) -> bytes:
     return content
 
 
-def _are_alike(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
-    """Whether both have the same names, each with the same shape and type."""
-    return given.keys() == wanted.keys() and all(
-        (given[name].shape, given[name].dtype) == (wanted[name].shape, wanted[name].dtype)
-        for name in wanted
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _is_sketch_of(expert: GlobalExpert, sketch: Sketch) -> bool:
+    (steps, scale), features = sketch, expert.head.in_features
+    return (
+        (steps.dtype, scale.dtype) == (torch.int8, torch.float32)
+        and (steps.ndim, scale.shape) == (2, (features,))
+        and len(steps) >= 2
+        and steps.shape[1] == features
     )
-
-
-def _misfit(manifest: Manifest) -> InputError:
-    return InputError(
-        f"release: {manifest.name} does not hold a {manifest.architecture} for "
-        f"{len(manifest.labels)} classes; fetch a release made for these labels"
-    )
-
-
-def _names(path: Path) -> frozenset[str]:
-    try:
-        return frozenset(map(str, json.loads(path.read_text(encoding="utf-8"))["trained_on"]))
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"release: {path} cannot be read; fetch the release again") from None

@@ -1,4 +1,4 @@
-"""Who may publish: whoever holds the release key (Ed25519, RFC 8032)."""
+"""Signatures by the release key (Ed25519, RFC 8032), whose owner alone may publish."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ from fedhw.errors import InputError
 from fedhw.system.private_files import pem, write_private
 
 DOMAIN = b"fedhw release 1:"
-"""Stands before the manifest, so that a signature of anything else is none of a release."""
+"""Prefix of a signed manifest, so that no other signature passes for that of a release."""
 
 CANDIDATE_DOMAIN = b"fedhw candidate 1:"
-"""Stands before the manifest of what is only tried, so that no device can be made to install it."""
+"""Prefix of a candidate's signed manifest, so that no device can be made to install it."""
 
 DEVICE_DOMAIN = b"fedhw device 1:"
-"""Stands before a device's name and key, so that a certificate is no signature of anything else."""
+"""Prefix of a device's signed name and key, so that a certificate passes for nothing else."""
 
 
 class SignatureError(InputError):
@@ -32,7 +32,7 @@ class ReleaseKey:
 
     @classmethod
     def create(cls, path: Path) -> "ReleaseKey":
-        """Make a key and keep it in a file, PEM of PKCS #8, that only its owner may read.
+        """Create a key and store it in a file, PEM of PKCS #8, that only its owner may read.
 
         Raises InputError when there is something at `path` or it cannot be written.
         """
@@ -66,7 +66,7 @@ class ReleaseKey:
 
     @property
     def public(self) -> str:
-        """The public key in hexadecimal, 64 characters: what devices verify with."""
+        """The public key in hexadecimal, 64 characters, with which devices verify."""
         return self._private.public_key().public_bytes_raw().hex()
 
     def sign(self, manifest: bytes) -> bytes:
@@ -83,36 +83,42 @@ class ReleaseKey:
 
 
 def verify(manifest: bytes, signature: bytes, public: str) -> None:
-    """Raise SignatureError unless the key whose public half is given has signed these bytes."""
-    if not _has_signed(public, signature, DOMAIN + manifest):
-        raise SignatureError(
-            f"signature: is not that of the release key {public}; fetch the release from who holds "
-            "that key"
-        )
+    """Raise SignatureError unless the key with this public half has signed these bytes."""
+    _verify(
+        DOMAIN + manifest,
+        signature,
+        public,
+        f"signature: is not that of the release key {public}; fetch the release from the owner of "
+        "that key",
+    )
 
 
 def verify_candidate(manifest: bytes, signature: bytes, public: str) -> None:
     """Raise SignatureError unless the key has signed these bytes as those of a candidate."""
-    if not _has_signed(public, signature, CANDIDATE_DOMAIN + manifest):
-        raise SignatureError(
-            f"signature: is not that of the release key {public} for a candidate; sign it as one"
-        )
+    _verify(
+        CANDIDATE_DOMAIN + manifest,
+        signature,
+        public,
+        f"signature: is not that of the release key {public} for a candidate; sign it as one",
+    )
 
 
 def verify_device(device: str, report_key: bytes, certificate: bytes, release_key: str) -> None:
     """Raise SignatureError unless the release key has certified that the device has this key."""
-    if not _has_signed(release_key, certificate, _certified(device, report_key)):
-        raise SignatureError(
-            f"certificate: that of {device[:64]!r} is not by the release key {release_key}; enrol "
-            "the device anew"
-        )
+    _verify(
+        _certified(device, report_key),
+        certificate,
+        release_key,
+        f"certificate: that of {device[:64]!r} is not by the release key {release_key}; enrol the "
+        "device anew",
+    )
 
 
 def _certified(device: str, report_key: bytes) -> bytes:
     return DEVICE_DOMAIN + device.encode() + b"\0" + report_key
 
 
-def _has_signed(public: str, signature: bytes, content: bytes) -> bool:
+def _verify(content: bytes, signature: bytes, public: str, problem: str) -> None:
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
     except ValueError:
@@ -122,5 +128,4 @@ def _has_signed(public: str, signature: bytes, content: bytes) -> bool:
     try:
         key.verify(signature, content)
     except InvalidSignature:
-        return False
-    return True
+        raise SignatureError(problem) from None

@@ -1,4 +1,4 @@
-"""The generic sketch: what everybody's writing looks like to the global expert, without images."""
+"""The generic sketch: features of public observations, without the observations themselves."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 SKETCH_SIZE = 4096
-"""Public glyphs in a sketch."""
+"""Public observations in a sketch."""
 
 
 class Sketch(NamedTuple):
-    """Features of public glyphs as int8: `features = steps * scale`.
+    """Features of public observations as int8: `features = steps * scale`.
 
-    Shapes: steps int8 [S, D], scale float [D]. Devices rehearse on it so that learning one
-    person's hand does not unlearn everybody else's.
+    Shapes: steps int8 [S, D], scale float [D]. Devices rehearse on it, so that the mixture learns
+    one person without forgetting everybody else.
 
     >>> sketch = Sketch.of(torch.tensor([[0.0, 4.0], [1.0, 2.0]]))
     >>> sketch.features().round(decimals=1).tolist()

@@ -175,7 +175,7 @@ class Unpickled:
         ("order", np.array([0, 1], np.uint32), r"order: shape \(2,\) does not fit 3 observations"),
         ("classes", np.array("01"), r"classes: <U2 \(\) is not a list of texts"),
         ("classes", np.array(["left"]), "labels: value 1 is outside the 1 classes"),
-        ("classes", np.array(["left", "left"]), r"labels\[1\]: 'left' is labels\[0\], too"),
+        ("classes", np.array(["left", "left"]), r"labels\[1\]: 'left' is also labels\[0\]"),
     ],
 )
 def test_a_wrong_array_is_named_with_its_file(path, field, value, message):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from fedhw.data.writers import WriterSet, chronological_split, stratified_split
+from fedhw.data.writers import WriterSet, stratified_split
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.observation import Labels
@@ -177,29 +177,14 @@ def test_a_seed_repeats_its_split_and_another_does_not():
     assert split(labels, 1)[0].tolist() != split(labels, 2)[0].tolist()
 
 
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=60), st.integers(0, 40))
-def test_chronological_halves_learn_from_the_latest_before_the_test(order, shots):
-    order = np.array(order, np.uint32)
-    learn, test = chronological_split(order)
-    last, same_test = chronological_split(order, shots)
-
-    assert sorted([*learn, *test]) == list(range(len(order)))
-    assert len(learn) == len(order) // 2
-    assert order[learn].max() <= order[test].min()
-    assert last.tolist() == learn.tolist()[max(len(learn) - shots, 0) :]
-    assert same_test.tolist() == test.tolist()
-
-
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_rows_cannot_be_split(n):
     few = np.zeros(n, np.uint8)
-    for attempt in (lambda: split(few, 0), lambda: chronological_split(few)):
-        with pytest.raises(InputError, match=f"^writer: {n} characters cannot be split"):
-            attempt()
+    with pytest.raises(InputError, match=f"^writer: {n} characters cannot be split"):
+        split(few, 0)
 
 
 def test_negative_shots_are_refused():
     rows = np.zeros(4, np.uint8)
-    for attempt in (lambda: split(rows, 0, -1), lambda: chronological_split(rows, -1)):
-        with pytest.raises(InputError, match=r"^shots: -1 is negative"):
-            attempt()
+    with pytest.raises(InputError, match=r"^shots: -1 is negative"):
+        split(rows, 0, -1)

@@ -174,7 +174,7 @@ def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:
         ("labels", [str(i) for i in range(MAX_LABELS + 1)], "labels: 65537 is not 1 to 65536"),
         ("labels", ["a", 7], r"labels\[1\]: '7' is not a text"),
         ("labels", ["a", ""], r"labels\[1\]: '' is not a text"),
-        ("labels", ["a", "b", "a"], r"labels\[2\]: 'a' is labels\[0\], too"),
+        ("labels", ["a", "b", "a"], r"labels\[2\]: 'a' is also labels\[0\]"),
         ("labels", ["a\n"], r"labels\[0\]: .* has a control character"),
         ("labels", ["\ud800"], r"labels\[0\]: .* has a lone surrogate"),
         ("parts", {"pen": {"required": True, "value": 1}}, "requires the part 'pen', .* update"),
