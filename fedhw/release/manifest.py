@@ -147,13 +147,14 @@ class Manifest:
             raise InputError(
                 f"release: format {found['format']} of {where} is not {FORMAT}; update fedhw"
             )
-        if found["format"] == 1:
-            found = _SINCE_2 | found
+        newer: dict[str, Any] = {}
         if found["format"] < 3:
-            found = _SINCE_3 | found | {"labels": list(str(found.get("alphabet", "")))}
-            found.pop("alphabet", None)
-        if found.keys() != {each.name for each in fields(cls)}:
+            newer |= _SINCE_3 | {"labels": list(str(found.pop("alphabet", "")))}
+        if found["format"] < 2:
+            newer |= _SINCE_2
+        if found.keys() & newer.keys() or {*found, *newer} != {each.name for each in fields(cls)}:
             raise InputError(f"release: {where} is not a manifest; fetch the release again")
+        found |= newer
         for name, is_good in _good(found).items():
             if not is_good:
                 shown = repr(found[name])[:80]
