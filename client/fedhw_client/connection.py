@@ -13,15 +13,15 @@ import queue
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypedDict, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypedDict, TypeVar
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
@@ -32,16 +32,20 @@ from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.store.device_home import Home
 
 Writing = NDArray[Any] | Sequence[NDArray[Any]]
-"""An observation as the release takes it, or, of handwriting, strokes, each [P, 2].
+"""An observation as the release takes it, or, for handwriting, strokes, each [P, 2].
 
-Where the release takes whole numbers, as of pixels, floats of 0 to 1 are scaled to them.
+Where the release takes unsigned integers, such as pixels, floats from 0 to 1 are scaled to them.
 """
 
 CHUNK_BYTES = 64 * 1024
 
 RESTART_SECONDS = 0.5
-"""Seconds to wait for an agent that was there and may have been restarted."""
+"""Seconds to wait for an agent that answered before and may be restarting."""
 
+MAX_CONCURRENT_CALLS = 32
+"""Calls that an `AsyncDevice` makes at once; further ones wait."""
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -50,23 +54,22 @@ class AgentMissingError(ConnectionError):
 
 
 def connect(home: Path | None = None, port: int | None = None) -> "Device":
-    """Return the agent in `home`, by default this user's, on its unix socket.
+    """Return a client of the agent in `home`, by default this user's, on its unix socket.
 
-    With `port`, on loopback. Calls raise InputError for input that the agent refuses, and
-    AgentMissingError when no agent answers.
+    With `port`, the client connects over loopback TCP. Calls raise InputError for input that the
+    agent refuses, and AgentMissingError when no agent answers.
     """
     target, options = _target(home, port)
     return Device(grpc.insecure_channel(target, _CHANNEL_OPTIONS), options)
 
 
 def connect_async(home: Path | None = None, port: int | None = None) -> "AsyncDevice":
-    """Return what `connect` does, for asyncio; call it in a running loop."""
-    target, options = _target(home, port)
-    return AsyncDevice(grpc.aio.insecure_channel(target, _CHANNEL_OPTIONS), options)
+    """Return the client that `connect` returns, for asyncio."""
+    return AsyncDevice(connect(home, port))
 
 
 class Device:
-    """An agent; threads may share it."""
+    """A client of an agent; threads may share it."""
 
     def __init__(self, channel: grpc.Channel, options: "_Options") -> None:
         self._channel = channel
@@ -83,13 +86,13 @@ class Device:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._stream is not None:
             self._stream.hang_up()
         self._channel.close()
 
     def recognize(self, writing: Writing, top_k: int = 0) -> pb.RecognizeResponse:
-        """Recognise one observation; 5 candidates unless told otherwise."""
+        """Recognise one observation; returns 5 candidates by default."""
         with _translated():
             request = pb.RecognizeRequest(glyph=self._glyph(writing), top_k=top_k)
             with self._recognizing:
@@ -101,11 +104,22 @@ class Device:
 
     def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
         """Correct up to 1,000 observations, all or none; returns the corrections' names."""
-        return self._call(_learn([(self._glyph(writing), label) for writing, label in corrections]))
+        # The names are made here, so that a request that is sent twice is stored once.
+        requests = [
+            pb.LearnRequest(glyph=self._glyph(writing), label=label, id=uuid.uuid4().hex)
+            for writing, label in corrections
+        ]
+        with _translated():
+            answer = self._again_if_missing(
+                lambda: self._stub.Learn(iter(requests), **self._options)
+            )
+        return list(answer.ids)
 
     def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
-        return self._call(_UNDO)
+        with _translated():
+            answer: pb.UndoResponse = self._stub.Undo(pb.UndoRequest(), **self._options)
+            return answer
 
     def forget(
         self,
@@ -117,24 +131,41 @@ class Device:
         everything: bool = False,
     ) -> int:
         """Erase one correction, a label, a period or everything; returns how many are gone."""
-        return self._call(_forget(id, label, start, end, everything))
+        period = start is not None or end is not None
+        if [id is not None, label is not None, period, everything].count(True) != 1:
+            raise InputError("forget: name one of id, label, a period or everything")
+        request = pb.ForgetRequest(
+            id=id,
+            label=label,
+            everything=pb.Everything() if everything else None,
+            period=pb.Period(start=_timestamp(start), end=_timestamp(end)) if period else None,
+        )
+        with _translated():
+            return int(self._stub.Forget(request, **self._options).forgotten)
 
     def describe(self) -> pb.DescribeResponse:
-        """Return what the release in use takes and what it answers with."""
-        return self._call(_DESCRIBE)
+        """Return the observations that the release takes and the labels that it knows."""
+        with _translated():
+            answer: pb.DescribeResponse = self._again_if_missing(
+                lambda: self._stub.Describe(pb.DescribeRequest(), **self._options)
+            )
+            return answer
 
     def status(self) -> pb.Status:
-        """Return how things are."""
-        return self._call(_STATUS)
+        """Return the agent's status."""
+        with _translated():
+            answer = self._stub.GetStatus(pb.GetStatusRequest(), **self._options)
+            status: pb.Status = answer.status
+            return status
 
     def watch(self) -> Iterator[pb.Status]:
-        """Yield how things are, now and whenever they have changed."""
+        """Yield the agent's status, now and after each change."""
         with _translated():
-            for response in self._stub.WatchStatus(pb.WatchStatusRequest(), **self._options):
+            for response in self._statuses():
                 yield response.status
 
     def export_profile(self, passphrase: str) -> bytes:
-        """Return everything personal, encrypted."""
+        """Return all corrections as an encrypted profile."""
         with _translated():
             request = pb.ExportProfileRequest(passphrase=passphrase)
             chunks = self._stub.ExportProfile(request, **self._options)
@@ -142,14 +173,14 @@ class Device:
 
     def import_profile(self, profile: bytes, passphrase: str) -> int:
         """Add the corrections of a profile; returns how many were new."""
-        return self._call(_import_profile(profile, passphrase))
-
-    def _call(self, call: "_Call[T]") -> T:
-        def ask() -> Any:
-            return getattr(self._stub, call.method)(call.sent(), **self._options)
-
+        requests = [pb.ImportProfileRequest(passphrase=passphrase)]
+        for start in range(0, len(profile), CHUNK_BYTES):
+            requests.append(pb.ImportProfileRequest(chunk=profile[start : start + CHUNK_BYTES]))
         with _translated():
-            return call.answer(self._again_if_missing(ask) if call.is_repeatable else ask())
+            return int(self._stub.ImportProfile(iter(requests), **self._options).added)
+
+    def _statuses(self) -> Any:
+        return self._stub.WatchStatus(pb.WatchStatusRequest(), **self._options)
 
     def _glyph(self, writing: Writing) -> pb.Glyph:
         if not isinstance(writing, np.ndarray):
@@ -169,8 +200,8 @@ class Device:
             return ask()
 
     def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
-        # One stream for all glyphs: opening a call takes longer than recognising. While an answer
-        # is awaited it is nobody's: a stream that was left before its answer is out of step.
+        # All requests share one stream: opening a call takes longer than recognising. The stream is
+        # given up while an answer is awaited: left before its answer, it would be out of step.
         stream, self._stream = self._stream or self._open(), None
         try:
             stream.requests.put(request)
@@ -189,16 +220,27 @@ class Device:
         return _Stream(requests, responses)
 
 
-class AsyncDevice:
-    """An agent, for asyncio; the methods are those of Device."""
+def _awaited(
+    method: Callable[Concatenate[Device, P], T],
+) -> Callable[Concatenate["AsyncDevice", P], Awaitable[T]]:
+    """Return a method of Device as one of AsyncDevice."""
 
-    def __init__(self, channel: grpc.aio.Channel, options: "_Options") -> None:
-        self._channel = channel
-        self._options = options
-        self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
-        self._recognizing = asyncio.Lock()
-        self._stream: Any = None
-        self._takes: ObservationType | None = None
+    @wraps(method)
+    async def call(self: "AsyncDevice", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._in_thread(partial(method, self._device, *args, **kwargs))
+
+    return call
+
+
+class AsyncDevice:
+    """A Device whose methods are awaited; each call waits in a thread.
+
+    Cancelling a call stops waiting for it; the agent may still do what it was asked.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_CALLS, "device")
 
     async def __aenter__(self) -> Self:
         return self
@@ -207,107 +249,31 @@ class AsyncDevice:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
-        await self._channel.close()
+        """Close the connection, which ends the calls in flight."""
+        self._device.close()
+        self._threads.shutdown(wait=False)
 
-    async def recognize(self, writing: Writing, top_k: int = 0) -> pb.RecognizeResponse:
-        """Recognise one observation; 5 candidates unless told otherwise."""
-        with _translated():
-            request = pb.RecognizeRequest(glyph=await self._glyph(writing), top_k=top_k)
-            async with self._recognizing:
-                return await self._again_if_missing(lambda: self._ask(request))
-
-    async def learn(self, writing: Writing, label: str) -> str:
-        """Correct one observation; it is on disk when this returns the correction's name."""
-        return (await self.learn_many([(writing, label)]))[0]
-
-    async def learn_many(self, corrections: Iterable[tuple[Writing, str]]) -> list[str]:
-        """Correct up to 1,000 observations, all or none; returns the corrections' names."""
-        named = [(await self._glyph(writing), label) for writing, label in corrections]
-        return await self._call(_learn(named))
-
-    async def undo(self) -> pb.UndoResponse:
-        """Take back the newest correction."""
-        return await self._call(_UNDO)
-
-    async def forget(
-        self,
-        *,
-        id: str | None = None,
-        label: str | None = None,
-        start: datetime | None = None,
-        end: datetime | None = None,
-        everything: bool = False,
-    ) -> int:
-        """Erase one correction, a label, a period or everything; returns how many are gone."""
-        return await self._call(_forget(id, label, start, end, everything))
-
-    async def describe(self) -> pb.DescribeResponse:
-        """Return what the release in use takes and what it answers with."""
-        return await self._call(_DESCRIBE)
-
-    async def status(self) -> pb.Status:
-        """Return how things are."""
-        return await self._call(_STATUS)
+    recognize = _awaited(Device.recognize)
+    learn = _awaited(Device.learn)
+    learn_many = _awaited(Device.learn_many)
+    undo = _awaited(Device.undo)
+    forget = _awaited(Device.forget)
+    describe = _awaited(Device.describe)
+    status = _awaited(Device.status)
+    export_profile = _awaited(Device.export_profile)
+    import_profile = _awaited(Device.import_profile)
 
     async def watch(self) -> AsyncIterator[pb.Status]:
-        """Yield how things are, now and whenever they have changed."""
-        with _translated():
-            async for response in self._stub.WatchStatus(pb.WatchStatusRequest(), **self._options):
-                yield response.status
-
-    async def export_profile(self, passphrase: str) -> bytes:
-        """Return everything personal, encrypted."""
-        with _translated():
-            request = pb.ExportProfileRequest(passphrase=passphrase)
-            chunks = self._stub.ExportProfile(request, **self._options)
-            return b"".join([response.chunk async for response in chunks])
-
-    async def import_profile(self, profile: bytes, passphrase: str) -> int:
-        """Add the corrections of a profile; returns how many were new."""
-        return await self._call(_import_profile(profile, passphrase))
-
-    async def _call(self, call: "_Call[T]") -> T:
-        async def ask() -> Any:
-            return await getattr(self._stub, call.method)(call.sent(), **self._options)
-
-        with _translated():
-            return call.answer(await (self._again_if_missing(ask) if call.is_repeatable else ask()))
-
-    async def _glyph(self, writing: Writing) -> pb.Glyph:
-        if not isinstance(writing, np.ndarray):
-            return _drawn(writing)
-        if self._takes is None:
-            self._takes = observation_type(await self.describe())
-        return _observed(writing, self._takes)
-
-    async def _again_if_missing(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Yield the agent's status, now and after each change."""
+        statuses = self._device._statuses()
         try:
-            return await ask()
-        except (grpc.RpcError, AgentMissingError) as error:
-            if not _is_missing(error):
-                raise
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._channel.channel_ready(), RESTART_SECONDS)
-            return await ask()
+            while (status := await self._in_thread(partial(_next, statuses))) is not None:
+                yield status
+        finally:
+            statuses.cancel()
 
-    async def _ask(self, request: pb.RecognizeRequest) -> pb.RecognizeResponse:
-        stream, self._stream = self._stream, None
-        if stream is None or stream.done():
-            stream = self._stub.Recognize(**self._options)
-        try:
-            await stream.write(request)
-            response = await stream.read()
-        except asyncio.InvalidStateError:  # so it is said that the stream has ended meanwhile
-            response = grpc.aio.EOF
-        except grpc.RpcError as error:
-            if _code(error) is not grpc.StatusCode.INTERNAL and not _is_missing(error):
-                raise
-            response = grpc.aio.EOF
-        if not isinstance(response, pb.RecognizeResponse):
-            raise AgentMissingError(_MISSING)
-        self._stream = stream
-        return response
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
 _MISSING = "device: no agent answers; start one with `fedhw client`"
@@ -349,6 +315,13 @@ def _target(home: Path | None, port: int | None) -> tuple[str, _Options]:
     return f"127.0.0.1:{port}", _Options(metadata=(("authorization", f"Bearer {token}"),))
 
 
+def _next(statuses: Any) -> pb.Status | None:
+    """Wait for the next status of a stream; returns None where the stream has ended."""
+    with _translated():
+        response = next(statuses, None)
+    return None if response is None else response.status
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn an error of the call into the one that fits."""
@@ -361,24 +334,16 @@ def _translated() -> Iterator[None]:
             grpc.StatusCode.FAILED_PRECONDITION,
             grpc.StatusCode.UNAUTHENTICATED,
         )
-        if _code(error) in refused:
-            raise InputError(_details(error)) from None
+        if error.code() in refused:
+            raise InputError(str(error.details())) from None
         if _is_missing(error):
             raise AgentMissingError(_MISSING) from None
         raise
 
 
-def _code(error: grpc.RpcError) -> grpc.StatusCode:
-    return error.code()
-
-
-def _details(error: grpc.RpcError) -> str:
-    return str(error.details())
-
-
 def _is_missing(error: grpc.RpcError | AgentMissingError) -> bool:
     missing = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    return isinstance(error, AgentMissingError) or _code(error) in missing
+    return isinstance(error, AgentMissingError) or error.code() in missing
 
 
 def observation_type(described: pb.DescribeResponse) -> ObservationType:
@@ -403,64 +368,6 @@ def _drawn(strokes: Sequence[NDArray[Any]]) -> pb.Glyph:
                 f"strokes[{number}]: shape {stroke.shape} is not [P, 2]; give one (x, y) a point"
             )
     return pb.Glyph(strokes=pb.Strokes(strokes=[pb.Stroke(x=s[:, 0], y=s[:, 1]) for s in paths]))
-
-
-@dataclass(frozen=True)
-class _Call(Generic[T]):
-    """A call with one answer, for either client: its method, what is sent, what the answer says."""
-
-    method: str
-    request: Message | Sequence[Message]
-    answer: Callable[[Any], T]
-    is_repeatable: bool = False
-
-    def sent(self) -> Message | Iterator[Message]:
-        """What to send, each time it is sent."""
-        return self.request if isinstance(self.request, Message) else iter(self.request)
-
-
-_DESCRIBE: _Call[pb.DescribeResponse] = _Call(
-    "Describe", pb.DescribeRequest(), lambda answer: answer, is_repeatable=True
-)
-
-
-def _learn(corrections: Iterable[tuple[pb.Glyph, str]]) -> _Call[list[str]]:
-    # Named once, so that what is sent twice is stored once.
-    requests = [
-        pb.LearnRequest(glyph=glyph, label=label, id=uuid.uuid4().hex)
-        for glyph, label in corrections
-    ]
-    return _Call("Learn", requests, lambda answer: list(answer.ids), is_repeatable=True)
-
-
-def _import_profile(profile: bytes, passphrase: str) -> _Call[int]:
-    requests = [pb.ImportProfileRequest(passphrase=passphrase)]
-    for start in range(0, len(profile), CHUNK_BYTES):
-        requests.append(pb.ImportProfileRequest(chunk=profile[start : start + CHUNK_BYTES]))
-    return _Call("ImportProfile", requests, lambda answer: int(answer.added))
-
-
-def _forget(
-    id: str | None,
-    label: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    everything: bool,
-) -> _Call[int]:
-    period = start is not None or end is not None
-    if [id is not None, label is not None, period, everything].count(True) != 1:
-        raise InputError("forget: name one of id, label, a period or everything")
-    request = pb.ForgetRequest(
-        id=id,
-        label=label,
-        everything=pb.Everything() if everything else None,
-        period=pb.Period(start=_timestamp(start), end=_timestamp(end)) if period else None,
-    )
-    return _Call("Forget", request, lambda answer: int(answer.forgotten))
-
-
-_UNDO: _Call[pb.UndoResponse] = _Call("Undo", pb.UndoRequest(), lambda answer: answer)
-_STATUS: _Call[pb.Status] = _Call("GetStatus", pb.GetStatusRequest(), lambda told: told.status)
 
 
 def _timestamp(time: datetime | None) -> Timestamp | None:
