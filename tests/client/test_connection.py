@@ -73,19 +73,21 @@ def test_a_correction_is_sent_again_to_an_agent_that_was_restarted(release_direc
                 assert device.status().kept == kept
 
 
-@pytest.mark.parametrize(
-    ("writing", "named"),
-    [
-        (np.zeros((14, 56), np.uint8), "shape"),
-        (np.zeros((28, 28), np.int64), "dtype"),
-        (np.full((28, 28), np.nan), "0..1"),
-        (np.full((28, 28), 255.0), "0..1"),
-        ([np.zeros((3, 3))], "strokes"),
-    ],
-)
-def test_writing_that_is_none_is_refused_before_anybody_is_asked(tmp_path: Path, writing, named):
-    with connect(tmp_path) as device, pytest.raises(InputError, match=named):
-        device.recognize(writing)
+def test_writing_that_does_not_fit_is_refused(release_directory, tmp_path):
+    with running_agent(tmp_path, release_directory) as (device, _):
+        for writing, named in (
+            (np.zeros((14, 56), np.uint8), "shape"),
+            (np.zeros((28, 28), np.int64), "dtype"),
+            (np.full((28, 28), np.nan), "0..1"),
+            (np.full((28, 28), 255.0), "0..1"),
+        ):
+            with pytest.raises(InputError, match=named):
+                device.recognize(writing)
+
+
+def test_strokes_that_are_none_are_refused_without_an_agent(tmp_path: Path):
+    with connect(tmp_path) as device, pytest.raises(InputError, match="strokes"):
+        device.recognize([np.zeros((3, 3))])
 
 
 def test_floats_and_bytes_are_the_same_glyph(release_directory, tmp_path):

@@ -3,6 +3,8 @@
 A request that cannot be read raises google.protobuf's DecodeError.
 """
 
+from dataclasses import fields
+
 import structlog
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -86,11 +88,15 @@ def _taken(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer
     name, answer = request.sum, sums.SumAnswer()
     match request.WhichOneof("step"):
         case "advertise":
-            keys = contributor.advertise(name, _task(request.advertise))
+            task = Task(**{f.name: getattr(request.advertise, f.name) for f in fields(Task)})
+            keys = contributor.advertise(name, task)
             answer.keys.mask_key, answer.keys.share_key = keys.mask_key, keys.share_key
             answer.keys.signature = keys.signature
         case "share":
-            neighbours = [_keys(one) for one in request.share.keys]
+            neighbours = [
+                Keys(*(getattr(shown, name) for name in Keys._fields))
+                for shown in request.share.keys
+            ]
             answer.envelopes.by_device.update(contributor.share(name, neighbours))
         case "mask":
             vector = contributor.mask(name, dict(request.mask.by_device))
@@ -105,25 +111,3 @@ def _taken(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer
         case _:
             raise DeclinedError(Reason.STEP, "step: is none that is known here; update fedhw")
     return answer
-
-
-def _task(task: sums.Task) -> Task:
-    return Task(
-        parameters=task.parameters,
-        rate=task.rate,
-        radius=task.radius,
-        noise=task.noise,
-        devices=task.devices,
-        survivors=task.survivors,
-    )
-
-
-def _keys(keys: sums.Keys) -> Keys:
-    return Keys(
-        device=keys.device,
-        report_key=keys.report_key,
-        certificate=keys.certificate,
-        mask_key=keys.mask_key,
-        share_key=keys.share_key,
-        signature=keys.signature,
-    )

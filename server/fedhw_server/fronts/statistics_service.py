@@ -1,7 +1,7 @@
-"""Takes the reports of devices, as `protos/fedhw/v1/statistics.proto` has it.
+"""The service that takes the devices' reports, as `protos/fedhw/v1/statistics.proto` defines it.
 
-A call costs its checks; the disk is asked once for all the reports that came while it was busy
-(group commit), and a device hears 'yes' when its report is on it.
+Reports are committed in groups: one transaction stores all that arrived while the disk was busy. A
+device gets its answer when its report is durable.
 """
 
 import asyncio
@@ -29,35 +29,43 @@ from fedhw_server.store.reports import Accepted
 BURST_REPORTS, REPORTS_PER_SECOND = 20.0, 1.0
 """Reports that a device may send at once, and how fast it may go on."""
 
-REASONS = (
-    *("malformed", "unenrolled", "signature", "revoked", "rate"),
-    *("policy", "window", "release", "range", "repeated", "store"),
-)
-"""Why a report is refused, in a word."""
+REASONS = {
+    "malformed": grpc.StatusCode.INVALID_ARGUMENT,
+    "unenrolled": grpc.StatusCode.UNAUTHENTICATED,
+    "signature": grpc.StatusCode.UNAUTHENTICATED,
+    "revoked": grpc.StatusCode.PERMISSION_DENIED,
+    "rate": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "policy": grpc.StatusCode.INVALID_ARGUMENT,
+    "window": grpc.StatusCode.INVALID_ARGUMENT,
+    "release": grpc.StatusCode.INVALID_ARGUMENT,
+    "range": grpc.StatusCode.INVALID_ARGUMENT,
+    "repeated": grpc.StatusCode.ALREADY_EXISTS,
+    "store": grpc.StatusCode.UNAVAILABLE,
+}
+"""Why a report is refused, in a word for the metrics, and the status code for the device."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 log = structlog.get_logger()
 
-
-YOUNG_OBJECTS = 20_000
-"""Objects that are made before the collector looks at them; Python's own 700 are a few calls."""
+GC_THRESHOLD_OBJECTS = 20_000
+"""New objects between two garbage collections; Python's default of 700 is reached in few calls."""
 
 GATHERING_SECONDS = 0.02
-"""Seconds in which reports gather, so that the disk is asked for many of them at once."""
+"""Seconds in which reports gather for one transaction."""
 
 
 class RefusedError(InputError):
-    """A report that is not counted, and why: a code for the device, a word for the metrics."""
+    """A report that is not counted; its status code is that of the reason by default."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, sentence: str) -> None:
+    def __init__(self, reason: str, sentence: str, code: grpc.StatusCode | None = None) -> None:
         super().__init__(sentence)
-        self.code = code
         self.reason = reason
+        self.code = code or REASONS[reason]
 
 
 class Watcher:
-    """What is told of each report; the metrics are one."""
+    """Is told the outcome of each report; the metrics implement it."""
 
     def accepted(self, seconds: float) -> None:
         """A report is counted."""
@@ -75,7 +83,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         self._registry = registry
         self._classes: dict[str, int] = {}
         self._watcher = watcher
-        # A connection of its own: who is asked while reports are written must not wait.
+        # A connection of its own, so that checks need not wait while reports are written.
         self._reading = Fleet(fleet.path, fleet.clock)
         self._attempts = self._reading.attempts
         self._clock = fleet.clock
@@ -86,7 +94,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
     async def SendReport(  # noqa: N802
         self, request: pb.SendReportRequest, context: Context
     ) -> pb.SendReportResponse:
-        """Count a report, or say in one sentence why not."""
+        """Count a report; a refusal says in one sentence why."""
         began = self._clock.monotonic()
         try:
             counted = asyncio.get_running_loop().create_future()
@@ -94,9 +102,7 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             self._arrived.set()
             if not await counted:
                 raise RefusedError(
-                    grpc.StatusCode.ALREADY_EXISTS,
-                    "repeated",
-                    "report: there was one already, with other figures; send each once",
+                    "repeated", "report: there was one already, with other figures; send each once"
                 )
         except RefusedError as error:
             self._watcher.refused(error.reason)
@@ -106,11 +112,11 @@ class StatisticsService(pb_grpc.StatisticsServicer):
 
     async def count_forever(self) -> None:
         """Count what has arrived, batch by batch; ends only when cancelled."""
-        # All that is loaded by now stays, and calls leave hardly any cycles: the collector would go
-        # through both again and again.
+        # What is loaded by now stays, and calls leave hardly any cycles, so frequent collections
+        # would only cost time.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
+        gc.set_threshold(GC_THRESHOLD_OBJECTS)
         pruned = 0.0
         while True:
             await self._arrived.wait()
@@ -134,33 +140,32 @@ class StatisticsService(pb_grpc.StatisticsServicer):
                     counted.set_result(agrees)
 
     def _checked(self, request: pb.SendReportRequest) -> Accepted:
-        """What a report says, after everything about it that can be checked is right."""
+        """Return a report after checking it; raises RefusedError."""
         message = _parsed(request.report)
         self._verify(message.device, request)
         policy = self._policy
         if (message.epsilon, message.delta) != (policy.epsilon, policy.delta):
-            raise _bad(
+            raise RefusedError(
                 "policy",
                 f"epsilon, delta: ({message.epsilon:g}, {message.delta:g}) are not the fleet's "
                 f"({policy.epsilon:g}, {policy.delta:g}); enrol again",
             )
         now = self._clock.wall()
-        # Of a candidate a device reports in the middle of a window; the one before is over.
+        # A report about a candidate comes in the middle of a window; the one before it is over.
         window = message.window - (message.schema == SHADOW.schema)
         if not policy.is_over(window, now):
             raise RefusedError(
-                grpc.StatusCode.FAILED_PRECONDITION,
                 "window",
                 f"window: {message.window} is not over yet; set the clock, and send it again later",
+                grpc.StatusCode.FAILED_PRECONDITION,
             )
         if not policy.is_open(window, now):
-            raise _bad(
-                "window",
-                f"window: {message.window} is over for too long; send reports sooner",
+            raise RefusedError(
+                "window", f"window: {message.window} is over for too long; send reports sooner"
             )
         classes = self._classes_of(message)
         if classes is None:
-            raise _bad(
+            raise RefusedError(
                 "release",
                 f"release: {message.release[:40]!r} is not of this coordinator; run one that is",
             )
@@ -176,13 +181,13 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         try:
             check_report(report, classes)
         except InputError as error:
-            raise _bad("range", str(error)) from None
+            raise RefusedError("range", str(error)) from None
         return Accepted(report, hashlib.sha256(request.report).hexdigest())
 
     def _classes_of(self, message: pb.Report) -> int | None:
-        """The size of a release's labels, None for one that the device should not report of."""
+        """Return a release's number of labels, None where the device should not report on it."""
         release = message.release
-        if message.schema == SHADOW.schema:  # none of its statistics goes by class
+        if message.schema == SHADOW.schema:  # these statistics are not by class
             return 0 if self._attempts.evaluates(message.device, release) else None
         if release not in self._classes:
             try:
@@ -194,11 +199,10 @@ class StatisticsService(pb_grpc.StatisticsServicer):
         return self._classes.get(release)
 
     def _verify(self, device: str, request: pb.SendReportRequest) -> None:
-        """Raise RefusedError unless the report is of a device that may send one now."""
+        """Raise RefusedError unless the report comes from a device that may send one now."""
         known = self._reading.members.reporter(device)
         if known is None:
             raise RefusedError(
-                grpc.StatusCode.UNAUTHENTICATED,
                 "unenrolled",
                 f"device: {device[:64]!r} is not enrolled; ask the operator for an invitation",
             )
@@ -207,26 +211,19 @@ class StatisticsService(pb_grpc.StatisticsServicer):
             _key(key).verify(request.signature, SIGNED + request.report)
         except InvalidSignature:
             raise RefusedError(
-                grpc.StatusCode.UNAUTHENTICATED,
-                "signature",
-                "signature: it is not the device's of these bytes; sign what is sent",
+                "signature", "signature: it is not the device's of these bytes; sign what is sent"
             ) from None
         if is_revoked:
             raise RefusedError(
-                grpc.StatusCode.PERMISSION_DENIED,
                 "revoked",
                 f"device: {device} was revoked by the operator; it can send nothing any more",
             )
         if not self._rate.take(device):
-            raise RefusedError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "rate",
-                f"device: {device} reports too often; wait a few seconds",
-            )
+            raise RefusedError("rate", f"device: {device} reports too often; wait a few seconds")
 
 
 class _Rate:
-    """How fast each device has reported of late: a bucket that fills with time, and is emptied."""
+    """A token bucket for each device."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -248,16 +245,10 @@ def _parsed(content: bytes) -> pb.Report:
     try:
         return pb.Report.FromString(content)
     except DecodeError:
-        raise _bad(
+        raise RefusedError(
             "malformed", "report: its bytes are no Report; send what statistics.proto says"
         ) from None
 
 
-def _bad(reason: str, sentence: str) -> RefusedError:
-    return RefusedError(grpc.StatusCode.INVALID_ARGUMENT, reason, sentence)
-
-
 def _unavailable() -> RefusedError:
-    return RefusedError(
-        grpc.StatusCode.UNAVAILABLE, "store", "report: it cannot be stored now; send it again later"
-    )
+    return RefusedError("store", "report: it cannot be stored now; send it again later")

@@ -122,15 +122,7 @@ class _Steps:
         self._clock = clock
 
     def advertise(self, task: Task) -> dict[str, pb.Keys]:
-        parts = pb.Task(
-            parameters=task.parameters,
-            rate=task.rate,
-            radius=task.radius,
-            noise=task.noise,
-            devices=task.devices,
-            survivors=task.survivors,
-        )
-        request = self._request(pb.SumRequest(advertise=parts))
+        request = self._request(pb.SumRequest(advertise=pb.Task(**vars(task))))
         answers = self._enough("keys", dict.fromkeys(self._names.values(), request))
         return {name: answer.keys for name, answer in answers.items()}
 
