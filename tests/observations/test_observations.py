@@ -82,7 +82,8 @@ def test_the_store_keeps_what_was_given(kind: Kind, made: Release, tmp_path: Pat
     with closing(Agent(made, Store(tmp_path / "device.db"))) as agent:
         assert [agent.recognize(one.observation).ge_label for one in corrections] == before
         [newest] = agent.recent(1)
-        assert np.array_equal(newest.observation, corrections[-1].observation)
+        kept = made.observation.from_bytes(newest.observation)
+        assert np.array_equal(kept, corrections[-1].observation)
         assert newest.label == corrections[-1].label
     assert kept_by(tmp_path / "device.db") == given(kind, 1, 3, 1)
 

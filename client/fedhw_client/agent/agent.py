@@ -1,6 +1,6 @@
-"""The agent of one person: recognises, keeps every correction, learns in the background.
+"""The agent of one person: recognises, stores corrections, and learns in the background.
 
-Any thread may call. Recognising takes no lock and waits for nothing.
+It is safe to call from any thread. Recognising takes no lock.
 """
 
 from collections import Counter
@@ -21,24 +21,25 @@ from fedhw.release.release import Release
 from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.sqlite import StoreError
 from fedhw_client.agent.background_learner import BackgroundLearner
-from fedhw_client.agent.correction import Correction, Kept
+from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import DurablePerson
 from fedhw_client.agent.expiry import Expiry
 from fedhw_client.store.corrections import Selection, Store, Window
 from fedhw_client.store.profile import Profile
+from fedhw_client.store.stored_sample import StoredSample
 
 CAPACITY = 2000
-"""Corrections that are kept; which ones make room follows from the replay policy."""
+"""Corrections that are kept; the replay policy decides which ones are evicted."""
 
 MOST_AT_ONCE = 1000
-"""Corrections in one call."""
+"""Corrections that one call may bring."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the agent says of itself; counts only."""
+    """An agent's status: names and counts, no content."""
 
     release: str
     architecture: str
@@ -57,10 +58,10 @@ class Status:
 
 
 class Agent:
-    """Recognises what one person makes and learns from the corrections in a store.
+    """Recognises one person's observations and learns from the corrections in a store.
 
-    At most `capacity` corrections are kept, each at most `keep_days`. Raises InputError when the
-    store holds what the release does not take, or labels that it does not know.
+    It keeps at most `capacity` corrections, each for at most `keep_days`. Raises InputError where
+    the store holds observations or labels that the release does not take.
     """
 
     def __init__(
@@ -102,17 +103,17 @@ class Agent:
 
     @property
     def person(self) -> Person:
-        """All that is known of the person at this moment, a value."""
+        """The person's present state, an immutable value."""
         return self._durable.in_use.person
 
     @property
     def removals(self) -> int:
-        """How often corrections were taken back, or grew too old."""
+        """How often corrections were undone, forgotten or expired."""
         return self._durable.removals
 
     @property
     def is_alive(self) -> bool:
-        """Whether what works in the background still runs."""
+        """Whether the background threads still run."""
         return self._learner.is_alive and (self._expiry is None or self._expiry.is_alive)
 
     def recognize(self, observation: Observations) -> Recognition:
@@ -136,22 +137,22 @@ class Agent:
         self._changed()
         return names
 
-    def undo(self) -> Kept | None:
-        """Take back the newest correction and what was learned from it."""
+    def undo(self) -> StoredSample | None:
+        """Remove the newest correction and what was learned from it."""
         with self._learner.paused():
             undone = self._durable.undo()
         self._changed()
         try:
             self._scrub()
         except StoreError as error:
-            # It is taken back all the same: whoever asked again would lose another one.
+            # The correction is removed all the same: a retry would remove another one.
             log.warning("traces are left", reason=str(error))
         return undone
 
     def forget(self, selection: Selection) -> int:
         """Erase corrections and what was learned from them; returns how many there were.
 
-        Raises StoreError when traces are left on the disk; asked again, it tries again.
+        Raises StoreError when traces are left on the disk; a second call tries again.
         """
         with self._learner.paused():
             forgotten = self._durable.forget(selection)
@@ -163,15 +164,16 @@ class Agent:
     def adopt(self, release: Release, install: Callable[[], object] = lambda: None) -> bool:
         """Use another release unless it is worse for this person; returns whether it is in use.
 
-        A rollback is followed in any case. What was learned is learned anew for it, and both judge
-        the corrections that neither has learned from. `install` must put the release where the next
-        start looks for it. Raises InputError for other labels or observations, StoreError when
-        the agent is closed, and whatever `install` raises; nothing has changed then.
+        A rollback is always followed. Local expert and gate are learned anew for the release; both
+        mixtures are then compared on corrections that neither has learned from. `install` must put
+        the release where the next start looks for it. Raises InputError for other labels or
+        observations, StoreError when the agent is closed, and what `install` raises; nothing has
+        changed then.
         """
         return self._learner.adopt(release, install)
 
     def evaluate(self, release: Release) -> Evaluation:
-        """Count how another release would do for this person, and change nothing.
+        """Evaluate another release for this person, and change nothing.
 
         Raises InputError for other labels or observations, and StoreError when the agent is closed.
         """
@@ -184,10 +186,9 @@ class Agent:
         return Profile(rows, self.release.observation, self.release.labels).seal(passphrase)
 
     def import_profile(self, content: bytes, passphrase: str) -> int:
-        """Add the corrections of a profile, as the newest here, and return how many were new.
+        """Add the corrections of a profile as the newest, and return how many were new.
 
-        Raises InputError for a profile that cannot be opened, of another type of observation, or
-        with labels that the release does not know.
+        Raises InputError for a profile that cannot be opened or that the release does not fit.
         """
         profile = Profile.unseal(content, passphrase)
         profile.check_fits(self.release)
@@ -197,30 +198,30 @@ class Agent:
         log.info("imported", corrections=imported)
         return imported
 
-    def recent(self, n: int) -> list[Kept]:
+    def recent(self, n: int) -> list[StoredSample]:
         """Return at most n corrections, the newest first."""
         with self._durable.store() as store:
-            return [Kept.of(row, self.release.observation) for row in store.newest(n)]
+            return store.newest(n)
 
     def samples(self) -> tuple[Observations, NDArray[np.int64]]:
-        """Return observations [N, *shape] and classes [N] of what is kept and may be learned from.
+        """Return observations [N, *shape] and classes [N] of the corrections to learn from.
 
-        What is held back judges releases, so no release may have learned from it either.
+        Held-out corrections are left out: they evaluate releases, so no release may learn them.
         """
         kept = self.person.replay.learnable
         observations = self.release.observation.stack([each.observation for each in kept])
         return observations, np.array([each.label for each in kept], np.int64)
 
     def progress(self, n: int = 250) -> list[Window]:
-        """Return how guesses went in the n newest windows of 20 corrections, the oldest first."""
+        """Return the accuracy in the n newest windows of 20 corrections, the oldest first."""
         with self._durable.store() as store:
             return store.windows(n)
 
     def tally(self, start: float, end: float, latencies: tuple[int, ...]) -> Tally:
-        """Count what happened from `start` up to `end`, Unix seconds.
+        """Count the events from `start` up to `end`, Unix seconds.
 
-        Of corrections only those that are still kept count; `latencies` counts recognitions by the
-        bounds in `fedhw.privacy.statistics.LATENCIES`.
+        Only corrections that are still kept count. `latencies` has a count of recognitions for each
+        bucket of `fedhw.privacy.statistics.LATENCIES`.
         """
         with self._durable.store() as store:
             judged = store.judged(start, end)
@@ -237,7 +238,7 @@ class Agent:
         )
 
     def status(self) -> Status:
-        """Return what the agent says of itself."""
+        """Return the present status."""
         release, person, _ = self._durable.in_use
         return Status(
             release=person.release,
@@ -257,7 +258,7 @@ class Agent:
         )
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener`, from any thread, after each change; returns what ends that."""
+        """Call `listener`, from any thread, after each change; returns what removes it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

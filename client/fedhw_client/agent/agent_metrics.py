@@ -1,4 +1,4 @@
-"""What Prometheus may see of a device: counts and durations, never content."""
+"""Prometheus metrics of an agent: counts and durations, no content."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ class Metrics:
         self._registry.register(_StatusCollector(agent))
         latency = Histogram(
             "fedhw_device_recognition_seconds",
-            "Time from a request's arrival to its answer's departure.",
+            "Time from a request's arrival to its answer.",
             buckets=LATENCIES,
             registry=self._registry,
         )
@@ -34,13 +34,13 @@ class Metrics:
 
 
 class _StatusCollector(Collector):
-    """Reads the agent's own counts when they are asked for."""
+    """Reads the agent's status on each scrape."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts of now."""
+        """Yield the current values."""
         status = self._agent.status()
         counters = {
             "recognitions": ("Glyphs recognised since the start.", status.recognitions),
@@ -53,7 +53,7 @@ class _StatusCollector(Collector):
         gauges = {
             "kept": ("Corrections that are kept.", status.kept),
             "store_bytes": ("Bytes of the store on disk.", status.store_bytes),
-            "personal_version": ("How many personal mixtures there were.", status.personal_version),
+            "personal_version": ("Mixtures learned so far.", status.personal_version),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"fedhw_device_{name}", meaning, value=value)

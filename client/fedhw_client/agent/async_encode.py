@@ -1,4 +1,4 @@
-"""Pen strokes to observations, without keeping the event loop from anybody."""
+"""Encodes pen strokes as observations without blocking the event loop."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from fedhw.data.encoders import find_encoder
 from fedhw.observation import Observations, ObservationType
 
 FEW_POINTS = 100
-"""Points that are drawn in less time than another thread takes to start."""
+"""Points that are encoded faster than they are handed to another thread."""
 
-# Of its own: where changes are made a thread may have to wait for learning.
+# A pool of its own: threads of the default one may be waiting for a learning.
 _ENCODING = ThreadPoolExecutor(1, "encoding")
 
 
 async def encode(strokes: Sequence[NDArray[np.number]], takes: ObservationType) -> Observations:
-    """Return the observation that strokes [P, 2] make.
+    """Encode strokes, each [P, 2], as one observation.
 
-    Raises InputError for strokes that cannot be used and a type that nothing makes of strokes.
+    Raises InputError for strokes that cannot be used, and for a type without an encoder for them.
     """
     encoder = find_encoder("strokes", takes)
     if sum(map(len, strokes)) <= FEW_POINTS:

@@ -1,6 +1,7 @@
-"""Learns from a person's corrections beside everything else: one learning at a time.
+"""Learns from a person's corrections in the background, one learning at a time.
 
-What is due is learned in a thread of its own; for a release that is offered, in the caller's.
+Learning from new corrections runs in its own thread, learning for an offered release in the
+caller's.
 """
 
 import threading
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 
 
 class BackgroundLearner:
-    """Learns for a person, and tells `changed` when it begins and when it has ended."""
+    """Learns for a person, and calls `changed` when a learning begins and when it has ended."""
 
     def __init__(self, person: DurablePerson, changed: Callable[[], None], clock: Clock) -> None:
         self.learnings = 0
@@ -41,7 +42,7 @@ class BackgroundLearner:
         self._thread.start()
 
     def close(self) -> None:
-        """Hasten what is being learned, and wait for it; nothing is learned afterwards."""
+        """Hurry a learning in progress and wait for its end; nothing is learned afterwards."""
         self._stopping.set()
         self._due.set()
         self._thread.join()
@@ -64,12 +65,12 @@ class BackgroundLearner:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Learn nothing meanwhile; waits for what is being learned."""
+        """Wait for a learning in progress, and block further ones meanwhile."""
         with self._turn:
             yield
 
     def wake_if_due(self) -> None:
-        """Learn soon if enough was kept since the last learning."""
+        """Learn soon if enough corrections came since the last learning."""
         if self._person.in_use.person.is_due:
             self.wake()
 
@@ -77,13 +78,14 @@ class BackgroundLearner:
         """Use another release unless it is worse for this person; returns whether it is in use."""
         with self._considering(release):
             before, offered = self._person.in_use, self._offered(release)
+            running = base_of(before.release)
             name, is_rollback = offered.release, release.manifest.restores is not None
             with self._counted():
-                [learned] = adopt([before.person], before.base, offered, self._learner, is_rollback)
+                [learned] = adopt([before.person], running, offered, self._learner, is_rollback)
             if learned is before.person:
                 log.info("held back", release=name)
                 return False
-            # All but the very last here, so that no correction waits for long.
+            # Follow most corrections here, so that `move` holds the lock only for a moment.
             now = self._person.in_use.person
             [learned] = follow([learned], [now], offered, self._learner.pause)
             self._person.move(release, learned, install)
@@ -95,19 +97,20 @@ class BackgroundLearner:
         """Count how another release would do for this person, and change nothing."""
         with self._considering(release), self._counted():
             in_use = self._person.in_use
-            [found] = evaluate([in_use.person], in_use.base, base_of(release), self._learner)
+            running, other = base_of(in_use.release), base_of(release)
+            [found] = evaluate([in_use.person], running, other, self._learner)
             return found
 
     def _offered(self, release: Release) -> Base:
-        """What a release gives; of the same files under another name, what is in use."""
+        """Return the base of a release; the one in use where only the name differs."""
         in_use, offered = self._person.in_use, base_of(release)
         if release.manifest.files == in_use.release.manifest.files:
-            return in_use.base._replace(release=offered.release)
+            return base_of(in_use.release)._replace(release=offered.release)
         return offered
 
     @contextmanager
     def _considering(self, release: Release) -> Iterator[None]:
-        """Learn for another release meanwhile, and nothing else."""
+        """Check that a release can take over, and block other learning meanwhile."""
         running = self._person.in_use.release
         if (release.labels, release.observation) != (running.labels, running.observation):
             raise InputError(
@@ -138,7 +141,7 @@ class BackgroundLearner:
     def _learn(self) -> None:
         with self._counted():
             in_use = self._person.try_to_learn()
-            [learned] = relearn([in_use.person], in_use.base, self._learner)
+            [learned] = relearn([in_use.person], base_of(in_use.release), self._learner)
             is_new = self._person.take_up(learned)
         log.info("learned", swapped=is_new, version=self._person.in_use.person.version)
 
@@ -153,5 +156,5 @@ class BackgroundLearner:
             self.learning_seconds += self._clock.processor() - began
 
     def _is_hurried(self) -> bool:
-        """Whether the agent stops, or enough has come meanwhile to learn again."""
+        """Whether the agent stops, or enough corrections wait for the next learning."""
         return self._stopping.is_set() or self._person.in_use.person.is_due

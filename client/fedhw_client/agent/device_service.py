@@ -1,4 +1,4 @@
-"""The agent over gRPC, as `protos/fedhw/v1/device.proto` has it."""
+"""The agent's gRPC service, as `protos/fedhw/v1/device.proto` defines it."""
 
 import asyncio
 import math
@@ -33,13 +33,13 @@ from fedhw_client.store.profile import MOST
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
 
 LARGEST_MESSAGE_BYTES = 256 * 1024
-"""10,000 points take 80 kB."""
+"""Most bytes of a request; 10,000 points take 80 kB."""
 
 MOST_CALLS = 128
 """Calls that are served at once."""
 
 LONGEST_CALL_SECONDS = 60.0
-"""Seconds to send the corrections or the profile of one call."""
+"""Most seconds that a call may take to send its corrections or its profile."""
 
 LIKELIEST = 5
 CHUNK_BYTES = 64 * 1024
@@ -58,10 +58,10 @@ async def device_server(
     token: str | None = None,
     clock: Clock = SystemClock(),
 ) -> grpc.aio.Server:
-    """Return a server of the agent with health and reflection, without an address yet.
+    """Return a server of the agent with health and reflection, not bound to an address yet.
 
-    `observe` is told how many seconds each recognition took. With a `token`, callers must send it
-    as `authorization: Bearer TOKEN`.
+    `observe` is called with the seconds that each recognition took. With a `token`, callers must
+    send it as `authorization: Bearer TOKEN`.
     """
     server = grpc.aio.server(
         interceptors=[] if token is None else [_TokenRequired(token)],
@@ -82,24 +82,24 @@ async def device_server(
 
 
 class DeviceService(pb_grpc.DeviceServicer):
-    """Turns messages into calls of the agent, and its errors into one sentence each."""
+    """Translates messages into calls of the agent, and its errors into status codes."""
 
     def __init__(self, agent: Agent, observe: Callable[[float], object], clock: Clock) -> None:
         self._agent = agent
         self._clock = clock
         self._observe = observe
-        # Opening one takes 100 MB for a moment, so one at a time.
+        # Sealing and opening take 100 MB for a moment, so one at a time.
         self._profile = asyncio.Lock()
 
     async def Recognize(  # noqa: N802
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
     ) -> AsyncIterator[pb.RecognizeResponse]:
         """Recognise one observation after the other."""
-        async with _Explained(context):
+        async with _explained(context):
             async for request in requests:
                 began = self._clock.monotonic()
                 observation = await self._observation(request.glyph)
-                # It needs no other thread: handing it over takes longer than recognising it.
+                # Recognised in this thread: handing it to another one would take longer.
                 recognition = self._agent.recognize(observation)
                 response = _response(recognition, self._agent, request.top_k or LIKELIEST)
                 self._observe(self._clock.monotonic() - began)
@@ -109,7 +109,7 @@ class DeviceService(pb_grpc.DeviceServicer):
         self, requests: AsyncIterator[pb.LearnRequest], context: Context
     ) -> pb.LearnResponse:
         """Store all corrections of the stream, or none."""
-        async with _Explained(context):
+        async with _explained(context):
             corrections: list[Correction] = []
             async with _deadline():
                 async for request in requests:
@@ -119,15 +119,15 @@ class DeviceService(pb_grpc.DeviceServicer):
                         )
                     observation = await self._observation(request.glyph)
                     corrections.append(Correction(observation, request.label, request.id))
-            # A stream that was cut off ends like any other; only sending fails on it.
+            # A stream that was cut off ends like a complete one; only sending fails on it.
             await context.send_initial_metadata(())
             return pb.LearnResponse(ids=await asyncio.to_thread(self._agent.learn, corrections))
 
     async def Undo(  # noqa: N802
         self, request: pb.UndoRequest, context: Context
     ) -> pb.UndoResponse:
-        """Take back the newest correction."""
-        async with _Explained(context):
+        """Remove the newest correction."""
+        async with _explained(context):
             undone = await asyncio.to_thread(self._agent.undo)
             if undone is None:
                 return pb.UndoResponse()
@@ -137,7 +137,7 @@ class DeviceService(pb_grpc.DeviceServicer):
         self, request: pb.ForgetRequest, context: Context
     ) -> pb.ForgetResponse:
         """Erase corrections and what was learned from them."""
-        async with _Explained(context):
+        async with _explained(context):
             selection = _selection(request)
             return pb.ForgetResponse(
                 forgotten=await asyncio.to_thread(self._agent.forget, selection)
@@ -146,7 +146,7 @@ class DeviceService(pb_grpc.DeviceServicer):
     async def Describe(  # noqa: N802
         self, request: pb.DescribeRequest, context: Context
     ) -> pb.DescribeResponse:
-        """Say what the release in use takes and what it answers with."""
+        """Return the observations that the release takes and the labels that it knows."""
         release = self._agent.release
         takes = release.observation
         return pb.DescribeResponse(
@@ -159,13 +159,13 @@ class DeviceService(pb_grpc.DeviceServicer):
     async def GetStatus(  # noqa: N802
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
-        """Say how things are."""
+        """Return the present status."""
         return pb.GetStatusResponse(status=_status(self._agent.status()))
 
     async def WatchStatus(  # noqa: N802
         self, request: pb.WatchStatusRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatusResponse]:
-        """Say how things are whenever they have changed."""
+        """Send the present status, and then one after each change."""
         async with aclosing(watch(self._agent)) as statuses:
             async for status in statuses:
                 yield pb.WatchStatusResponse(status=_status(status))
@@ -174,7 +174,7 @@ class DeviceService(pb_grpc.DeviceServicer):
         self, request: pb.ExportProfileRequest, context: Context
     ) -> AsyncIterator[pb.ExportProfileResponse]:
         """Send the encrypted profile in chunks."""
-        async with _Explained(context):
+        async with _explained(context):
             async with self._profile:
                 profile = await asyncio.to_thread(self._agent.export_profile, request.passphrase)
             for start in range(0, len(profile), CHUNK_BYTES):
@@ -184,7 +184,7 @@ class DeviceService(pb_grpc.DeviceServicer):
         self, requests: AsyncIterator[pb.ImportProfileRequest], context: Context
     ) -> pb.ImportProfileResponse:
         """Add the corrections of an encrypted profile."""
-        async with _Explained(context):
+        async with _explained(context):
             passphrase, profile = "", bytearray()
             async with _deadline():
                 async for request in requests:
@@ -211,23 +211,18 @@ class DeviceService(pb_grpc.DeviceServicer):
         raise InputError("glyph: is missing; send an image or strokes")
 
 
-class _Explained:
-    """Ends a call with the one sentence of the error that happened in it."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DecodeError):
-            await self._context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                "request: its bytes are no message of this call; send what device.proto says",
-            )
-        if isinstance(error, InputError):
-            await self._context.abort(_code(error), str(error))
+@asynccontextmanager
+async def _explained(context: Context) -> AsyncIterator[None]:
+    """End a call with the code and the sentence of an error that is raised in it."""
+    try:
+        yield
+    except DecodeError:
+        await context.abort(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "request: its bytes are no message of this call; send what device.proto says",
+        )
+    except InputError as error:
+        await context.abort(_code(error), str(error))
 
 
 def _code(error: InputError) -> grpc.StatusCode:
@@ -240,7 +235,7 @@ def _code(error: InputError) -> grpc.StatusCode:
 
 @asynccontextmanager
 async def _deadline() -> AsyncIterator[None]:
-    """Bound how long a call may take to send what it has."""
+    """Limit how long a call may take to send its stream."""
     try:
         async with asyncio.timeout(LONGEST_CALL_SECONDS):
             yield
@@ -252,7 +247,7 @@ async def _deadline() -> AsyncIterator[None]:
 
 
 class _TokenRequired(grpc.aio.ServerInterceptor):
-    """Refuses callers that do not know the token."""
+    """Refuses callers that do not send the token."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()

@@ -1,7 +1,7 @@
-"""What is known of one person, on the disk and in memory.
+"""The state of one person, on disk and in memory.
 
-A correction is on the disk before it is in memory, so a crash at any moment leaves what was
-acknowledged. Reading `in_use` takes no lock and waits for nothing; changes take turns.
+A correction is written to disk before memory changes, so a crash loses nothing that was
+acknowledged. Reading `in_use` takes no lock; changes take turns.
 """
 
 import threading
@@ -27,7 +27,7 @@ from fedhw.personalization.replay import Replay
 from fedhw.release.release import Release
 from fedhw.system.clock import Clock
 from fedhw.system.sqlite import StoreError
-from fedhw_client.agent.correction import Correction, Kept
+from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import Opinion, Selection, Store, StoredMixture
 from fedhw_client.store.profile import LONGEST_ID
 from fedhw_client.store.stored_sample import StoredSample
@@ -36,16 +36,11 @@ log = structlog.get_logger()
 
 
 class InUse(NamedTuple):
-    """A release, what is known of the person by it, and what recognises: replaced in one step."""
+    """A release, the person's state under it, and their recogniser: replaced in one step."""
 
     release: Release
     person: Person
     recogniser: Recogniser
-
-    @property
-    def base(self) -> Base:
-        """What the release gives everybody."""
-        return base_of(self.release)
 
     def of_person(self, person: Person) -> "InUse":
         """Return the same release with another state of the person."""
@@ -61,17 +56,17 @@ class DurablePerson:
 
     def __init__(self, release: Release, store: Store, capacity: int, clock: Clock) -> None:
         self.removals = 0
-        """How often corrections were taken back, or grew too old."""
+        """How often corrections were undone, forgotten or expired."""
         self._store = store
         self._clock = clock
         self._turn = threading.Lock()
         self._evicted: set[int] = set()
         self.in_use = self._restored(release, Replay(capacity=capacity))
-        """What recognises now; read it once, for the next time it may be another one."""
+        """What recognises now; read it once for each use, since it may be replaced at any time."""
 
     @contextmanager
     def store(self) -> Iterator[Store]:
-        """Lend the store; nothing changes meanwhile."""
+        """Lend the store and block changes meanwhile."""
         with self._turn:
             yield self._store
 
@@ -93,7 +88,7 @@ class DurablePerson:
         return names
 
     def take_in(self, rows: Sequence[StoredSample]) -> int:
-        """Store corrections of another device as the newest, and return how many were new."""
+        """Store another device's corrections as the newest, and return how many were new."""
         with self._turn:
             known = self._store.known([row.id for row in rows])
             fresh = [row for row in rows if row.id not in known]
@@ -101,31 +96,31 @@ class DurablePerson:
             self._add([row._replace(position=first + i) for i, row in enumerate(fresh)])
         return len(fresh)
 
-    def undo(self) -> Kept | None:
-        """Take back the newest correction and what was learned from it."""
+    def undo(self) -> StoredSample | None:
+        """Remove the newest correction and what was learned from it."""
         with self._turn:
             newest = self._store.newest(1)
             if newest:
                 self._remove([newest[0].position])
-            return Kept.of(newest[0], self.in_use.release.observation) if newest else None
+        return newest[0] if newest else None
 
     def forget(self, selection: Selection) -> int:
-        """Take corrections and what was learned from them; returns how many there were."""
+        """Remove corrections and what was learned from them; returns how many there were."""
         with self._turn:
             chosen = self._store.select(selection)
-            # What made room long ago may still speak in the mixture, but not in one learned now.
+            # The mixture may still contain evicted corrections; one that is learned anew does not.
             if chosen or selection.id is None:
                 self._remove(chosen, selection.is_everything)
         return len(chosen)
 
     def try_to_learn(self) -> InUse:
-        """Note that a learning begins, and return what it is to learn from."""
+        """Note that a learning begins, and return the state to learn from."""
         with self._turn:
             self.in_use = self.in_use.of_person(self.in_use.person.tried())
             return self.in_use
 
     def take_up(self, learned: Person) -> bool:
-        """Put to use what was learned, unless it is stale; returns whether it is used."""
+        """Use what was learned unless it is stale; returns whether it is used."""
         with self._turn:
             before = self.in_use.person.version
             self.in_use = self.in_use.of_person(take_up(learned, self.in_use.person))
@@ -135,11 +130,11 @@ class DurablePerson:
         return is_new
 
     def move(self, release: Release, learned: Person, install: Callable[[], object]) -> None:
-        """Use another release with what was learned for it and all that has come meanwhile.
+        """Use another release with what was learned for it and the corrections since then.
 
         `install` puts the release where the next start looks for it; when it raises, nothing has
-        changed. A crash after it leaves a mixture that the release does not fit; the next start
-        learns it anew.
+        changed. A crash after it leaves a mixture of the release before; the next start learns it
+        anew.
         """
         base = base_of(release)
         recogniser = Recogniser.of(base, release.labels)
@@ -161,7 +156,7 @@ class DurablePerson:
     def _judged(
         self, position: int, id: str, at: float, correction: Correction
     ) -> tuple[StoredSample, Opinion]:
-        """The row of a correction, and what else is known of the guess before it."""
+        """Return a correction's row, and how each expert judged it before."""
         guess = self.in_use.recogniser.predict_one(correction.observation)
         label = correction.label
         row = StoredSample(
@@ -188,7 +183,7 @@ class DurablePerson:
     def _replayed(
         self, replay: Replay, rows: Sequence[StoredSample], recogniser: Recogniser
     ) -> Replay:
-        """Keep what is stored; what has made room is noted, to be removed with the next ones."""
+        """Add stored rows to a replay; evicted rows leave the store with the next append."""
         stored = {sample.position for sample in replay.samples} | {row.position for row in rows}
         for row in rows:
             observation = recogniser.observation.from_bytes(row.observation)
@@ -202,7 +197,8 @@ class DurablePerson:
         self.removals += 1
         left = self._recounted(self.in_use.person.forget(set(positions)))
         self.in_use = self.in_use.of_person(left)
-        [person] = relearn([left], self.in_use.base, Learner(), forced=True)
+        base = base_of(self.in_use.release)
+        [person] = relearn([left], base, Learner(), forced=True)
         self.in_use = self.in_use.of_person(person)
         self._persist(self.in_use)
 
@@ -228,7 +224,7 @@ class DurablePerson:
         return InUse(release, person, recogniser.of_person(person))
 
     def _recounted(self, person: Person) -> Person:
-        """Count guesses anew: all from the windows, the recent ones from what is kept."""
+        """Recount the guesses: all of them from the windows, recent ones from the rows."""
         ge, both = Prequential(), Prequential()
         for row in self._store.rows():
             ge, both = ge.after(row.ge_right), both.after(row.right)
@@ -240,7 +236,7 @@ class DurablePerson:
         )
 
     def _mixture(self, release: Release) -> Mixture | None:
-        """The mixture in the store, if it is whole and fits the release."""
+        """Return the mixture in the store, if it is whole and fits the release."""
         stored = self._store.personal
         if stored is None or stored.release != release.manifest.digest:
             return None
@@ -252,7 +248,7 @@ class DurablePerson:
             return None
 
     def _persist(self, in_use: InUse) -> None:
-        """Keep the mixture in use, so that it need not be learned again after a restart."""
+        """Store the mixture, so that it need not be learned again after a restart."""
         release, person, _ = in_use
         content = None
         if person.mixture is not None:
@@ -266,5 +262,5 @@ class DurablePerson:
 
 
 def base_of(release: Release) -> Base:
-    """Return what a release gives everybody."""
+    """Return the part of a release that is the same for everybody."""
     return Base(release.expert, release.sketch, release.manifest.name)

@@ -1,4 +1,4 @@
-"""Forgets corrections that are older than may be kept."""
+"""Forgets corrections that are older than the person wants to keep."""
 
 import threading
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from fedhw_client.store.corrections import Selection
 DAY_SECONDS = 86_400.0
 
 CHECK_SECONDS = 600.0
-"""Seconds between two looks for corrections that are too old."""
+"""Seconds between two checks."""
 
 log = structlog.get_logger()
 
 
 class Expiry:
-    """Has all that is older than `keep_days` forgotten, in a thread of its own."""
+    """Calls `forget` for corrections older than `keep_days`, in a thread of its own."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Expiry:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, once nothing is being forgotten."""
+        """Stop after a check in progress."""
         self._stopping.set()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""How many recognitions there were in each window, and how long they took."""
+"""Counts of recognitions by window and latency."""
 
 import threading
 from bisect import bisect_left
@@ -7,13 +7,13 @@ from fedhw.privacy.statistics import LATENCIES
 from fedhw.system.clock import Clock, SystemClock
 
 KEPT_WINDOWS = 3
-"""Windows that are remembered: the one that lasts, the one to report, and one to spare."""
+"""Windows that are kept: the present one, the one to report, and one to spare."""
 
 
 class LatencyCounts:
-    """Counts recognitions by latency and window of `length` seconds; any thread may call.
+    """Counts recognitions by latency and window of `length` seconds; safe for threads.
 
-    They are not stored: what a killed agent had counted is left out of that window's report.
+    The counts are in memory only: a killed agent loses those of the present window.
 
     >>> from fedhw.system.clock import SettableClock
     >>> usage = LatencyCounts(60, clock=SettableClock(wall=120.0))
@@ -34,7 +34,7 @@ class LatencyCounts:
         with self._turn:
             if window not in self._windows:
                 self._windows[window] = [0] * (len(LATENCIES) + 1)
-                # In the order of coming: where the clock was set back, this one is not the newest.
+                # In order of insertion, not of time: the clock may have been set back.
                 for old in list(self._windows)[:-KEPT_WINDOWS]:
                     del self._windows[old]
             self._windows[window][bisect_left(LATENCIES, seconds)] += 1

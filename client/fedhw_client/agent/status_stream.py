@@ -1,4 +1,4 @@
-"""The agent's status, now and whenever it has changed."""
+"""The agent's status as a stream for asyncio."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,15 +7,15 @@ from contextlib import suppress
 from fedhw_client.agent.agent import Agent, Status
 
 PAUSE_SECONDS = 0.2
-"""Changes that follow each other faster are told as one."""
+"""Shortest time between two statuses; changes in between are one."""
 
 
 async def watch(agent: Agent) -> AsyncGenerator[Status, None]:
-    """Yield the status at once and again after changes, at most five times a second."""
+    """Yield the present status, and then one after each change, at most five a second."""
     loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
-        with suppress(RuntimeError):  # the loop may just have ended
+        with suppress(RuntimeError):  # the loop may have ended
             loop.call_soon_threadsafe(changed.set)
 
     end = agent.on_change(tell)

@@ -1,4 +1,4 @@
-"""How background work leaves the processor to others."""
+"""Keeps background work from slowing down recognition."""
 
 import os
 import sys
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from fedhw.system.clock import Clock
 
 PROCESSOR_SHARE = 0.25
-"""Of one core, what learning takes while it keeps up with the corrections."""
+"""Share of one core that learning takes while it keeps up with the corrections."""
 
 LONGEST_STRETCH_SECONDS = 0.01
-"""Processor time that one pause makes up for at most; the rest was another thread's."""
+"""Most processor time that one pause makes up for; more was used by another thread."""
 
 
 class Throttle:
-    """Makes whoever calls `breathe` a few times in its work pause most of the time.
+    """Slows down a task that calls `breathe` again and again, to `PROCESSOR_SHARE` of a core.
 
-    While `is_hurried` says so, it only lets other threads go first.
+    While `is_hurried` returns True, a call only yields to other threads.
     """
 
     def __init__(self, is_hurried: Callable[[], bool], clock: Clock) -> None:
@@ -26,7 +26,7 @@ class Throttle:
         self._last_breath = 0.0
 
     def breathe(self) -> None:
-        """Leave the processor to others for a while."""
+        """Pause in proportion to the processor time since the last pause."""
         worked = self._clock.processor() - self._last_breath
         pause = min(max(worked, 0.0), LONGEST_STRETCH_SECONDS) * (1 / PROCESSOR_SHARE - 1)
         self._clock.sleep(0.0 if self._is_hurried() else pause)
@@ -34,6 +34,6 @@ class Throttle:
 
 
 def step_back() -> None:
-    """Let every other thread go before this one, where the system can."""
+    """Give this thread the lowest priority, where the system can."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -258,6 +258,7 @@ async def _events(agent: Agent, coordinator: str | None) -> AsyncIterator[str]:
 
 
 def _state(agent: Agent, status: Status) -> dict[str, Any]:
+    takes = agent.release.observation
     return {
         "release": status.release,
         "architecture": status.architecture,
@@ -274,7 +275,7 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
                 "at": kept.at,
                 "label": kept.label,
                 "right": kept.right,
-                "glyph": png_url(kept.observation),
+                "glyph": png_url(takes.from_bytes(kept.observation)),
             }
             for kept in agent.recent(RECENT)
         ],

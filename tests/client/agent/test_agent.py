@@ -199,7 +199,7 @@ def test_a_profile_moves_a_person(agent, release, tmp_path):
     until(lambda: new.recognize(CROSS).label == "Q")
 
     def content(kept):
-        return kept.id, kept.at, kept.label, kept.observation.tobytes(), kept.right
+        return kept.id, kept.at, kept.label, kept.observation, kept.right
 
     assert [content(kept) for kept in new.recent(16)] == [content(k) for k in agent.recent(16)]
     with pytest.raises(InputError, match="passphrase"):
