@@ -1,8 +1,8 @@
-"""How a device takes a release that it is offered: whole, signed, and only if it serves its person.
+"""Adoption of offered releases: verified, written whole, and used only if no worse for the person.
 
     an offer, without files ->  wanted  ->  the same with files  ->  learning  ->  running
                                                                                `-> held back
-Whatever is wrong with an offer changes nothing on the disk.
+A refused offer changes nothing on disk.
 """
 
 import os
@@ -30,7 +30,7 @@ from fedhw_client.agent.throttle import step_back
 from fedhw_client.store.device_home import Home
 
 RETRY_SECONDS = 60.0
-"""Seconds after which a release that could not be put to use is tried again."""
+"""Seconds after which a release whose adoption failed is tried again."""
 
 log = structlog.get_logger()
 
@@ -38,13 +38,13 @@ log = structlog.get_logger()
 class Adoption:
     """Answers offers that are signed with the release key, a public key in hexadecimal.
 
-    Any thread may ask. The release is learned for in a thread of its own; where the agent ended in
-    the middle of that, the next offer begins anew. A device that has no release, and so no agent,
-    installs the first one that it is offered.
+    It is safe to call from any thread. Local expert and gate are learned for the release in a
+    thread; if the agent ends meanwhile, the next offer starts over. A device without a release, and
+    so without an agent, installs the first one that it is offered.
 
-    Whether a release is taken says something of the person's corrections, and whoever makes
-    releases can ask with them; so a device decides about one in `period` seconds. A rollback, which
-    is followed in any case, says nothing.
+    A decision leaks a little of the person's corrections to an operator who crafts releases, so a
+    device decides about one release in `period` seconds. A rollback is always followed and leaks
+    nothing.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Adoption:
         self._is_learning = False
 
     def close(self) -> None:
-        """Wait until nothing is being learned; close the agent first, which hastens it."""
+        """Wait for a learning in progress; close the agent first, which hurries it."""
         with self._considering:
             if self._thread is not None:
                 self._thread.join()
 
     def consider(self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]) -> Answer:
-        """Answer an offer; without `files` it asks whether they are wanted."""
+        """Answer an offer; one without `files` asks whether they are wanted."""
         with self._considering:
             refusal = None
             try:
@@ -85,7 +85,7 @@ class Adoption:
             return Answer(state, running, refusal)
 
     def _considered(self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]) -> State:
-        learning = self._is_learning  # asked first: once it ends, the agent uses what was adopted
+        learning = self._is_learning  # read first: when it turns False, the agent has the release
         in_hand = None if self._agent is None else self._agent.release.manifest
         offered = verify_offer(manifest, signature, self._release_key, in_hand)
         if in_hand is not None and offered.digest == in_hand.digest:
@@ -93,7 +93,7 @@ class Adoption:
         if (self._home.held_back / offered.digest).exists():
             return State.HELD_BACK
         if learning:
-            return State.LEARNING  # for another one; then comes this
+            return State.LEARNING  # for another release; this one is next
         if self._has_decided(offered):
             return State.DEFERRED
         failed, at = self._failed
@@ -123,11 +123,11 @@ class Adoption:
         return State.LEARNING
 
     def _has_decided(self, offered: Manifest) -> bool:
-        """Whether the last decision was too short a time ago for another one."""
+        """Whether the last decision was less than `period` seconds ago."""
         if offered.restores is not None or not self._home.decided.exists():
             return False
         age = self._clock.wall() - self._home.decided.stat().st_mtime
-        return abs(age) < self._period  # a clock that was set back waits no longer than that
+        return abs(age) < self._period  # abs: a clock that was set back must not block for longer
 
     def _write(self, whole: Mapping[str, bytes]) -> None:
         with replacing(self._home.incoming, durable=True) as unfinished:
@@ -143,11 +143,11 @@ class Adoption:
                 self._home.decided.touch(mode=0o600)
                 os.utime(self._home.decided, (self._clock.wall(),) * 2)
             if agent.adopt(Release.load(incoming), lambda: self._home.install(incoming)):
-                shutil.rmtree(held_back, ignore_errors=True)  # all of them are older now
+                shutil.rmtree(held_back, ignore_errors=True)  # these are older than the new one
             else:
                 with replacing(held_back / offered.digest, durable=True) as unfinished:
                     unfinished.touch()
-        except Exception as error:  # whatever it is, it would be the same a second later
+        except Exception as error:  # of any kind: an immediate retry would fail again
             log.warning("release not adopted", release=offered.name, error=type(error).__name__)
             self._failed = (offered.digest, self._clock.monotonic())
         finally:

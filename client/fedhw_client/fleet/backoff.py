@@ -1,12 +1,10 @@
-"""How long to wait before trying again."""
+"""Exponential backoff."""
 
 import random
 
 
 class Backoff:
-    """Pauses that double up to a longest one, each cut at random so that devices do not march.
-
-    That is 'full jitter' with a floor of half the pause.
+    """Pauses that double up to a longest one, with jitter of up to half so that devices spread.
 
     >>> pauses = Backoff(longest=4.0)
     >>> [0.25 <= pauses.next() <= 0.5, 0.5 <= pauses.next() <= 1.0]
@@ -27,5 +25,5 @@ class Backoff:
         return pause * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin with short pauses again."""
+        """Start over with the first pause."""
         self._pause = self._first

@@ -1,6 +1,6 @@
-"""The device as a Flower ClientApp: it answers offers, tries candidates, and takes part in sums.
+"""The device as a Flower ClientApp: adopts releases, evaluates candidates, takes part in sums.
 
-A request that cannot be read raises google.protobuf's DecodeError.
+A request that cannot be parsed raises google.protobuf's DecodeError.
 """
 
 from dataclasses import fields
@@ -20,7 +20,7 @@ from fedhw_client.fleet.contributor import Contributor, DeclinedError, Reason
 from fedhw_client.fleet.shadow_evaluation import Shadow
 
 app = ClientApp()
-"""What the thin app bundle names; a device makes its own with `client_app`."""
+"""The app that the bundle names; a device makes its own with `client_app`."""
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 def client_app(
     adoption: Adoption, contributor: Contributor | None = None, shadow: Shadow | None = None
 ) -> ClientApp:
-    """Return a ClientApp that answers for this device, of sums and candidates where it may."""
+    """Return this device's ClientApp; without contributor or shadow it has no part in those."""
     device = ClientApp()
 
     @device.query("release")
@@ -56,7 +56,7 @@ def client_app(
 
         @device.query("shadow")
         def try_out(message: Message, context: Context) -> Message:
-            """Answer for a candidate."""
+            """Answer an offer of a candidate."""
             offer = pb.Offer.FromString(_content(message, "offer"))
             state = shadow.consider(offer.manifest, offer.signature, dict(offer.files))
             answer = pb.ShadowAnswer(shadow=f"SHADOW_{state.name}")
@@ -84,7 +84,7 @@ def _message(answer: Answer) -> pb.Answer:
 
 
 def _taken(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer:
-    """Take the step that is asked for; raises InputError where the device does not."""
+    """Take a step of a sum; raises InputError where the device declines."""
     name, answer = request.sum, sums.SumAnswer()
     match request.WhichOneof("step"):
         case "advertise":

@@ -1,14 +1,14 @@
-"""How a device takes part in a round of an improvement: it trains, and adds the outcome to a sum.
+"""A device's part in a round of an improvement: local training and a masked update for the sum.
 
-    advertise  a task that it agrees to  ->  its keys, and it trains in a thread of its own
-    share      the neighbours' keys      ->  an envelope for each
-    mask       their envelopes           ->  its vector under noise and masks, once it is paid for
-    reveal     who of them has survived  ->  its shares, and the sum is forgotten
+    advertise  an acceptable task    ->  its keys; training starts in a thread
+    share      the neighbours' keys  ->  an envelope for each
+    mask       their envelopes       ->  its noised and masked vector, after the ledger has paid
+    reveal     the surviving ones    ->  its shares; the sum is forgotten
 
-A sum is in memory alone: a device that is killed has dropped out of it. What stays is the ledger's
-note that it was paid for, so that nobody gets a second vector for a sum of that name. A step that
-is asked for again, since its answer was lost, is answered with the same bytes; the last one is not.
-What the person takes back while it lasts ends it, for it may have been learned from.
+The state of a sum is in memory only, so a device that is killed drops out. The ledger's record of
+the payment stays, and a paid sum never gets a second vector. A repeated request gets the same
+answer, since the first may have been lost; only `reveal` is answered once. A sum ends when the
+person removes a correction, which the training may have used.
 """
 
 import math
@@ -46,16 +46,16 @@ from fedhw_client.agent.throttle import PROCESSOR_SHARE, step_back
 from fedhw_client.fleet.enrolment import Enrolment
 
 LONGEST_SUM_SECONDS = 600.0
-"""Seconds after which a sum that was not ended is forgotten."""
+"""Seconds after which an unfinished sum is forgotten."""
 
 LEARNING_LOCK_TIMEOUT_SECONDS = 3.0
-"""Seconds that a step may wait for the training; heartbeats wait for the step."""
+"""Most seconds that a step waits for the training; heartbeats wait for the step."""
 
 log = structlog.get_logger()
 
 
 class Reason(StrEnum):
-    """Why a device takes no part, by the names in `improvement.proto`."""
+    """Why a device declines, by the names in `improvement.proto`."""
 
     UNAVAILABLE = "unavailable"
     TASK = "task"
@@ -65,7 +65,7 @@ class Reason(StrEnum):
 
 
 class DeclinedError(InputError):
-    """A step that a device does not take, with the reason as a word for the coordinator."""
+    """A step that a device declines, with the reason as a word for the coordinator."""
 
     def __init__(self, reason: Reason, sentence: str) -> None:
         super().__init__(sentence)
@@ -73,10 +73,9 @@ class DeclinedError(InputError):
 
 
 class Contributor:
-    """Takes the steps of one sum at a time, hidden among at least `least` devices.
+    """Takes the steps of one sum at a time, over at least `least` surviving devices.
 
-    Every step raises DeclinedError where the device takes no part, or no longer: what goes wrong
-    ends the sum.
+    Every step raises DeclinedError where the device declines; an error ends the sum.
     """
 
     def __init__(
@@ -97,13 +96,13 @@ class Contributor:
         self._is_closed = False
 
     def close(self) -> None:
-        """Take no part any more, and wait until nothing is trained."""
+        """Decline everything from now on, and end a sum in progress."""
         with self._turn:
             self._is_closed = True
             self._forget()
 
     def advertise(self, sum: bytes, task: Task) -> Keys:
-        """Take part in the sum of this name and return the keys; any other sum is forgotten."""
+        """Join the sum of this name and return the keys; any other sum is forgotten."""
         with self._turn:
             if self._sum is not None and self._sum.is_of(sum, task):
                 return self._sum.keys
@@ -112,7 +111,7 @@ class Contributor:
                 terms = task.terms(sum)
                 expert = self._expert(task)
             self._check_budget(sum, task)
-            removals = self._agent.removals  # asked first: what is removed from here on counts
+            removals = self._agent.removals  # read before the samples
             images, labels = self._agent.samples()
             of_fleet = self._agent.release.manifest.version > 0
             if self._is_closed or not of_fleet or len(images) < FEWEST:
@@ -136,12 +135,12 @@ class Contributor:
             return current.shared[1]
 
     def mask(self, sum: bytes, envelopes: Mapping[str, bytes]) -> bytes | None:
-        """Return the masked vector, None while the device still trains."""
+        """Return the masked vector, None while the training lasts."""
         with self._step(sum) as current:
             if current.masked is None:
                 if current.shared is None:
                     raise DeclinedError(Reason.STEP, "mask: comes after share; begin a new sum")
-                # Before anything is seen of what the person has written, be it how long it takes.
+                # Paid before anything depends on the person's data, the answer's timing included.
                 self._ledger.charge_round(sum.hex(), current.task.rho, self._clock.wall())
                 vector = current.training.vector(LEARNING_LOCK_TIMEOUT_SECONDS)
                 if vector is None:
@@ -163,7 +162,7 @@ class Contributor:
             return shares
 
     def _expert(self, task: Task) -> GlobalExpert:
-        """What to start from; raises InputError where the device does not agree to the task."""
+        """Return the expert to start from; raises InputError for a task it does not accept."""
         if task.survivors < self._least:
             raise InputError(
                 f"survivors: {task.survivors} is below the {self._least} of this device; ask more"
@@ -179,7 +178,7 @@ class Contributor:
             raise InputError(f"parameters: {error}; send those of the release in use") from None
 
     def _check_budget(self, sum: bytes, task: Task) -> None:
-        """Decline now what could not be paid later, for then the others would miss this device."""
+        """Decline a sum that cannot be paid, since dropping out later costs the others."""
         with _declining(Reason.UNAVAILABLE):
             self._ledger.check_round(task.rho, self._clock.wall())
             if any(paid.name == sum.hex() for paid in self._ledger.rounds()):
@@ -190,7 +189,9 @@ class Contributor:
         with self._turn:
             current = self._sum
             if current is None or current.advertised.terms.sum != sum:
-                raise DeclinedError(Reason.SUM, f"sum: {sum.hex()} is none of now; begin a new one")
+                raise DeclinedError(
+                    Reason.SUM, f"sum: {sum.hex()} is not in progress; begin a new one"
+                )
             try:
                 with _declining(Reason.STEP):
                     yield current
@@ -212,7 +213,7 @@ class Contributor:
 
 
 class _Training(threading.Thread):
-    """Trains behind everything else on the device, until it is done or told to give up."""
+    """Trains with low priority until it is done or told to give up."""
 
     def __init__(
         self,
@@ -255,13 +256,13 @@ class _Training(threading.Thread):
         except _GivenUpError:
             return
         except Exception as error:
-            # That it has failed may be for what the person wrote: nobody is to see a difference.
+            # The failure may depend on the person's data, so the answer must not show it.
             log.warning("not trained", error=type(error).__name__)
             update = np.full(self._task.entries - 1, np.nan, np.float32)
         self._vector = self._task.contribution(update)
 
     def _breathe(self) -> None:
-        """Leave the processor to others for a while."""
+        """Pause in proportion to the processor time since the last pause."""
         worked = self._clock.processor() - self._breathed
         if self._clock.wait(self._given_up, worked * (1 / PROCESSOR_SHARE - 1)):
             raise _GivenUpError
@@ -269,12 +270,12 @@ class _Training(threading.Thread):
 
 
 class _GivenUpError(Exception):
-    """Nobody waits for the training any more."""
+    """The training's result is no longer needed."""
 
 
 @dataclass
 class _Sum:
-    """The sum that the device takes part in, as far as it has come."""
+    """The state of the sum in progress."""
 
     task: Task
     advertised: Advertised
@@ -291,7 +292,7 @@ class _Sum:
 
 @contextmanager
 def _declining(reason: Reason) -> Iterator[None]:
-    """Turn what is wrong with a step into why the device declines it."""
+    """Turn an InputError into a DeclinedError with this reason."""
     try:
         yield
     except DeclinedError:

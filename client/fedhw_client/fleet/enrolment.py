@@ -1,7 +1,7 @@
-"""How a device belongs to a coordinator: the invitation it accepted, and keys of its own.
+"""Enrolment of a device: the invitation it accepted and its own keys.
 
-The keys are made here and their private halves never leave the home. One signs reports, the other
-proves the device to Flower.
+The private keys never leave the home. One signs reports, the other authenticates the device to
+Flower.
 """
 
 import os
@@ -39,11 +39,11 @@ class Enrolment:
     report_key: Ed25519PrivateKey
     node_key: ec.EllipticCurvePrivateKey
     since: float = 0.0
-    """Unix seconds at which the device has enrolled."""
+    """When the device enrolled, in Unix seconds."""
 
     @classmethod
     def load(cls, directory: Path) -> "Enrolment":
-        """Read what `enrol` has written; raises InputError when it cannot be read."""
+        """Read an enrolment that `enrol` wrote; raises InputError when it cannot be read."""
         invitation = Invitation.load(directory / INVITATION)
         report_key, node_key = (_load(directory / name) for name in (REPORT_KEY, NODE_KEY))
         if not isinstance(report_key, Ed25519PrivateKey) or not isinstance(
@@ -55,10 +55,10 @@ class Enrolment:
 
 
 def enrol(invitation: Invitation, directory: Path, clock: Clock = SystemClock()) -> Enrolment:
-    """Make keys, show the coordinator their public halves and the token, and keep all of it.
+    """Make keys, register the public keys with the coordinator, and store the enrolment.
 
-    May be repeated after it was cut off: the same keys are shown again. Raises InputError when the
-    coordinator does not answer or refuses.
+    It may be repeated after an interruption: the same keys are registered again. Raises InputError
+    when the coordinator does not answer or refuses.
     """
     waiting = directory.with_name(f"{directory.name}.new")
     enrolment = _prepared(invitation, waiting, clock)
@@ -83,7 +83,7 @@ def enrol(invitation: Invitation, directory: Path, clock: Clock = SystemClock())
 
 
 def secure_channel(invitation: Invitation) -> grpc.Channel:
-    """Return a channel to the coordinator's gRPC services that trusts its own authority alone."""
+    """Return a channel to the coordinator's gRPC services that trusts only its authority."""
     credentials = grpc.ssl_channel_credentials(invitation.certificate_authority.encode())
     return grpc.secure_channel(
         invitation.statistics, credentials, options=[("grpc.enable_http_proxy", 0)]
@@ -91,7 +91,7 @@ def secure_channel(invitation: Invitation) -> grpc.Channel:
 
 
 def _prepared(invitation: Invitation, directory: Path, clock: Clock) -> Enrolment:
-    """Keys for this invitation, those of an attempt before if there was one."""
+    """Return new keys for this invitation, or those of an earlier attempt."""
     kept = replace(invitation, token="")
     if directory.exists():
         try:

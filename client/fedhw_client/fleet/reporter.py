@@ -1,10 +1,10 @@
-"""Tells the coordinator how it goes: once a window, after clipping and noise, within the budget.
+"""Reports to the coordinator: one a window, clipped and noised, within the privacy budget.
 
 when a window has ended:
-    tally := what happened in it, counted from what is still kept
-    the ledger pays for its report and keeps the bytes, in one step
-until it has arrived, and with all else that the ledger has paid for:
-    send these very bytes
+    tally := the events in it, counted from the corrections that are still kept
+    charge the ledger for the report and store its bytes, in one transaction
+until every charged report has arrived:
+    send the stored bytes
 """
 
 import threading
@@ -29,13 +29,13 @@ SEND_TIMEOUT_SECONDS = 10.0
 """Seconds that the coordinator has to answer."""
 
 LONGEST_PAUSE_SECONDS = 30.0
-"""Seconds between two tries at most."""
+"""Most seconds between two tries."""
 
 STOP_GRACE_SECONDS = 3.0
-"""Seconds that it has when the agent stops."""
+"""Seconds that a report in flight has when the agent stops."""
 
 SPREAD = 0.1
-"""Share of a window over which the devices of a fleet spread their reports after its end."""
+"""Share of a window, after its end, over which a fleet's devices spread their reports."""
 
 FINAL = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -43,7 +43,7 @@ FINAL = (
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
 )
-"""Answers that another try would not change."""
+"""Status codes after which a report is not sent again."""
 
 log = structlog.get_logger()
 
@@ -76,24 +76,24 @@ class Reporter:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop; what is not sent by `STOP_GRACE_SECONDS` is sent after the next start."""
+        """Stop within `STOP_GRACE_SECONDS`; unsent reports are sent after the next start."""
         self._stopping.set()
         self._due.set()
         self._thread.join(STOP_GRACE_SECONDS)
 
     def send_soon(self) -> None:
-        """Send what was paid for meanwhile, without waiting for the end of a window."""
+        """Send unsent reports now, without waiting for the end of a window."""
         self._due.set()
 
     def _run(self) -> None:
         done, window = -1, -1
-        # Each device has its own moment, the same after every window.
+        # Each device has its own delay, the same after every window.
         delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
         delay *= SPREAD * self._invitation.window
         while not self._stopping.is_set():
             window = int((self._clock.wall() - delay) // self._invitation.window) - 1
             try:
-                if window != done and self._is_to_tell(window):
+                if window != done and self._is_to_report(window):
                     self._pay(window)
                 done = window
                 self._send_all()
@@ -101,7 +101,7 @@ class Reporter:
             except grpc.RpcError as error:
                 log.info("not sent yet", code=error.code().name)
                 is_done = False
-            except Exception as error:  # the disk refuses, for one thing
+            except Exception as error:  # for example a full disk
                 log.warning("not reported yet", error=type(error).__name__)
                 is_done = False
             next_end = (window + 2) * self._invitation.window + delay
@@ -113,8 +113,8 @@ class Reporter:
             self._clock.wait(self._due, pause)
             self._due.clear()
 
-    def _is_to_tell(self, window: int) -> bool:
-        """Whether the device was of the fleet all that time, and runs a release of the fleet's."""
+    def _is_to_report(self, window: int) -> bool:
+        """Whether the device was enrolled for the whole window and runs a published release."""
         of_fleet = self._agent.release.manifest.version > 0
         return of_fleet and window * self._invitation.window >= self._since and not self._is_revoked
 
@@ -126,7 +126,7 @@ class Reporter:
             log.info("not reported", window=window, reason="the budget is spent")
 
     def _message(self, window: int) -> bytes:
-        """The bytes to send about a window."""
+        """Return the signed report about a window."""
         start, end = (number * self._invitation.window for number in (window, window + 1))
         tally = self._agent.tally(start, end, self._usage.latencies(window))
         release = self._agent.release_name
@@ -134,7 +134,7 @@ class Reporter:
         return signed(report, self._key)
 
     def _send_all(self) -> None:
-        """Send what has not arrived; raises what hinders it."""
+        """Send the reports that have not arrived."""
         unsent = self._ledger.unsent()
         if unsent:
             with secure_channel(self._invitation) as channel:
@@ -156,7 +156,7 @@ class Reporter:
 
 
 def signed(report: Report, key: Ed25519PrivateKey) -> bytes:
-    """Return the message that carries a report, signed by the device."""
+    """Return the bytes of a request that carries a report, signed by the device."""
     content = pb.Report(
         device=report.device,
         schema=report.schema,

@@ -1,11 +1,10 @@
-"""How a device tries a candidate for the next release beside the one in use, and tells how it went.
+"""Shadow evaluation on a device: compares a candidate for the next release with the one in use.
 
     a candidate, without files  ->  wanted  ->  the same with files  ->  evaluating  ->  told
                                 `-> declined: the budget pays for no more reports
 
-Nothing in use changes and nothing is installed: a candidate is signed as one, so it is no release.
-What is told is one noised report a candidate, paid for before it is sent; asked again, a device
-says the same.
+Nothing is installed: a candidate's signature is not that of a release. A device makes one noised
+report about each candidate, and the ledger is charged before it is sent.
 """
 
 import threading
@@ -32,13 +31,13 @@ from fedhw_client.fleet.enrolment import Enrolment
 from fedhw_client.fleet.reporter import signed
 
 RETRY_SECONDS = 60.0
-"""Seconds after which a candidate that could not be evaluated is tried again."""
+"""Seconds after which a candidate whose evaluation failed is tried again."""
 
 log = structlog.get_logger()
 
 
 class ShadowState(StrEnum):
-    """How a device stands to a candidate."""
+    """What a device has done with a candidate so far."""
 
     WANTED = "wanted"
     EVALUATING = "evaluating"
@@ -48,11 +47,10 @@ class ShadowState(StrEnum):
 
 
 class Shadow:
-    """Answers for candidates that are signed with the fleet's release key.
+    """Answers offers of candidates that are signed with the fleet's release key.
 
-    Any thread may ask. A candidate is evaluated in a thread of its own; where the agent ended in
-    the middle of that, the next question begins anew. `send_soon` is told when the ledger has
-    something to send.
+    It is safe to call from any thread. A candidate is evaluated in a thread; if the agent ends
+    meanwhile, the next offer starts over. `send_soon` is called when the ledger has a new report.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class Shadow:
         self._failed = ("", 0.0)
 
     def close(self) -> None:
-        """Wait until nothing is evaluated; close the agent first, which hastens it."""
+        """Wait for an evaluation in progress; close the agent first, which hurries it."""
         with self._considering:
             if self._thread is not None:
                 self._thread.join()
@@ -84,7 +82,7 @@ class Shadow:
     def consider(
         self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
     ) -> ShadowState:
-        """Answer for a candidate; without `files` it asks whether they are wanted."""
+        """Answer an offer; one without `files` asks whether they are wanted."""
         with self._considering:
             try:
                 return self._considered(manifest, signature, files)
@@ -103,7 +101,7 @@ class Shadow:
         if any(charge.about == candidate.name for charge in self._ledger.history()):
             return ShadowState.TOLD
         if evaluating:
-            return ShadowState.EVALUATING  # another one; then comes this
+            return ShadowState.EVALUATING  # another candidate; this one is next
         self._ledger.check_report(self._mechanism, self._clock.wall())
         failed, at = self._failed
         if failed == candidate.digest and self._clock.monotonic() - at < RETRY_SECONDS:
@@ -128,24 +126,24 @@ class Shadow:
             self._ledger.charge(candidate.name, self._mechanism, now, message)
             self._send_soon()
             log.info("evaluated", candidate=candidate.name)
-        except Exception as error:  # whatever it is, it would be the same a second later
+        except Exception as error:  # of any kind: an immediate retry would fail again
             log.warning("not evaluated", candidate=candidate.name, error=type(error).__name__)
             self._failed = (candidate.digest, self._clock.monotonic())
         finally:
             self._is_evaluating = False
 
     def _evaluated(self, release: Release) -> Evaluation:
-        """What the agent finds; that it fails may be for what the person wrote, and is not told."""
+        """Return the evaluation; a failure may depend on private data and is reported as zeros."""
         try:
             return self._agent.evaluate(release)
         except InputError:
-            raise  # another alphabet, or the agent stops
+            raise  # other labels, or the agent stops
         except Exception as error:
             log.warning("not evaluated", error=type(error).__name__)
             return Evaluation(0, 0, 0, 0, 0)
 
     def _message(self, candidate: str, evaluation: Evaluation, now: float) -> bytes:
-        """The bytes to send about a candidate."""
+        """Return the signed report about a candidate."""
         window = int(now // self._invitation.window)
         device = self._invitation.device
         report = make_report(evaluation, device, window, candidate, self._mechanism)

@@ -1,13 +1,12 @@
-"""A Flower SuperNode inside the agent, and everything of Flower that the agent touches.
+"""A Flower SuperNode inside the agent; all use of Flower's internals in the agent is here.
 
-Flower's own `flower-supernode` is a second process of 130 MB, hands messages to a third over a
-local port that any user of the machine can reach, asks every three seconds, and imports whatever
-code the server ships (Flower 1.41). This one speaks the same Fleet API over TLS, proves itself with
-the same kind of key, and calls the ClientApp that is installed: no code from the network is even
-fetched. A run of any other app than that of the invitation is refused, and of an error only the
-type leaves the device.
+Flower's own `flower-supernode` is a second process of 130 MB, hands messages to a third one over a
+local port that any user of the machine can reach, polls every three seconds, and imports the code
+that the server ships (Flower 1.41). This one speaks the same Fleet API over TLS, authenticates with
+the same kind of key, and calls the installed ClientApp: it fetches no code. It refuses a run of any
+app but that of the invitation, and of an error it sends only the type.
 
-`tests/client/fleet/test_supernode.py` is the contract that fails when Flower changes.
+`tests/client/fleet/test_supernode.py` fails when Flower changes these interfaces.
 """
 
 import threading
@@ -63,19 +62,19 @@ from fedhw_client.fleet.backoff import Backoff
 from fedhw_client.fleet.enrolment import Enrolment
 
 HEARTBEAT_SECONDS = 15.0
-"""Seconds in which the SuperLink hears of the node; after twice that it counts as offline."""
+"""Heartbeat interval that the SuperLink is told; after twice that a node counts as offline."""
 
 BUSY, IDLE = 0.2, 10.0
-"""Seconds between two questions for messages: right after one, and doubled from there on."""
+"""Seconds between two polls: after a message, doubling without one up to the second value."""
 
 MAX_MESSAGE_BYTES = offer.MAX_RELEASE_BYTES + 2**20
-"""Bytes of a message; more is not taken."""
+"""Most bytes of a message."""
 
 LONGEST_PAUSE_SECONDS = 20.0
-"""Seconds between two tries to connect at most."""
+"""Most seconds between two tries to connect."""
 
 STOP_GRACE_SECONDS = 3.0
-"""Seconds that the coordinator has to hear that the device leaves."""
+"""Seconds that signing off from the coordinator may take."""
 
 log = structlog.get_logger()
 
@@ -83,7 +82,7 @@ log = structlog.get_logger()
 class SuperNode:
     """Hands the coordinator's messages to a ClientApp, one at a time, in a thread of its own.
 
-    It connects again, with growing pauses, for as long as it is open.
+    It reconnects with growing pauses until it is closed.
     """
 
     def __init__(self, enrolment: Enrolment, app: ClientApp, clock: Clock = SystemClock()) -> None:
@@ -98,7 +97,7 @@ class SuperNode:
         self._thread.start()
 
     def close(self) -> None:
-        """Leave the coordinator; waits at most `STOP_GRACE_SECONDS` for one that hangs."""
+        """Sign off from the coordinator, which takes at most `STOP_GRACE_SECONDS`."""
         self._stopping.set()
         self._thread.join(STOP_GRACE_SECONDS)
 
@@ -114,7 +113,7 @@ class SuperNode:
             except httpx.HTTPStatusError as error:
                 self._coordinator_time.set_by(error.response)
                 log.warning("not let in", status=error.response.status_code)
-            except Exception as error:  # whatever Flower raises, the device goes on
+            except Exception as error:  # Flower documents no errors; the device goes on
                 log.warning("no coordinator", error=type(error).__name__)
             self.is_online = False
             self._clock.wait(self._stopping, backoff.next())
@@ -127,7 +126,7 @@ class SuperNode:
                 link.beat()
                 beaten = now
             pause = BUSY if self._answer_one(link) else min(2 * pause, IDLE)
-            backoff.reset()  # only now something has worked
+            backoff.reset()  # only after a request has worked
             self._clock.wait(self._stopping, pause)
 
     def _answer_one(self, link: "_Link") -> bool:
@@ -154,10 +153,10 @@ class SuperNode:
 
 
 class _CoordinatorTime:
-    """The coordinator's time, as far as it has had to tell.
+    """The coordinator's time, taken from its answers when it refuses a signature.
 
-    Flower lets nobody in whose signature is dated more than five seconds ahead of its own clock,
-    and a device's clock may be wrong.
+    Flower refuses signatures that are dated more than five seconds ahead of its clock, and a
+    device's clock may be wrong.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -169,14 +168,14 @@ class _CoordinatorTime:
         return datetime.fromtimestamp(self._clock.wall(), UTC) + self._ahead
 
     def set_by(self, response: httpx.Response) -> None:
-        """Take the time of an answer, to the second (RFC 9110, 6.6.1)."""
+        """Take the time from an answer's Date header, in seconds (RFC 9110, 6.6.1)."""
         with suppress(KeyError, TypeError, ValueError):
             told = parsedate_to_datetime(response.headers["date"])
             self._ahead = told - datetime.fromtimestamp(self._clock.wall(), UTC)
 
 
 class _Proof:
-    """Shows Flower the node's key and signs the time with it, as `NodeAuthHttpInterceptor` does."""
+    """Sends the node's key and the time signed with it, as `NodeAuthHttpInterceptor` does."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, time: _CoordinatorTime) -> None:
         self._key = key
@@ -216,7 +215,7 @@ class _Link:
         return message_from_proto(response.messages_list[0]), response.message_object_trees[0]
 
     def app_of(self, run: int) -> str:
-        """The digest of the app that a run is of."""
+        """The digest of a run's app."""
         if run not in self._apps:
             response = self._client.GetRun(GetRunRequest(node=self.node, run_id=run))
             self._apps = {run: response.run.fab_hash}
@@ -302,10 +301,10 @@ def _joined(client: FleetHttpClient, enrolment: Enrolment) -> _Link:
 
 
 def _rejoined(client: FleetHttpClient, before: Node | None) -> _Link | None:
-    """The link of a node that has lost its connection, None where it must join anew.
+    """Resume the link of a node that lost its connection; returns None where it must join anew.
 
-    A SuperLink that was started again takes its nodes to be online, and does not let one of them
-    join before it has missed two heartbeats.
+    A restarted SuperLink takes its nodes to be online, and does not let a node join again before it
+    has missed two heartbeats.
     """
     if before is not None:
         link = _Link(client, before)
