@@ -1,7 +1,7 @@
-"""The device: the agent that lives beside a person's apps, and the library by which they reach it.
+"""The agent of a device, and the library with which apps call it.
 
 >>> from fedhw_client import connect
->>> device = connect()  # nobody is called before the first question
+>>> device = connect()  # connects with the first call
 >>> device.close()
 """
 

@@ -1,4 +1,4 @@
-"""How commands find the agent of this device."""
+"""Options and connections of commands that ask the agent of this device."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +29,7 @@ PortOption = Annotated[
 
 
 def connected(home: Path | None, port: int | None) -> "Device":
-    """Return the way to the agent; raises InputError where the extra for it is not installed."""
+    """Return a client of the agent; raises InputError where the extra is not installed."""
     with needs("client"):
         from fedhw_client.connection import connect
 
@@ -37,7 +37,7 @@ def connected(home: Path | None, port: int | None) -> "Device":
 
 
 def encoded(agent: "Device", files: Iterable[Path]) -> list[Observations]:
-    """Return what files hold as the agent takes it; raises InputError for what cannot be used."""
+    """Return the observations in files; raises InputError for a file that cannot be used."""
     from fedhw_client.connection import observation_type
 
     encoder = find_encoder("file", observation_type(agent.describe()))

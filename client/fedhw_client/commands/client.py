@@ -1,4 +1,4 @@
-"""`fedhw client ...`: the agent of a device, and what it has told."""
+"""`fedhw client ...`: the agent of a device, and its privacy report."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`fedhw export`: the three networks in one file, for an app without fedhw."""
+"""`fedhw export`: writes the three networks to one ONNX file, for apps without fedhw."""
 
 import os
 from dataclasses import replace
@@ -51,7 +51,7 @@ def export(
 
 
 def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
-    """The mixture that a device with this profile would learn, its columns in order."""
+    """Return the mixture that a device with this profile would learn, its columns in order."""
     import torch
 
     from fedhw.personalization.learner import Learner

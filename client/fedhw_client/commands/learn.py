@@ -1,4 +1,4 @@
-"""`fedhw learn`: one correction, from which the agent of this device learns."""
+"""`fedhw learn`: gives the agent of this device one correction."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`fedhw client privacy`: what a device has told, in plain words and byte for byte."""
+"""`fedhw client privacy`: the reports that a device made, in plain words and byte for byte."""
 
 import json
 from datetime import datetime
@@ -98,7 +98,7 @@ def _table_of(rounds: "list[PaidRound]") -> Table:
 
 
 def _from_to(charge: "Charge", window: int) -> tuple[str, str]:
-    """When the window began and ended, and nothing for a candidate."""
+    """Return when a report's window began and ended, two empty texts for a candidate."""
     if isinstance(charge.about, str):
         return "", ""
     return _moment(charge.about * window), _moment((charge.about + 1) * window)
@@ -109,7 +109,7 @@ def _moment(at: float) -> str:
 
 
 def _span(seconds: int) -> str:
-    """A time as people say it after 'every'.
+    """Return a duration as it reads after 'every'.
 
     >>> [_span(seconds) for seconds in (1, 20, 60, 100, 5400, 3600, 86_400)]
     ['second', '20 seconds', 'minute', '100 seconds', '90 minutes', 'hour', '24 hours']
@@ -136,10 +136,7 @@ def _told(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> dict[str,
         "limits": vars(ledger.limits),
         "reports": [
             {
-                "about": charge.about,
-                "at": charge.at,
-                "epsilon": charge.epsilon,
-                "delta": charge.delta,
+                **{name: getattr(charge, name) for name in ("about", "at", "epsilon", "delta")},
                 "bytes": charge.message.hex(),
                 "sent_at": charge.sent_at,
                 "refused": charge.refused,
@@ -151,7 +148,7 @@ def _told(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> dict[str,
 
 
 def _print_report(ledger: "Ledger", about: str) -> None:
-    """The bytes as they were sent, and what they say."""
+    """Print the bytes as they were sent, and their meaning."""
     from fedhw.privacy.mechanism import GRID
     from fedhw.privacy.statistics import TABLES, layout, length
     from fedhw.v1 import statistics_pb2 as pb

@@ -1,4 +1,4 @@
-"""`fedhw recognize`: what files hold, by a release or by the agent of this device."""
+"""`fedhw recognize`: recognises files with a release or with the agent of this device."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from fedhw_client.commands.agent_options import (
 )
 
 Ranked = list[list[tuple[str, float]]]
-"""For each file the likeliest labels and their probabilities, the best first."""
+"""For each file the likeliest labels with their probabilities, best first."""
 
 
 def recognize(

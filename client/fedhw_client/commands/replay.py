@@ -1,5 +1,6 @@
-"""`fedhw client --replay`: a writer's characters, one by one, through a new agent."""
+"""`fedhw client --replay`: replays a writer's characters through a new agent."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -58,4 +59,4 @@ def replay(
         shown.add_row(name, value)
     out.print(shown)
     if json_file is not None:
-        write_json(json_file, outcome.as_dict())
+        write_json(json_file, asdict(outcome))

@@ -1,7 +1,7 @@
-"""A real writer's characters through a real agent: recognise, then correct, one by one.
+"""Replays a writer's characters through an agent: recognise, then correct, one by one.
 
-The agent runs in a process and a home of its own, so no profile of this user is touched. Accuracy
-is prequential (Dawid 1984): each character is tested before it is learned from.
+The agent runs in its own process and home, so the user's own data is not touched. Accuracy is
+prequential (Dawid 1984): each character is tested before it is learned from.
 """
 
 import os
@@ -11,9 +11,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ START_TIMEOUT_SECONDS = 120.0
 """Seconds that an agent has to start."""
 
 POLL_SECONDS = 0.05
-"""Seconds between two looks whether it has started."""
+"""Seconds between two checks whether it has started."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Milliseconds:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a replay went; `rss_mb` is the agent's resident memory at the end, in MiB."""
+    """The result of a replay; `rss_mb` is the agent's resident memory at the end, in MiB."""
 
     writer: str
     samples: int
@@ -56,7 +56,7 @@ class Outcome:
     rss_mb: float
 
     def as_rows(self) -> list[tuple[str, str]]:
-        """Return the figures as they are shown, each with its name."""
+        """Return the names and the texts of the figures that are shown."""
         times = (("recognise", self.recognize_ms), ("correct", self.learn_ack_ms))
         return [
             ("characters", f"{self.samples}"),
@@ -69,13 +69,9 @@ class Outcome:
             ("agent's memory", f"{self.rss_mb:.0f} MiB"),
         ]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as it is written to a JSON file."""
-        return asdict(self)
-
 
 def characters_of(writers: WriterSet, name: str) -> WriterSet:
-    """Return one writer's characters in the order of writing; raises InputError if unknown."""
+    """Return one writer's characters in order; raises InputError for an unknown writer."""
     if name not in writers.names:
         known = ", ".join(sorted(writers.names)[:5])
         raise InputError(f"writer: {name!r} is not in the file; use a name such as {known}")
@@ -90,18 +86,15 @@ def replay_writer(
     after: Callable[[int], object],
     clock: Clock = SystemClock(),
 ) -> Outcome:
-    """Feed characters to a fresh agent, `rate` a second or as fast as it answers for 0.
+    """Replay characters through a new agent, `rate` a second, or as fast as it answers for 0.
 
-    `after` is told how many are through.
+    `after` is called with the number of characters so far.
     """
     recognized, acknowledged = [], []
     ge_right = right = 0
     with (
         tempfile.TemporaryDirectory(prefix="fedhw-") as place,
-        running_agent(Path(place), release, clock) as (
-            device,
-            process,
-        ),
+        running_agent(Path(place), release, clock) as (device, process),
     ):
         began = clock.monotonic()
         for number, (observation, label) in enumerate(
@@ -136,7 +129,7 @@ def replay_writer(
 def running_agent(
     home: Path, release: Path, clock: Clock = SystemClock()
 ) -> Iterator[tuple[Device, "subprocess.Popen[bytes]"]]:
-    """Run an agent in a process of its own; yields the way to it, and the process."""
+    """Run an agent in its own process; yields a client of it, and the process."""
     command = [sys.executable, "-m", "fedhw", "client", "--home", str(home)]
     with (home / "agent.log").open("w+", encoding="utf-8") as said:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The pad's web side: one page, a few JSON endpoints, and a guard before all of them."""
+"""The pad's web server: one page, a few JSON endpoints, and a guard in front of them."""
 
 import asyncio
 import json
@@ -31,13 +31,13 @@ from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
 
 MAX_BODY = 256 * 1024
-"""Bytes of a request's body: more than the strokes of any character need."""
+"""Most bytes of a request's body; the strokes of a character take far less."""
 
 CANDIDATES = 5
-"""Characters offered for each glyph, the likeliest first."""
+"""Candidates for each observation, the likeliest first."""
 
 RECENT = 24
-"""Glyphs of the writer's own that the page shows."""
+"""Most corrections that the page shows."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -50,25 +50,25 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""What every answer carries, errors included."""
+"""Headers of every answer, errors included."""
 
 _FILES = {"": "text/html", "pad.css": "text/css", "pad.js": "text/javascript"}
 
 
 def pad_url(token: str, port: int) -> str:
-    """The one address at which the page answers."""
+    """Return the address of the page."""
     return f"http://127.0.0.1:{port}/{token}/"
 
 
 def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None) -> Starlette:
-    """The pad of this agent, for a server that listens on loopback at `port`.
+    """Return the pad of this agent, for a server that listens on loopback at `port`.
 
-    Raises InputError where the release does not take what can be written on it.
-    It says what leaves the device: nothing, or reports to a `coordinator`. Whoever serves it must
-    switch the access log off: the path holds the token.
+    The page says what leaves the device: nothing, or reports to a `coordinator`. The server must
+    not keep an access log, since the path has the token. Raises InputError where the release's
+    observations cannot be made from strokes.
     """
 
-    takes = agent.release.observation  # that of every later release, too
+    takes = agent.release.observation  # the same for every later release
     find_encoder("strokes", takes)
 
     async def written(asked: dict[str, Any]) -> Observations:
@@ -119,10 +119,10 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
 
 
 class Guard:
-    """Lets the page's own requests through and nobody else's; puts `HEADERS` on every answer.
+    """Passes only the page's own requests, and puts `HEADERS` on every answer.
 
-    A page of another site can send requests to loopback, so neither the address nor the browser
-    protects anything: the token in the path, the Host and the Origin do.
+    Other sites' pages can send requests to loopback, too, so a request must have the token in its
+    path and the right Host and Origin.
     """
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
@@ -154,7 +154,7 @@ class Guard:
             raise
 
     def _refusal(self, request: Request) -> Response | None:
-        """What is wrong with a request, unless nothing is."""
+        """Return the refusal of a request, None for a good one."""
         host = request.headers.get("host", "")
         if host not in self.hosts:
             return _error(421, f"host: {host!r} is not this page; open it at {self.hosts[0]}")
@@ -180,7 +180,7 @@ def _file(name: str, media_type: str) -> Route:
 
 
 async def _asked(request: Request) -> dict[str, Any]:
-    """The JSON object in a request's body."""
+    """Return the JSON object in a request's body."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -196,7 +196,7 @@ async def _asked(request: Request) -> dict[str, Any]:
 
 
 def _strokes(asked: dict[str, Any]) -> list[NDArray[np.number]]:
-    """The strokes asked about, each [P, 2]."""
+    """Return the strokes in a request, each [P, 2]."""
     strokes = asked.get("strokes")
     if not isinstance(strokes, list):
         raise InputError("strokes: there is no such list; give a list of strokes of [x, y] points")
@@ -221,7 +221,7 @@ def _text(asked: dict[str, Any], field: str) -> str:
 
 
 def _selection(asked: dict[str, Any]) -> Selection:
-    """What to forget; everything has to be asked for by name."""
+    """Return what to forget; everything has to be asked for explicitly."""
     if list(asked) == ["id"]:
         return Selection(id=_text(asked, "id"))
     if list(asked) == ["label"]:
@@ -251,7 +251,7 @@ def _recognition(recognition: Recognition, labels: Labels) -> dict[str, Any]:
 
 
 async def _events(agent: Agent, coordinator: str | None) -> AsyncIterator[str]:
-    """The whole state as a server-sent event, at once and after each change."""
+    """Yield the whole state as a server-sent event, now and after each change."""
     async for status in watch(agent):
         state = await asyncio.to_thread(_state, agent, status) | {"coordinator": coordinator}
         yield f"data: {json.dumps(state)}\n\n"
@@ -284,7 +284,7 @@ def _state(agent: Agent, status: Status) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """Return a number, None for NaN, which JSON has not."""
     return None if math.isnan(value) else value
 
 

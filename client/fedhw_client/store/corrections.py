@@ -1,8 +1,8 @@
-"""What a device must not lose: corrections and what was learned, in one SQLite file.
+"""The store of corrections and of the learned mixture, in one SQLite file.
 
 A correction is durable when `append` returns: SQLite in WAL mode with synchronous=FULL syncs every
-commit to disk (https://www.sqlite.org/pragma.html#pragma_synchronous). What is removed is
-overwritten (secure_delete) and the log that still held it is cut off.
+commit to disk (https://www.sqlite.org/pragma.html#pragma_synchronous). Removed rows are overwritten
+(secure_delete), and the write-ahead log that still has them is truncated.
 """
 
 import os
@@ -23,7 +23,7 @@ WINDOW = 20
 """Corrections that share one count of right guesses."""
 
 SALVAGING, SET_ASIDE = "salvaging-", "damaged-"
-"""How the directory of a damaged database begins, until and after what is whole in it is saved."""
+"""Prefixes of a damaged database's directory: while its rows are salvaged, and afterwards."""
 
 MIGRATIONS = [
     f"""
@@ -66,7 +66,7 @@ MIGRATIONS = [
     ) STRICT;
     """,
 ]
-"""What makes each schema version of the one before, from an empty file on; never edit one."""
+"""Each entry migrates the schema by one version, from an empty file on; never edit one."""
 
 
 class Window(NamedTuple):
@@ -79,9 +79,9 @@ class Window(NamedTuple):
 
 
 class Opinion(NamedTuple):
-    """Whether the local expert alone was right of a sample, and whether the gate was open to it.
+    """Whether the local expert alone was right about a sample, and whether the gate was open.
 
-    Before anything was learned the local expert says what the global one does.
+    Before the first learning the global expert's answer counts as the local one's.
     """
 
     position: int
@@ -90,7 +90,7 @@ class Opinion(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A correction that is kept, and who had been right of it."""
+    """The label of a correction, and who was right about it."""
 
     label: str
     ge_right: bool
@@ -100,7 +100,7 @@ class Judged(NamedTuple):
 
 
 class StoredMixture(NamedTuple):
-    """A mixture as it is stored, and the release whose features it reads."""
+    """A mixture as it is stored, and the digest of the release that it was learned for."""
 
     release: str
     tensors: bytes
@@ -108,9 +108,9 @@ class StoredMixture(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Corrections that meet all that is given; all of them when nothing is.
+    """Selects corrections that match every given field, all of them by default.
 
-    `start` and `end` are Unix times in seconds, the end not included.
+    `start` and `end` are Unix times in seconds; `end` is exclusive.
     """
 
     id: str | None = None
@@ -120,7 +120,7 @@ class Selection:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing narrows it down."""
+        """Whether it selects all corrections."""
         return self == Selection()
 
     def condition(self) -> tuple[str, dict[str, object]]:
@@ -136,18 +136,18 @@ class Selection:
 
 
 class Store:
-    """The database of one device; callers take turns.
+    """The database of one device; safe for threads.
 
-    Opening it brings an older schema up to date. A database that is damaged is set aside in a
-    directory beside it, every correction in it that is whole goes into a new one, and `notices`
-    says so. Raises InputError when the schema is newer than this program or the disk refuses.
+    Opening it migrates an older schema. A damaged database is moved to a directory beside it, its
+    undamaged corrections go into a new one, and `notices` says so. Raises InputError when the
+    schema is newer than this program or the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notices: list[str] = []
-        # Before SQLite sees it: what a damaged log holds beyond the damage, SQLite drops silently.
-        # A database that an earlier start set aside counts until its rows are in the new one.
+        # Carved before SQLite opens the file: it silently drops what a damaged log has behind the
+        # damage. A database that an interrupted start set aside is carved again.
         found = [carve(place / path.name) for place in sorted(path.parent.glob(f"{SALVAGING}*"))]
         written = {row.position: row for rows in (carve(path), *found) for row in rows}
         try:
@@ -167,7 +167,7 @@ class Store:
             self._cut_off_log()
 
     def close(self) -> None:
-        """Bring everything into the one file."""
+        """Close the file."""
         self._db.close()
 
     def rows(self) -> list[StoredSample]:
@@ -175,7 +175,7 @@ class Store:
         return [_row(*found) for found in self._db.read(f"{_SELECT} ORDER BY position")]
 
     def select(self, selection: Selection) -> list[int]:
-        """Return the positions of the corrections that are meant, the oldest first."""
+        """Return the positions of the selected corrections, the oldest first."""
         condition, values = selection.condition()
         found = self._db.read(
             f"SELECT position FROM samples WHERE {condition} ORDER BY position", values
@@ -188,15 +188,15 @@ class Store:
         return [_row(*found) for found in newest]
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of the names that are stored."""
+        """Return those of the ids that are stored."""
         ask = "SELECT id FROM samples WHERE id = ?"
         return {found for name in ids for (found,) in self._db.read(ask, (name,))}
 
     def judged(self, start: float, end: float) -> list[Judged]:
-        """Return how guesses went on what is kept of a time, `end` not included, the oldest first.
+        """Return how the kept corrections of a period were judged, the oldest first.
 
-        Of a sample without an opinion the local expert is taken to have said what the global one
-        did, and the gate to have been closed.
+        Where a sample has no opinion, the local expert counts as right where the global one was,
+        and the gate as closed.
         """
         found = self._db.read(
             "SELECT label, ge_right, coalesce(le_right, ge_right), right, coalesce(opened, 0) "
@@ -207,31 +207,31 @@ class Store:
         return [Judged(label, *map(bool, judgements)) for label, *judgements in found]
 
     def windows(self, n: int) -> list[Window]:
-        """Return how guesses went in at most the n newest windows, the oldest first."""
+        """Return at most the n newest windows, the oldest first."""
         found = self._db.read("SELECT * FROM windows ORDER BY number DESC LIMIT ?", (n,))
         return [Window(*window) for window in found][::-1]
 
     def totals(self) -> tuple[int, int, int]:
-        """Return all guesses, and how many of them each was right: global expert and mixture."""
+        """Return the numbers of guesses, of the global expert's right ones, of the mixture's."""
         sums = "coalesce(sum(guesses), 0), coalesce(sum(ge_right), 0), coalesce(sum(right), 0)"
         [(guesses, ge_right, right)] = self._db.read(f"SELECT {sums} FROM windows")
         return guesses, ge_right, right
 
     @property
     def next_position(self) -> int:
-        """The place in the stream that the next correction gets."""
+        """The position that the next correction gets."""
         [(position,)] = self._db.read("SELECT next_position FROM counters")
         return int(position)
 
     @property
     def personal_version(self) -> int:
-        """How many personal mixtures there have been."""
+        """How many mixtures have been in use so far."""
         [(version,)] = self._db.read("SELECT personal_version FROM counters")
         return int(version)
 
     @property
     def personal(self) -> StoredMixture | None:
-        """The mixture in use, None if there is none or it is damaged."""
+        """The stored mixture, None if there is none or it is damaged."""
         for release, tensors, checksum in self._db.read("SELECT * FROM personal"):
             if zlib.crc32(tensors) == checksum:
                 return StoredMixture(release, tensors)
@@ -249,7 +249,7 @@ class Store:
         evicted: Collection[int] = (),
         opinions: Sequence[Opinion] = (),
     ) -> None:
-        """Store corrections and drop the evicted ones; all of it is durable, or none.
+        """Store corrections and delete the evicted ones, durably, all or none.
 
         Raises StoreFullError, and InputError when the disk refuses for another reason.
         """
@@ -272,9 +272,9 @@ class Store:
             )
 
     def remove(self, positions: Collection[int], everything: bool = False) -> None:
-        """Take corrections, their guesses, and the mixture that was learned from them, or all.
+        """Remove corrections, their guesses, and the mixture that was learned from them.
 
-        With `everything`, every count goes, too. Traces stay on the disk until `scrub`.
+        With `everything`, all counts are removed, too. Traces stay on the disk until `scrub`.
         """
         with self._db.transaction() as db:
             db.executemany(
@@ -288,14 +288,14 @@ class Store:
             db.execute("DELETE FROM personal")
 
     def scrub(self) -> None:
-        """Erase what still holds something that was removed: the log, and damaged databases.
+        """Erase the traces of removed corrections: the log, and damaged databases.
 
-        Raises StoreError when there is no room to bring the log into the file first, or another
+        Raises StoreError when there is no room to write the log back to the file, or another
         program keeps it open.
         """
         self._cut_off_log()
         for copy in self.path.parent.glob(f"{SET_ASIDE}*/*"):
-            # Best effort: a disk that copies on write may keep the old blocks.
+            # Best effort: a copy-on-write file system may keep the old blocks.
             with copy.open("r+b") as file:
                 file.write(bytes(copy.stat().st_size))
                 file.flush()
@@ -303,7 +303,7 @@ class Store:
             copy.unlink()
 
     def set_personal(self, personal: StoredMixture | None, version: int) -> None:
-        """Keep the mixture in use, in place of the one before."""
+        """Store the mixture in use in place of the one before."""
         with self._db.transaction() as db:
             db.execute("DELETE FROM personal")
             if personal is not None:
@@ -312,7 +312,7 @@ class Store:
             db.execute("UPDATE counters SET personal_version = ?", (version,))
 
     def _restore(self, rows: Sequence[StoredSample]) -> None:
-        """Take in what was saved; only then is a damaged database done with."""
+        """Store salvaged rows, and only then mark damaged databases as done."""
         if rows:
             self.append(sorted(rows))
             self.notices.append(f"{len(rows)} corrections were saved from a damaged store.")
@@ -370,7 +370,7 @@ def _opened(path: Path) -> Database:
 
 
 def _verify(database: Database) -> None:
-    """Raise StoreDamagedError where a correction is not as it was written, or the counters are."""
+    """Raise StoreDamagedError where a checksum is wrong or the counters are missing."""
     for *row, checksum in database.read(f"SELECT {_COLUMNS}, checksum FROM samples"):
         if _row(*row).checksum != checksum:
             raise database.damaged()
@@ -379,7 +379,7 @@ def _verify(database: Database) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Move a damaged database out of the way."""
+    """Move a damaged database to a directory of its own."""
     aside = path.with_name(f"{SALVAGING}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     aside.mkdir(mode=0o700)
     for part in (path, _beside(path, "-wal"), _beside(path, "-shm")):

@@ -1,4 +1,4 @@
-"""Where a device keeps what is private: one directory, of files that only their owner may read."""
+"""The home of an agent: one directory of files that only their owner may read."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        """`$FEDHW_HOME`, or the place that this system has for a user's data."""
+        """Return the home in `$FEDHW_HOME`, or in this system's place for user data."""
         chosen = os.environ.get("FEDHW_HOME")
         return cls(Path(chosen) if chosen else platformdirs.user_data_path("fedhw"))
 
@@ -42,32 +42,32 @@ class Home:
 
     @property
     def incoming(self) -> Path:
-        """A release that has come and is not in use yet."""
+        """A received release that is not in use yet."""
         return self.directory / "incoming"
 
     @property
     def held_back(self) -> Path:
-        """A file for each newer release that was worse for this person, named by its digest."""
+        """An empty file for each newer release that was worse for this person, by its digest."""
         return self.directory / "held-back"
 
     @property
     def decided(self) -> Path:
-        """An empty file, as old as the last decision about a release."""
+        """An empty file whose modification time is that of the last decision about a release."""
         return self.directory / "decided"
 
     @property
     def enrolment(self) -> Path:
-        """What makes the device one of a fleet: the invitation and its own keys."""
+        """The invitation that the device accepted and its own keys."""
         return self.directory / "enrolment"
 
     @property
     def ledger(self) -> Path:
-        """What was told to the coordinator, and what that cost."""
+        """The reports that were made, and what they cost."""
         return self.directory / "ledger.db"
 
     @property
     def socket(self) -> Path:
-        """Where the agent listens; raises InputError when the path is too long for a socket."""
+        """The agent's unix socket; raises InputError when its path is too long."""
         path = self.directory.resolve() / "agent.sock"
         if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
             raise InputError(
@@ -83,15 +83,15 @@ class Home:
 
     @property
     def token(self) -> Path:
-        """What a caller on loopback must know, since any user of the machine can call there."""
+        """The secret of callers on loopback TCP, where any user of the machine can connect."""
         return self.directory / "token"
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
-        """Make the directory, and keep every other agent out of it meanwhile.
+        """Make the directory and lock it against other agents.
 
-        What a crash has left unfinished is put right. Raises InputError when another agent is in it
-        or nothing can be written there.
+        Installations that a crash interrupted are completed or undone. Raises InputError when
+        another agent has the lock or nothing can be written there.
         """
         with occupied(self.directory, "agent"):
             recover(self.release)
@@ -99,9 +99,9 @@ class Home:
             yield
 
     def install(self, release: Path) -> None:
-        """Copy a release into the home, whole or not at all, so that the device needs no other.
+        """Copy a release into the home atomically.
 
-        After a crash the next `occupied` finds the one before or this one, never none.
+        After a crash the next `occupied` finds the old release or the new one.
         """
         with replacing(self.release, durable=True) as unfinished:
             shutil.copytree(release, unfinished)

@@ -1,4 +1,4 @@
-"""One encrypted file that moves a person to a new device."""
+"""Profiles: encrypted files that move a person's corrections to a new device."""
 
 import base64
 import io
@@ -29,26 +29,26 @@ LONGEST_ID = 64
 """Characters."""
 
 MOST = 200 * 2**20
-"""Most bytes of a profile, sealed or opened: the 2,000 samples of a device, at their largest."""
+"""Most bytes of a profile, sealed or opened: 2,000 samples of the largest size."""
 
 # Magic, version, salt, log2 n, r and p of scrypt, nonce of AES-GCM.
 _HEADER = struct.Struct(">13sB16s3B12s")
 _LOG_N, _R, _P = 15, 8, 1
-# What a file may ask for: no less than was ever sealed with, no more than 64 MiB.
+# Bounds on a file's scrypt parameters: no weaker than fedhw's own, no more than 64 MiB.
 _MOST_LOG_N, _MOST_P = 16, 4
-# More than the first line takes, with the most labels, and more than that of any sample.
+# Upper bounds: the first line has up to 65,536 labels, any other has one sample.
 _LONGEST_FIRST_LINE, _LONGEST_LINE = 20 * 2**20, 2 * MAX_OBSERVATION_BYTES
 
-# What the first line of version 1 did not say.
+# Version 1 had no type of observation.
 _SINCE_2 = ObservationType((28, 28), "uint8")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything a person corrected, in that order, the type of an observation, and the labels.
+    """A person's corrections in order, their type of observation, and the release's labels.
 
-    Raises InputError for rows that no store takes: an id that is not 1 to 64 characters or occurs
-    twice, a time that is not finite, an observation of another type, a label that is not known.
+    Raises InputError for a row that no store takes: an id that is not 1 to 64 characters or occurs
+    twice, a time that is not finite, an observation of another type, an unknown label.
     """
 
     rows: Sequence[StoredSample] = field(repr=False)
@@ -164,7 +164,7 @@ def _secret(passphrase: str) -> bytes:
 
 
 def _is_text(text: str) -> bool:
-    """Whether text has no lone surrogates, which UTF-8 cannot say."""
+    """Whether text has no lone surrogates, which UTF-8 cannot encode."""
     return text.encode(errors="ignore").decode() == text
 
 
@@ -175,7 +175,7 @@ def _lines(profile: Profile) -> Iterator[bytes]:
         yield _line(
             {
                 "id": row.id,
-                # A time or an answer that came as an integer would not be read back.
+                # Converted, since numbers of another type would not be read back.
                 "at": float(row.at),
                 "label": row.label,
                 "ge_right": bool(row.ge_right),
@@ -224,7 +224,7 @@ def _inflated(compressed: bytes) -> bytes:
 
 
 def _parsed(content: bytes, version: int) -> tuple[list[StoredSample], ObservationType, Labels]:
-    """What the lines of JSON say; a line at a time, so that little is held unchecked."""
+    """Parse the lines of JSON one at a time, which bounds the memory for unchecked content."""
     file = io.BytesIO(content)
     first = json.loads(file.readline(_LONGEST_FIRST_LINE))
     lines = enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1)

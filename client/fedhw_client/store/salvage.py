@@ -1,6 +1,6 @@
-"""What a damaged store still holds: rows carved out of its pages without SQLite's help.
+"""Salvage of a damaged store: rows are carved out of its pages without SQLite.
 
-Names and offsets are those of the SQLite file format, https://www.sqlite.org/fileformat2.html.
+Names and offsets follow the SQLite file format, https://www.sqlite.org/fileformat2.html.
 """
 
 import struct
@@ -13,11 +13,11 @@ from fedhw_client.store.stored_sample import StoredSample
 PAGE = 4096
 """Bytes of a page in the store's database."""
 
-# Pages of any size that SQLite knows, 512 to 65536, start at a multiple of the smallest.
+# SQLite's pages have 512 to 65536 bytes, so each starts at a multiple of the smallest size.
 _SMALLEST_PAGE, _LARGEST_PAGE = 512, 65536
 _PAGE_SIZES = [2**n for n in range(9, 17)]
 _MOST_CELLS = _LARGEST_PAGE // 16
-# More than an observation, its name and its label take.
+# An upper bound for a row: observation, name and label.
 _LARGEST_RECORD = 2 * MAX_OBSERVATION_BYTES
 _LEAF = 0x0D
 _COLUMNS = 8
@@ -27,19 +27,19 @@ _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
 
 def carve(database: Path) -> list[StoredSample]:
-    """Return every row whose checksum holds in a database or its write-ahead log, by position.
+    """Return the rows with a valid checksum in a database and its write-ahead log, by position.
 
-    Reads the two files and needs nothing of them to be whole: not the header, not the schema,
-    not the interior pages. Carve before SQLite opens the database, which may empty the log. Of
-    rows at one position the one that was last written to the log is returned, and of rows with
-    one id the one at the last position, so that a new store takes them all.
+    Any part of the two files may be damaged: the header, the schema, interior pages. Carve before
+    SQLite opens the database, which may empty the log. Of several rows at one position the last
+    one written to the log is returned, and of several with one id the one at the last position,
+    so that a new store takes them all.
 
-    A deleted row comes back as long as a page from before its deletion is left, in the database
-    or in the log. So the store, with secure_delete on, truncates the log after forgetting. A row
-    larger than its page is followed through its overflow pages, as they were when it was written.
-    A log whose header is damaged is read whole, in pages of `PAGE` bytes.
+    A deleted row comes back as long as a page from before its deletion is left in the database or
+    in the log. So the store, with secure_delete on, truncates the log after forgetting. A row that
+    is larger than its page continues in overflow pages, which are read as they were when the row
+    was written. A log with a damaged header is read whole, in pages of `PAGE` bytes.
 
-    Raises OSError when a file cannot be read; one that does not exist is an empty one.
+    Raises OSError when a file cannot be read; a missing file counts as empty.
     """
     content = _content(database)
     pages = _Pages(content, _page_size(content))
@@ -53,18 +53,18 @@ def carve(database: Path) -> list[StoredSample]:
 
 
 class _Pages:
-    """The pages of a database by number, with those that its log has put in their place."""
+    """The pages of a database by number; pages written from its log replace them."""
 
     def __init__(self, database: bytes, size: int) -> None:
         self._database, self.size = memoryview(database), size
         self._written: dict[int, memoryview] = {}
 
     def write(self, pages: Iterable[tuple[int, memoryview]]) -> None:
-        """Put pages in the place of those of their numbers."""
+        """Replace the pages of these numbers."""
         self._written.update(pages)
 
     def __getitem__(self, number: int) -> memoryview:
-        """Return a page; an empty one where there is none."""
+        """Return a page, an empty one where it is missing."""
         start = (number - 1) * self.size
         return self._written.get(number, self._database[start : start + self.size])
 
@@ -77,23 +77,23 @@ def _content(file: Path) -> bytes:
 
 
 def _page_size(database: bytes) -> int:
-    """What the file header says, if it can be (section 1.3.2)."""
+    """Return the page size of the file header, or `PAGE` where that is none (section 1.3.2)."""
     size = int.from_bytes(database[16:18])
     size = _LARGEST_PAGE if size == 1 else size
     return size if size in _PAGE_SIZES else PAGE
 
 
 def _possible_pages(database: bytes) -> Iterator[memoryview]:
-    """Whatever may be a page; the first, with its file header, holds the schema and no rows."""
+    """Yield every possible page; the first one, with the file header, has the schema, no rows."""
     for start in range(0, len(database), _SMALLEST_PAGE):
         yield memoryview(database)[start : start + _LARGEST_PAGE]
 
 
 def _transactions(wal: bytes) -> Iterator[list[tuple[int, memoryview]]]:
-    """The pages of each transaction in a log, by number (section 4.1).
+    """Yield the pages of each transaction in a log, by number (section 4.1).
 
-    Only those that are of the log's current run and committed, if its header can tell; else all of
-    them at once.
+    With an intact header only committed frames with its salts count; otherwise all frames do, as
+    one transaction.
     """
     intact = _is_intact(wal[:_WAL_HEADER])
     size = int.from_bytes(wal[8:12]) if intact else PAGE
@@ -111,7 +111,7 @@ def _transactions(wal: bytes) -> Iterator[list[tuple[int, memoryview]]]:
 
 
 def _is_intact(header: bytes) -> bool:
-    """Whether the header of a log has the checksum it says (section 4.2)."""
+    """Whether the checksum in a log's header is right (section 4.2)."""
     order = _WAL_WORD_ORDER.get(int.from_bytes(header[:4]))
     if order is None or len(header) < _WAL_HEADER:
         return False
@@ -124,7 +124,7 @@ def _is_intact(header: bytes) -> bool:
 
 
 def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample]:
-    """The rows of a leaf of a table (section 1.6); a cell that does not parse is passed over."""
+    """Yield the rows of a table's leaf page (section 1.6); cells that do not parse are skipped."""
     if page[0:1] != bytes([_LEAF]):
         return
     cells = min(int.from_bytes(page[3:5]), _MOST_CELLS)
@@ -141,14 +141,14 @@ def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample]:
 
 
 def _within(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memoryview]:
-    """The rowid and the record of a cell that lies in its page whole (section 1.6)."""
+    """Return the rowid and the record of a cell without overflow pages (section 1.6)."""
     size, cursor = _varint(page, cell)
     position, cursor = _varint(page, cursor)
     return position, page[cursor : cursor + size]
 
 
 def _overflowing(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memoryview]:
-    """The rowid and the record of a cell that goes on in other pages (section 1.7)."""
+    """Return the rowid and the record of a cell with overflow pages (section 1.7)."""
     size, cursor = _varint(page, cell)
     position, cursor = _varint(page, cursor)
     fewest, most = (pages.size - 12) * 32 // 255 - 23, pages.size - 35
@@ -167,7 +167,7 @@ def _overflowing(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memor
 
 
 def _row(position: int, record: memoryview) -> StoredSample | None:
-    """The row in a record (section 2.1)."""
+    """Return the row in a record, None where it is not one (section 2.1)."""
     body, cursor = _varint(record, 0)
     values: list[int | float | str | bytes | None] = []
     for _ in range(_COLUMNS):
@@ -189,7 +189,7 @@ def _row(position: int, record: memoryview) -> StoredSample | None:
 def _value(
     page: memoryview, serial: int, start: int
 ) -> tuple[int | float | str | bytes | None, int]:
-    """A column's value by its serial type, and the offset after it."""
+    """Return a column's value by its serial type, and the offset after it."""
     if serial == 0:
         return None, start
     if serial in _INTEGER_BYTES:
@@ -205,7 +205,7 @@ def _value(
 
 
 def _varint(page: memoryview, start: int) -> tuple[int, int]:
-    """A big-endian integer of 1 to 9 bytes, 7 bits each, the ninth 8, and the offset after it."""
+    """Return a varint of 1 to 9 bytes, and the offset after it; the ninth byte has 8 bits."""
     value = 0
     for cursor in range(start, start + 8):
         value = value << 7 | page[cursor] & 0x7F
