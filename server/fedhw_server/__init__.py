@@ -1,1 +1,1 @@
-"""The coordinator's side: where the network begins for the operator."""
+"""The coordinator of a fleet."""

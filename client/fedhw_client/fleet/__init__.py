@@ -1,1 +1,1 @@
-"""What a device exchanges with its coordinator."""
+"""The device's part in a fleet: enrolment, reports, releases, secure sums."""

@@ -1,1 +1,1 @@
-"""The pad: a page of this device on which its user writes, corrects and watches the experts."""
+"""The pad: a page on which the device's user writes, corrects and watches the experts."""

@@ -1,1 +1,1 @@
-"""What a device keeps: corrections, profiles, its home."""
+"""The device's storage: corrections, profiles, its home."""

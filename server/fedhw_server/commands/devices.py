@@ -1,4 +1,4 @@
-"""The devices of a fleet: invited, listed, sent away."""
+"""`fedhw server enroll`, `revoke` and `devices`."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,13 @@ from fedhw_server.commands.times import ago
 
 if TYPE_CHECKING:
     from fedhw_server.store.members import Member
+
+
+SHOWN = (
+    *("running", "offered", "adoption", "refusal"),
+    *("invited_at", "enrolled_at", "revoked_at", "seen_at"),
+)
+"""Fields of a device that are printed as JSON, besides name, state and whether it is online."""
 
 
 def enroll(
@@ -62,12 +69,5 @@ def _device(device: "Member", now: float) -> dict[str, Any]:
         "name": device.name,
         "state": device.state,
         "online": device.is_online(now),
-        "running": device.running,
-        "offered": device.offered,
-        "adoption": device.adoption,
-        "refusal": device.refusal,
-        "invited_at": device.invited_at,
-        "enrolled_at": device.enrolled_at,
-        "revoked_at": device.revoked_at,
-        "seen_at": device.seen_at,
+        **{name: getattr(device, name) for name in SHOWN},
     }

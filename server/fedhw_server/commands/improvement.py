@@ -1,4 +1,4 @@
-"""Attempts to improve the newest release: their plan, their public characters, their beginning."""
+"""`fedhw server public`, `improve` and `improvement`: attempts to improve the newest release."""
 
 import json
 from dataclasses import replace
@@ -118,7 +118,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _costs(plan: "Plan", fleet: "Fleet", release: "Release") -> dict[str, Any]:
-    """What an attempt costs a device, and what all have cost the one that was in most."""
+    """Return the privacy costs: of one attempt, and of all so far for the device in most rounds."""
     from fedhw.privacy.discrete_gaussian import epsilon_of
 
     delta = fleet.policy.delta

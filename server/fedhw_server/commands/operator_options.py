@@ -1,4 +1,4 @@
-"""How the operator's commands find a coordinator, whether it runs or not."""
+"""Options of the operator's commands, and how they open a coordinator's home."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def home_of(given: Path | None) -> "Home":
-    """Return the home that is meant; it may stand before the command, too."""
+    """Return the chosen home; the option may come before the command, too."""
     with needs("server"):
         from fedhw_server.store.coordinator_home import Home
     chosen = given or click.get_current_context().obj

@@ -1,4 +1,4 @@
-"""Releases: published, taken back, listed with what was tried to improve them."""
+"""`fedhw server publish`, `rollback` and `releases`."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedhw.release.manifest import Manifest
 
 SHOWN = 20
-"""Decisions that are listed, the newest."""
+"""Most decisions that are listed."""
 
 
 def publish(

@@ -1,4 +1,4 @@
-"""`fedhw server`, and whether and how it runs."""
+"""`fedhw server`, `pause`, `resume` and `status`."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any

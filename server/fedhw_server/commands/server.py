@@ -1,4 +1,4 @@
-"""`fedhw server ...`: what an operator does."""
+"""`fedhw server ...`: the operator's commands."""
 
 import typer
 

@@ -1,4 +1,4 @@
-"""What the devices' reports say together."""
+"""`fedhw server statistics`: estimates from the devices' reports."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedhw.privacy.estimate import Estimate
 
 WORST = 10
-"""Labels that are listed, those with the most errors."""
+"""Most labels that are listed, those with the most errors."""
 
 
 def statistics(
@@ -65,7 +65,7 @@ def _table_of_means(estimates: "Sequence[Estimate]") -> Table:
 
 
 def _table_of_errors(estimates: "Sequence[Estimate]", labels: Sequence[str]) -> Table:
-    """The labels at which most errors are made."""
+    """Return a table of the labels with the most errors."""
     errors = [each for each in estimates if each.name == "error_share"]
     worst = sorted(errors, key=lambda each: each.mean, reverse=True)[:WORST]
     shown = Table("most errors at", "share of corrections", "standard error")

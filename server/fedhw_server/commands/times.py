@@ -1,4 +1,4 @@
-"""Moments as people read them."""
+"""Times as text."""
 
 from datetime import UTC, datetime
 

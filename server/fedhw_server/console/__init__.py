@@ -1,1 +1,1 @@
-"""What an operator watches."""
+"""Monitoring for the operator."""

@@ -1,4 +1,4 @@
-"""The coordinator's own certificate authority, for operators who have none."""
+"""The coordinator's own certificate authority."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -18,14 +18,14 @@ SERVER_DAYS = 825
 """The longest that common TLS libraries accept for a server (CA/Browser Forum, ballot 193)."""
 
 RENEWAL = timedelta(days=30)
-"""How long before its end a certificate is replaced."""
+"""How long before its expiry a certificate is replaced."""
 
 
 def make_certificates(directory: Path, hosts: list[str], clock: Clock = SystemClock()) -> None:
-    """Make what is missing or about to end: ca.crt, ca.key, server.crt, server.key.
+    """Make ca.crt, ca.key, server.crt and server.key where they are missing or about to expire.
 
-    `hosts` are the names and IP addresses by which devices reach the server; a server
-    certificate that lacks one of them is made anew, the authority never is.
+    `hosts` are the names and IP addresses by which devices reach the server; a server certificate
+    that lacks one of them is replaced, the authority never is.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     now = datetime.fromtimestamp(clock.wall(), UTC)
@@ -49,7 +49,7 @@ def _make_authority(directory: Path, now: datetime) -> None:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    # The key last: it says that both are there.
+    # The key comes last, so its presence means that both exist.
     _write(directory / "ca.crt", certificate.public_bytes(serialization.Encoding.PEM))
     _write(directory / "ca.key", pem(key))
 

@@ -1,4 +1,4 @@
-"""Lets invited devices in, as `protos/fedhw/v1/enrolment.proto` has it."""
+"""The service that enrols devices, as `protos/fedhw/v1/enrolment.proto` defines it."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class EnrolmentService(pb_grpc.EnrolmentServicer):
-    """Checks a token and notes the keys; `enrolled` is called for each device that has come."""
+    """Checks a device's token and stores its keys; calls `enrolled` after each enrolment."""
 
     def __init__(self, fleet: Fleet, enrolled: Callable[[], object]) -> None:
         self._fleet = fleet
@@ -38,7 +38,7 @@ class EnrolmentService(pb_grpc.EnrolmentServicer):
     async def Enrol(  # noqa: N802
         self, request: pb.EnrolRequest, context: Context
     ) -> pb.EnrolResponse:
-        """Register the keys that a device has made for itself."""
+        """Register a device's public keys."""
         try:
             node_key = _checked(request)
             await asyncio.to_thread(
@@ -63,7 +63,7 @@ class EnrolmentService(pb_grpc.EnrolmentServicer):
 
 
 def _checked(request: pb.EnrolRequest) -> str:
-    """The node key, written as Flower writes it, once both keys are proved to be one device's."""
+    """Return the node key in Flower's format, after checking the proof of both keys."""
     if len(request.report_key) != 32:
         raise InputError(f"report_key: {len(request.report_key)} bytes are not 32; send Ed25519")
     signed = proof_of_keys(request.device, request.node_key)

@@ -1,4 +1,4 @@
-"""The gRPC server that devices talk to: both services and their health, over TLS."""
+"""The gRPC server for devices: statistics, enrolment and health, over TLS."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from fedhw.v1 import enrolment_pb2_grpc, statistics_pb2, statistics_pb2_grpc
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.statistics_service import StatisticsService
 
-LARGEST_MESSAGE = 16 * 1024
-"""Bytes; a report of 62 classes has about 300."""
+LARGEST_MESSAGE_BYTES = 16 * 1024
+"""Most bytes of a request; a report of 62 classes has about 300."""
 
 MOST_CALLS = 1024
-"""Calls that are served at once; more are refused, and devices try again."""
+"""Calls that are served at once; further ones are refused, and devices try again."""
 
 NAME = statistics_pb2.DESCRIPTOR.services_by_name["Statistics"].full_name
 
@@ -21,10 +21,10 @@ NAME = statistics_pb2.DESCRIPTOR.services_by_name["Statistics"].full_name
 def grpc_server(
     address: str, certificates: Path, statistics: StatisticsService, enrolment: EnrolmentService
 ) -> tuple[grpc.aio.Server, int]:
-    """Return a server that is bound to HOST:PORT and not started yet, and its port."""
+    """Return a server that is bound to HOST:PORT but not started, and its port."""
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
         ],
         maximum_concurrent_rpcs=MOST_CALLS,

@@ -1,1 +1,1 @@
-"""What one process of a coordinator does at a time: offers, improvements, sums."""
+"""The coordinator's processes: offers, improvements, secure sums, and what supervises them."""

@@ -1,8 +1,8 @@
-"""One question to many devices at once, over Flower; who has not answered in time is left out.
+"""Requests to many devices at once, over Flower; late answers are ignored.
 
 send each node its request
 until all have answered, or the time is up:
-    take each answer that has come; where that makes another request, send it
+    take each new answer; if that returns another request, send it to the same node
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,13 +20,13 @@ EXPIRY_MARGIN_SECONDS = 2.0
 """Seconds before the deadline at which messages expire."""
 
 POLL_SECONDS = 0.1
-"""Seconds between two looks for answers."""
+"""Seconds between two polls for answers."""
 
 log = structlog.get_logger()
 
 
 class Kind(NamedTuple):
-    """The type of messages, as the devices' ClientApp knows it, and the entry that has the request.
+    """A message type of the devices' ClientApp, and the entry that has the request.
 
     The answer's entry is always `answer`.
     """
@@ -43,17 +43,17 @@ def request_all(
     take: Callable[[int, bytes], bytes | None],
     clock: Clock,
 ) -> None:
-    """Ask nodes for at most so many seconds, handing each one's answers to `take`.
+    """Send requests to nodes and pass their answers to `take`, for at most so many seconds.
 
-    What `take` returns is asked of that node next. It may raise DecodeError for an answer that
-    cannot be read, which counts as none, as an error does and what is another node's to say.
+    What `take` returns is the node's next request. It may raise DecodeError for an answer that
+    cannot be parsed. Such answers, errors, and answers of another node than was asked are ignored.
     """
     end = clock.monotonic() + seconds
     flying = _send(grid, kind, requests, seconds)
     while flying and clock.monotonic() < end:
         more = {}
         for message in _pull(grid, flying):
-            # What a message says of itself, its sender has written.
+            # A message's metadata comes from its sender and may be wrong.
             node = flying.pop(message.metadata.reply_to_message_id, None)
             if node is None or node != message.metadata.src_node_id:
                 log.warning("no answer that can be read", reason="not by who was asked")
@@ -71,13 +71,13 @@ def request_all(
 
 
 def _send(grid: Grid, kind: Kind, requests: Mapping[int, bytes], seconds: float) -> dict[str, int]:
-    """Send requests that hold for so long; returns the nodes by the messages to them."""
-    # Flower takes one content that is sent to many but once.
+    """Send requests that expire after so many seconds; returns the nodes by message."""
+    # Flower stores a content once that is the same object in many messages.
     contents = {
         request: RecordDict({"fedhw": ConfigRecord({kind.entry: request})})
         for request in set(requests.values())
     }
-    # Over before the asking is, since Flower keeps what expires until it is asked for.
+    # They expire before the deadline, since Flower keeps an expired message until it is polled.
     ttl = max(seconds - EXPIRY_MARGIN_SECONDS, 0.1)
     messages = [
         Message(contents[request], node, kind.type, ttl=ttl) for node, request in requests.items()
@@ -87,23 +87,23 @@ def _send(grid: Grid, kind: Kind, requests: Mapping[int, bytes], seconds: float)
 
 
 def _pull(grid: Grid, flying: Iterable[str]) -> list[Message]:
-    """The replies that have come; one that Flower cannot read is lost, and asked for again."""
+    """Return new replies; those that Flower fails to parse are polled again."""
     try:
         return [message for message in grid.pull_messages(list(flying)) if _is_message(message)]
     except httpx.HTTPError:
-        raise  # the SuperLink is gone, and with it the run
+        raise  # the SuperLink is gone, and the run with it
     except Exception as error:
         log.warning("no answer that can be read", error=type(error).__name__)
         return []
 
 
 def _is_message(message: object) -> bool:
-    # Whatever a device sends is made into an object of the kind that it names.
+    # A device may send an object of any type that Flower can inflate.
     return isinstance(message, Message)
 
 
 def _content(message: Message) -> bytes:
-    """What a device answered; raises DecodeError if that is nothing that can be used."""
+    """Return the bytes of an answer; raises DecodeError where there are none."""
     if message.has_error():
         raise DecodeError(f"error {message.error.code}")
     try:

@@ -1,4 +1,4 @@
-"""The coordinator as a program: starts its parts, keeps them running, ends all in good order."""
+"""The coordinator as a program: starts its parts, keeps them running, and stops them in order."""
 
 import asyncio
 import os
@@ -31,12 +31,13 @@ from fedhw_server.store.coordinator_home import PROGRAM, Home
 from fedhw_server.store.fleet import Fleet
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses that stand for all of this machine's, and one of them."""
+"""Addresses that mean all of this machine's, and the loopback address of each."""
 
 STOP_GRACE_SECONDS = 1.0
 """Seconds that calls have to end when the coordinator stops."""
 
-WATCHDOG = 30.0
+WATCHDOG_SECONDS = 30.0
+"""Watchdog period where no service manager sets one."""
 
 log = structlog.get_logger()
 
@@ -45,8 +46,8 @@ log = structlog.get_logger()
 class Settings:
     """How to run a coordinator; ports of 0 are free ones.
 
-    `host` is the address to listen on, `advertise` the name by which devices reach it. The policy's
-    figures are those that the fleet has already where they are None.
+    `host` is the address to listen on, `advertise` the name or address by which devices reach it.
+    None keeps the fleet's present value for a figure of the report policy.
     """
 
     home: Home
@@ -70,12 +71,12 @@ class Settings:
 
     @property
     def called_at(self) -> str:
-        """The address by which its own parts reach it."""
+        """The address by which the coordinator's own parts reach it."""
         return EVERYWHERE.get(self.host, self.host)
 
 
 def run(settings: Settings, say: Callable[[str], object]) -> None:
-    """Run a coordinator until SIGTERM or SIGINT; `say` is told where it listens.
+    """Run a coordinator until SIGTERM or SIGINT; `say` prints where it listens.
 
     Raises InputError for a home that cannot be used, a port that is taken, and a policy that
     differs from the fleet's.
@@ -194,7 +195,7 @@ def _bracketed(host: str) -> str:
 
 async def _show_life() -> None:
     """Tell the service manager, for as long as this loop runs."""
-    period = watchdog_period() or WATCHDOG
+    period = watchdog_period() or WATCHDOG_SECONDS
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(period / 3)

@@ -1,8 +1,8 @@
-"""The coordinator's part in improving the expert: the world around `fedhw.improvement.attempt`.
+"""Runs attempts to improve the expert: the effects around `fedhw.improvement.attempt`.
 
-It gathers the facts, keeps each state on the disk and performs the actions, so a coordinator that
-is killed goes on where it was. Of the network it knows two functions: one adds up a task over
-devices, one asks devices how far their evaluation of a candidate is.
+It gathers the facts, stores each state on disk and performs the actions, so a coordinator that was
+killed resumes where it was. The network is behind two functions: one sums a task over devices, one
+asks devices about their evaluation of a candidate.
 """
 
 import math
@@ -59,15 +59,15 @@ from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 
 TRIGGER_INTERVAL_SECONDS = 60.0
-"""Seconds between two looks at the statistics while there is no attempt."""
+"""Seconds between two evaluations of the trigger while there is no attempt."""
 
 log = structlog.get_logger()
 
 
 class Improver:
-    """Takes attempts forward; a coordinator has one, in one process.
+    """Advances attempts; a coordinator has one, in one process.
 
-    `recipe` is what rounds are like but for their number and noise, which are the plan's; `draw`
+    `recipe` configures the rounds, except for their number and noise, which the plan has; `draw`
     chooses devices.
     """
 
@@ -95,7 +95,7 @@ class Improver:
         self._online: Mapping[int, Member] = {}
 
     def step(self, online: Mapping[int, Member]) -> None:
-        """Do the next thing there is to do, with the devices that are online by node."""
+        """Take the next step, with the devices that are online, by node."""
         attempt = self._fleet.attempts.current
         try:
             newest = self._registry.latest
@@ -112,7 +112,7 @@ class Improver:
             self._give_up(str(error))
 
     def keep(self, attempt: Attempt, decision: Decision | None) -> None:
-        """Keep a state on the disk, and what was decided."""
+        """Store an attempt's state, and a decision."""
         self._fleet.attempts.keep(attempt, decision)
         if decision is not None:
             number, _, decided, reason = decision
@@ -135,7 +135,7 @@ class Improver:
     # Beginning
 
     def _consider(self, newest: Manifest) -> None:
-        """Begin an attempt where the plan is to do so by itself and the statistics tell for it."""
+        """Begin an attempt if the plan is automatic and its trigger fires."""
         attempts, now = self._fleet.attempts, self._clock.monotonic()
         plan = attempts.plan
         if not plan.automatic or now - self._looked_at < TRIGGER_INTERVAL_SECONDS:
@@ -163,7 +163,7 @@ class Improver:
         )
 
     def _after_last(self, ended: list[Attempt], classes: int) -> WindowEstimates | None:
-        """The first estimates there are since the last attempt that was promoted."""
+        """Return the first estimates since the last attempt that was promoted."""
         promoted = [attempt.since for attempt in ended if attempt.stage == Stage.PROMOTED]
         seconds, reports = self._fleet.policy.window, self._fleet.reports
         for window, _ in reversed(reports.windows() if promoted else []):
@@ -176,7 +176,7 @@ class Improver:
     # Facts
 
     def facts(self, attempt: Attempt, result: Result | None) -> Facts:
-        """Gather what is known now, with the result of the last action."""
+        """Gather the facts of an attempt, with the result of the last action."""
         newest = self._registry.latest
         assert newest is not None  # releases are never removed
         policy, reports, classes = self._fleet.policy, self._fleet.reports, len(newest.labels)
@@ -246,7 +246,7 @@ class Improver:
     # Actions
 
     def perform(self, attempt: Attempt, action: Action) -> Result | None:
-        """Do something, and return what came of it."""
+        """Perform an action and return its result."""
         match action:
             case TakeRound(names):
                 return self._take_round(attempt, self._chosen(names))
@@ -283,10 +283,10 @@ class Improver:
         return RoundEnded(paid, self._clock.monotonic() - began, contributors, within)
 
     def _make_candidate(self, attempt: Attempt) -> CandidateMade:
-        """Make a candidate of what the rounds have come to, and judge it by public characters."""
+        """Make a candidate of the rounds' expert, and validate it on public observations."""
         improvement, place = self._improvement(attempt), self._home.candidate(attempt.number)
         expert = improvement.expert(self._state(attempt, improvement))
-        if place.exists():  # of a coordinator that was killed, or of another run
+        if place.exists():  # left by a coordinator that was killed, or by another run
             shutil.rmtree(place)
         delta = self._fleet.policy.delta
         privacy = {"epsilon": epsilon_of(self._fleet.attempts.rho, delta), "delta": delta}

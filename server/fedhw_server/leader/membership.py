@@ -1,4 +1,4 @@
-"""Keeps Flower's list of SuperNodes the same as the fleet's list of devices."""
+"""Keeps Flower's list of SuperNodes in step with the fleet's list of devices."""
 
 import asyncio
 
@@ -12,16 +12,16 @@ from fedhw_server.store.fleet import Fleet
 from fedhw_server.store.members import Member
 
 REFRESH_SECONDS = 1.0
-"""Seconds in which a revocation by the operator takes effect at the latest."""
+"""Most seconds until a revocation by the operator takes effect."""
 
 SIGHTING_SECONDS = 5.0
-"""Seconds between two looks at who is online."""
+"""Seconds between two updates of which devices are online."""
 
 log = structlog.get_logger()
 
 
 class Membership:
-    """Registers who is enrolled and unregisters who is revoked, as soon as Flower answers."""
+    """Registers enrolled devices with Flower and unregisters revoked ones."""
 
     def __init__(self, fleet: Fleet, superlink: SuperLink, clock: Clock = SystemClock()) -> None:
         self._fleet = fleet
@@ -31,11 +31,11 @@ class Membership:
         self._refused: set[str] = set()
 
     def changed(self) -> None:
-        """Look at once."""
+        """Compare the lists at once."""
         self._changed.set()
 
     async def keep(self) -> None:
-        """Keep both lists the same until cancelled."""
+        """Keep the lists in step until cancelled."""
         looked = 0.0
         while True:
             now = self._clock.monotonic()
@@ -53,7 +53,7 @@ class Membership:
                 continue
 
     def _differs(self) -> bool:
-        """Whether there is anything to do but for those whom Flower has just refused."""
+        """Whether the lists differ in a device that Flower has not just refused."""
         return bool(self._fleet.members.differing() - self._refused)
 
     def _agree(self) -> None:
@@ -64,7 +64,7 @@ class Membership:
                 continue
             try:
                 self._settle(device, known.get(device.node_key))
-            except httpx.HTTPStatusError as error:  # of this device; the others go on
+            except httpx.HTTPStatusError as error:  # about this device alone
                 log.warning("refused by flower", device=device.name, error=str(error)[:80])
                 self._refused.add(device.name)
         self._fleet.members.seen(node.node for node in known.values() if node.is_online)

@@ -1,15 +1,14 @@
-"""The coordinator's loop: whoever is online and does not run what it should is offered it.
+"""The coordinator's loop: offers releases to the devices that are online.
 
     while the run lasts, unless the operator has paused:
         take an attempt to improve one step forward
-        release := the newest that was published; the one before it for devices that a roll-out has
-                   not reached
-        asked := the devices that are online and have not settled about it
+        release := the newest one; for devices that its roll-out has not reached, the one before
+        asked := the devices that are online and have not settled on the release
         offer each of them the manifest; send the files to those that want them
-        note what each has answered; who has not by the deadline is asked again next time
+        note each answer; a device that misses the deadline is asked again next time
 
-Whatever an offer comes to is in the fleet's database when it ends, so a coordinator that is killed
-loses no more than the offer in flight.
+The answers to an offer are stored when it ends, so a coordinator that is killed loses only the
+offer in flight.
 """
 
 import re
@@ -36,7 +35,7 @@ OFFER_INTERVAL_SECONDS = 1.0
 """Seconds between two offers."""
 
 RELEASE = re.compile(r"v[0-9]{1,10}-[0-9a-f]{8}")
-"""What releases are called: nothing else that a device answers is kept."""
+"""The names of releases; other names in an answer are not stored."""
 
 log = structlog.get_logger()
 
@@ -49,7 +48,7 @@ def coordinate(
     ended: Callable[[], bool] = lambda: False,
     clock: Clock = SystemClock(),
 ) -> None:
-    """Improve and offer releases until it has `ended`, or as long as the process lives."""
+    """Improve and offer releases until `ended` returns True."""
     while not ended():
         if not fleet.settings.is_paused:
             improver.step(online(grid, fleet))
@@ -64,7 +63,7 @@ def online(grid: Grid, fleet: Fleet) -> dict[int, Member]:
 
 
 def offer(grid: Grid, fleet: Fleet, registry: Registry, clock: Clock = SystemClock()) -> None:
-    """Offer everybody who has not settled the release that is for them, each release once."""
+    """Offer each device that is online the release for it, unless it has settled on that."""
     newest, now = registry.latest, clock.wall()
     if newest is None or fleet.settings.is_paused:
         return
@@ -108,16 +107,16 @@ def _offer(
 
 
 def _answer(content: bytes) -> pb.Answer:
-    """What a device answered; raises DecodeError if it cannot be used."""
+    """Parse a device's answer; raises DecodeError if it cannot be used."""
     answer = pb.Answer.FromString(content)
-    # Enums are open: a device may send any number.
+    # Protobuf enums are open: a device may send any number.
     if answer.adoption in pb.Adoption.values() and answer.refusal in pb.Refusal.values():
         return answer
     raise DecodeError("an unknown word")
 
 
 def _note(fleet: Fleet, device: Member, version: int, answer: pb.Answer) -> None:
-    """Keep what a device answers; words, since people read them in tables and metrics."""
+    """Store a device's answer as words, which tables and metrics show."""
     refusal = None
     if answer.adoption == pb.ADOPTION_REFUSED:
         refusal = _word(pb.Refusal.Name(answer.refusal), "REFUSAL_")

@@ -1,12 +1,13 @@
-"""One round of an improvement: the secure sum of what devices add to a task, over Flower.
+"""One round of an improvement: a secure sum of the devices' updates, over Flower.
 
-    advertise  the task to all that are asked           those who send keys go on
-    share      to each its neighbours' certified keys   those who send an envelope for each go on
-    mask       to each the envelopes for it             those who send a masked vector have survived
-    reveal     to each who of its neighbours has        of their shares, the sum
+    step       sent to each device              a device stays in the sum if it answers with
+    advertise  the task                         its keys
+    share      its neighbours' certified keys   an envelope for each neighbour
+    mask       the envelopes for it             its masked vector: it has survived
+    reveal     its surviving neighbours         its shares, which unmask the sum
 
-The steps are those of `fedhw.privacy.secure_sum`. Who is late, declines or says what cannot be has
-dropped out; where too few are left the round is abandoned, and nobody learns anything.
+The steps are those of `fedhw.privacy.secure_sum`. A device that is late, declines or answers
+wrongly has dropped out; if too few are left, the round is abandoned and nothing is revealed.
 """
 
 import secrets
@@ -35,9 +36,9 @@ log = structlog.get_logger()
 
 
 class Summed(NamedTuple):
-    """A sum int64 [P + 1] over the vectors of the devices that are named as contributors.
+    """A sum int64 [P + 1] of the contributors' vectors, and the devices' names.
 
-    `asked` are all who were asked for one: who of them came too late has paid for it, too.
+    `asked` are all devices that were asked for a vector; those that came too late have paid, too.
     """
 
     total: NDArray[np.int64]
@@ -46,7 +47,7 @@ class Summed(NamedTuple):
 
 
 class LateSumError(SumError):
-    """A sum that ended after devices were asked for their vectors; those in `asked` have paid."""
+    """A sum that failed after devices were asked for their vectors; those in `asked` have paid."""
 
     def __init__(self, sentence: str, asked: tuple[str, ...]) -> None:
         super().__init__(sentence)
@@ -54,8 +55,8 @@ class LateSumError(SumError):
 
 
 AddUp = Callable[[Mapping[int, Member], Task], Summed]
-"""What sums a task over devices by node; raises SumError where too few take part to the end,
-LateSumError where they were too few only then."""
+"""Sums a task over devices, by node; raises SumError where too few take part, LateSumError where
+they drop out after they were asked for vectors."""
 
 
 def secure_sum(
@@ -66,10 +67,10 @@ def secure_sum(
     deadline: float,
     clock: Clock = SystemClock(),
 ) -> Summed:
-    """Ask devices, by node, to do a task, and return the sum of what they add.
+    """Give a task to devices, by node, and return the sum of their vectors.
 
-    Each of the four steps takes `deadline` seconds at most. Raises SumError where too few are left
-    after one of them, LateSumError from the one on that asks for vectors.
+    Each of the four steps takes at most `deadline` seconds. Raises SumError where too few devices
+    are left after a step, LateSumError from the step on that asks for vectors.
     """
     terms = task.terms(secrets.token_bytes(16))
     names = {node: device.name for node, device in devices.items()}
@@ -93,7 +94,7 @@ def secure_sum(
 def _certified(
     terms: Terms, shown: Mapping[str, pb.Keys], devices: Iterable[Member], key: ReleaseKey
 ) -> dict[str, Keys]:
-    """The keys of the devices that have signed them with what they have enrolled with."""
+    """Return the keys that devices have signed with their enrolled report keys."""
     known = {}
     for device in devices:
         if device.name in shown and device.report_key is not None:
@@ -110,7 +111,7 @@ def _certified(
 
 
 class _Steps:
-    """The four exchanges of one sum; each returns what came of it by the names of the devices."""
+    """The four exchanges of one sum; each returns the answers by device name."""
 
     def __init__(
         self, grid: Grid, names: Mapping[int, str], terms: Terms, deadline: float, clock: Clock
@@ -169,7 +170,7 @@ class _Steps:
         return request.SerializeToString()
 
     def _enough(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
-        """Ask devices by name; raises SumError where fewer answer than the sum needs."""
+        """Send requests by device name; raises SumError where too few answer."""
         answers = self._asked(wanted, requests)
         if len(answers) < self._terms.minimum:
             raise SumError(
@@ -179,7 +180,7 @@ class _Steps:
         return answers
 
     def _asked(self, wanted: str, requests: Mapping[str, bytes]) -> dict[str, pb.SumAnswer]:
-        """Ask devices by name; returns the answers of the kind that is wanted."""
+        """Send requests by device name; returns the answers of the wanted kind."""
         asked = {node: requests[name] for node, name in self._names.items() if name in requests}
         answers: dict[str, pb.SumAnswer] = {}
         declined: Counter[str] = Counter()

@@ -1,8 +1,8 @@
 """The coordinator as a Flower ServerApp, and the process that runs it.
 
-Flower would start one process to start another that unpacks the shipped app. This process acquires
-the run's task itself and calls what is installed; when it ends, the supervisor starts it again, and
-a new run with it.
+Flower would start one process that starts another one, which unpacks the shipped app. This process
+acquires the run's task itself and calls the installed app. When it ends, the supervisor starts it
+again with a new run.
 """
 
 import os
@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_server_app(grid: Grid, home: Home, ended: Callable[[], bool] = lambda: False) -> None:
-    """Coordinate the fleet in a home until it has `ended`."""
+    """Coordinate the fleet in a home until `ended` returns True."""
     key, fleet = ReleaseKey.load(home.release_key), Fleet(home.database)
     registry = Registry(home.releases, key)
     add_up = partial(secure_sum, grid, key=key, deadline=SUM_STEP_SECONDS)

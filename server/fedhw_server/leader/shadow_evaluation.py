@@ -1,7 +1,7 @@
-"""Has devices evaluate a candidate beside the release that they run.
+"""Shadow evaluation: devices compare a candidate with the release that they run.
 
-send each the candidate's manifest, and the files where they are wanted
-each says how far it is; what it finds it reports to the statistics service, noised
+Each device is sent the candidate's manifest, and the files if it wants them. It answers how far it
+is, and sends its noised results to the statistics service.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ ANSWER_TIMEOUT_SECONDS = 30.0
 """Seconds that devices have to answer."""
 
 AskForEvaluations = Callable[[Mapping[int, Member], Path], Mapping[str, Progress]]
-"""Asks devices, by node, about the candidate in a directory; returns their answers by name."""
+"""Asks devices, by node, about the candidate in a directory; returns answers by device name."""
 
 
 def ask_for_evaluations(
@@ -35,7 +35,7 @@ def ask_for_evaluations(
     directory: Path,
     clock: Clock = SystemClock(),
 ) -> dict[str, Progress]:
-    """Ask devices once how far they are with a candidate; who does not answer is left out."""
+    """Ask devices once about their evaluation of a candidate; returns the answers by name."""
     manifest = (directory / MANIFEST).read_bytes()
     files = read_files(directory, Manifest.parse(manifest, directory))
     signature = key.sign_candidate(manifest)

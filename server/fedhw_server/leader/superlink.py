@@ -1,11 +1,11 @@
-"""Flower's SuperLink, and everything of Flower that the coordinator touches beyond its public API.
+"""Flower's SuperLink; all use of Flower's internals in the coordinator is here.
 
 Flower serves the devices' Fleet API, the operator's Control API and the ServerApp's Runtime API on
-one port, and asks nobody who calls the latter two (Flower 1.41, `flwr.superlink.main`). The guard
-in front of them does: whoever does not know this start's secret reaches the Fleet API alone. A
-loopback address is no proof, since behind a reverse proxy every caller has one.
+one port, the latter two without authentication (Flower 1.41, `flwr.superlink.main`). The guard in
+front of them lets callers without this start's secret reach only the Fleet API. A loopback address
+proves nothing, since behind a reverse proxy every caller has one.
 
-`tests/server/leader/test_superlink.py` is the contract that fails when Flower changes.
+`tests/server/leader/test_superlink.py` fails when Flower changes these interfaces.
 """
 
 import functools
@@ -15,8 +15,8 @@ import os
 import secrets
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,15 +59,15 @@ from fedhw.errors import InputError
 from fedhw_server.leader.supervisor import die_with_parent
 
 SECRET = "FEDHW_CONTROL_SECRET"
-"""The environment variable by which a coordinator tells its children the secret."""
+"""The environment variable that passes the secret to child processes."""
 
 HEADER = "x-fedhw-control"
 
 MAX_DEVICE_REQUEST_BYTES = 4 * 2**20
-"""Bytes of a request by a device; Flower itself reads any number before it asks who calls."""
+"""Most bytes of a device's request; Flower itself has no limit before authentication."""
 
 STOP_GRACE_SECONDS = 1
-"""Seconds that calls have to end when it stops."""
+"""Seconds that calls have to end when the SuperLink stops."""
 
 APP = b"""\
 [project]
@@ -84,15 +84,15 @@ clientapp = "fedhw_client.app:app"
 """
 """The whole Flower app, which ships no code.
 
-Never edit it: devices know its digest. Both ends run what is installed, so nothing imports the
+Never edit it: devices know its digest. Both ends run the installed code, so nothing imports the
 modules that it names.
 """
 
 
 def flower_app() -> bytes:
-    """Return the Flower app bundle: the same bytes with every version of Flower and of zlib.
+    """Return the Flower app bundle, the same bytes with every version of Flower and zlib.
 
-    Devices know its digest from their invitation, and would take another one for another app.
+    Devices know its digest from their invitation and refuse other apps.
     """
     content = f"pyproject.toml,{hashlib.sha256(APP).hexdigest()},{len(APP) * 8}".encode()
     bundle = io.BytesIO()
@@ -110,7 +110,7 @@ def app_digest() -> str:
 
 
 class Guard:
-    """Lets devices through to the Fleet API, and to the rest those who know the secret."""
+    """Passes devices to the Fleet API, and callers with the secret to all of Flower."""
 
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self.app = app
@@ -139,7 +139,7 @@ class Guard:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """What a device sends, None if it is too much or the device has hung up."""
+    """Return a request's body, None if it is too large or the device has hung up."""
     body = bytearray()
     while True:
         message = await receive()
@@ -153,7 +153,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give the body first, then whatever comes after it."""
+    """Return a `receive` that gives the body first, and then what comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -175,21 +175,21 @@ def serve() -> None:
 
     def guarded() -> list[Middleware]:
         unfinished.unlink(missing_ok=True)  # the app is made after its database
-        # First in the list is outermost: nothing of Flower runs for a caller that is refused.
+        # The first middleware is outermost: a refused call reaches nothing of Flower.
         return [Middleware(Guard, secret=secret), *inner()]
 
     superlink._get_middleware = guarded
-    # Devices keep their connections open, and it would wait for them to hang up.
+    # Without it uvicorn would wait for the devices to close their connections.
     uvicorn.run = functools.partial(uvicorn.run, timeout_graceful_shutdown=STOP_GRACE_SECONDS)
     sys.argv[0] = "flower-superlink"
     flower_superlink()
 
 
 def _begin_database(path: Path) -> Path:
-    """Return a file that is there until the database is made.
+    """Return a marker file that exists while the database is being made.
 
-    Flower cannot go on with one whose making was cut off. Nothing is lost with it: the roster
-    registers the devices again.
+    Flower cannot use a database whose creation was interrupted. It is deleted then, and nothing is
+    lost: `Membership` registers the devices again.
     """
     unfinished = path.with_suffix(".unfinished")
     if unfinished.exists():
@@ -201,7 +201,7 @@ def _begin_database(path: Path) -> Path:
 
 
 class Address(NamedTuple):
-    """Where the SuperLink of this machine is, whose certificate is trusted, and the secret."""
+    """The address of this machine's SuperLink, its certificate authority, and the secret."""
 
     at: str  # HOST:PORT
     certificate_authority: Path
@@ -229,7 +229,7 @@ class SuperLink:
         )
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._control.close()
 
     def nodes(self) -> dict[str, "KnownNode"]:
@@ -242,7 +242,7 @@ class SuperLink:
         }
 
     def register(self, public_key: str) -> int:
-        """Let the SuperNode with this key (PEM) in; returns its node.
+        """Register the SuperNode with this public key (PEM); returns its node.
 
         A key that was unregistered once is refused for good (httpx.HTTPStatusError).
         """
@@ -250,7 +250,7 @@ class SuperLink:
         return int(response.node_id)
 
     def unregister(self, node: int) -> None:
-        """Keep a SuperNode out from now on."""
+        """Unregister a SuperNode, which can never connect again."""
         self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
     def start_run(self) -> int:
@@ -268,26 +268,26 @@ class SuperLink:
 
 @contextmanager
 def running(address: Address) -> Iterator[tuple[Grid, Context]]:
-    """Begin a run and yield what its ServerApp is called with.
+    """Begin a run and yield the arguments of its ServerApp.
 
     Raises httpx.HTTPError when the SuperLink does not answer, and InputError when it refuses.
     """
-    superlink = SuperLink(address)
-    try:
+    with closing(SuperLink(address)) as superlink:
         superlink.start_run()
-    finally:
-        superlink.close()
     known = _Known(address.secret)
-    with _runtime(address, [known, RuntimeVersionHttpInterceptor("SuperExec")]) as tasks:
+    place = (address.at, False, address.trusted)
+    interceptors: list[ProtobufClientInterceptor]
+    interceptors = [known, RuntimeVersionHttpInterceptor("SuperExec")]
+    with RuntimeHttpClient.from_server_address(*place, interceptors) as tasks:
         acquired = tasks.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
     if not acquired.token:
         raise InputError("flower: the run has no task; another ServerApp runs already, stop it")
-    interceptors: list[ProtobufClientInterceptor] = [
+    interceptors = [
         known,
         RuntimeVersionHttpInterceptor("flwr-serverapp"),
         RuntimeTokenHttpInterceptor(acquired.token),
     ]
-    with _runtime(address, interceptors) as runtime:
+    with RuntimeHttpClient.from_server_address(*place, interceptors) as runtime:
         beat = HeartbeatSender(make_task_heartbeat_fn_http(runtime))
         beat.start()
         try:
@@ -295,7 +295,7 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
             TaskIdentity.task_id = given.task_id  # which messages are made with
             TaskIdentity.run_id = given.run.run_id
             TaskIdentity.node_id = given.context.node_id
-            grid = HttpGrid(address.at, False, address.trusted, token=acquired.token)
+            grid = HttpGrid(*place, token=acquired.token)
             grid._client = runtime
             grid.set_run(run_from_proto(given.run))
             context = context_from_proto(given.context)
@@ -305,19 +305,8 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
             beat.stop()
 
 
-@contextmanager
-def _runtime(
-    address: Address, interceptors: Sequence[ProtobufClientInterceptor]
-) -> Iterator[RuntimeHttpClient]:
-    client = RuntimeHttpClient.from_server_address(address.at, False, address.trusted, interceptors)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
 class _Known:
-    """Shows the guard the secret."""
+    """Sends the guard the secret."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret

@@ -1,4 +1,4 @@
-"""Keeps a part of the coordinator running: a child process, started again whenever it ends."""
+"""Supervises a part of the coordinator: a child process that is restarted when it ends."""
 
 import asyncio
 import ctypes
@@ -17,19 +17,19 @@ SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Seconds between an end and the next start: doubled each time, up to the longest."""
 
 STEADY_SECONDS = 60.0
-"""Seconds after which a part that has run counts as healthy again."""
+"""Seconds of uptime after which the pause starts over."""
 
 STOP_GRACE_SECONDS = 5.0
-"""Seconds that a part has to end by itself."""
+"""Seconds that a part has to end after SIGTERM."""
 
 LARGEST_LOG_BYTES = 16 * 2**20
-"""Bytes of a part's log, after which it is begun anew: strangers make Flower write lines, too."""
+"""Bytes after which a part's log is truncated, since unauthenticated callers make Flower log."""
 
 LOG_CHECK_SECONDS = 60.0
-"""Seconds between two looks at it."""
+"""Seconds between two checks of the log's size."""
 
 PARENT = "FEDHW_PARENT"
-"""The environment variable that tells a part whose child it is."""
+"""The environment variable that has the coordinator's process id."""
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Part:
-    """One child process; `name` says which in logs and metrics, `output` is where it writes."""
+    """One child process, with its `name` in logs and metrics and its log file `output`."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Part:
 
     @property
     def restarts(self) -> int:
-        """How often it had to be started again."""
+        """How often it was restarted."""
         return max(self.starts - 1, 0)
 
     async def keep(self) -> None:
-        """Run it, again and again, until cancelled; then it is ended."""
+        """Run the process and restart it when it ends; cancelling ends it."""
         pause = SHORTEST_PAUSE_SECONDS
         try:
             while True:
@@ -100,7 +100,7 @@ class Part:
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
         while True:
             if self._output.stat().st_size > LARGEST_LOG_BYTES:
-                os.truncate(self._output, 0)  # it is appended to, so the part goes on at its start
+                os.truncate(self._output, 0)  # the part appends, so it goes on at the start
             with suppress(TimeoutError):
                 return await asyncio.wait_for(process.wait(), LOG_CHECK_SECONDS)
 
@@ -117,7 +117,7 @@ class Part:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the coordinator is killed: it must not go on alone."""
+    """Have the kernel kill this process when the coordinator dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[PARENT]):

@@ -1,1 +1,1 @@
-"""What a coordinator keeps: devices, sums of reports, attempts, its home."""
+"""The coordinator's storage: devices, sums of reports, attempts, its home."""

@@ -1,6 +1,6 @@
-"""The attempts to improve the expert in use, their rounds, shadow evaluations and decisions.
+"""Stored attempts to improve the expert: their rounds, shadow evaluations and decisions.
 
-None of it is ever forgotten: what rounds have cost each device adds up.
+None of it is ever deleted, since the privacy cost of all rounds adds up.
 """
 
 import json
@@ -23,7 +23,7 @@ from fedhw_server.store.members import Members
 from fedhw_server.store.settings import FleetSettings
 
 PLAN = "plan"
-"""The setting that has the plan for the next attempt."""
+"""The setting that has the next attempt's plan."""
 
 
 class Attempts:
@@ -39,12 +39,12 @@ class Attempts:
 
     @property
     def plan(self) -> Plan:
-        """What the next attempt will be like."""
+        """The plan of the next attempt."""
         content = self._settings.find(PLAN)
         return Plan() if content is None else Plan.from_json(content)
 
     def agree(self, plan: Plan) -> None:
-        """Plan the next attempts so; one in flight goes on as it began.
+        """Set the plan of further attempts; one in flight keeps its own.
 
         Raises InputError where the plan's rounds have no noise.
         """
@@ -77,18 +77,16 @@ class Attempts:
     @property
     def current(self) -> Attempt | None:
         """The attempt in flight."""
-        for attempt in self._load(f"WHERE {_IN_FLIGHT}"):
-            return attempt
-        return None
+        return next(iter(self._load(f"WHERE {_IN_FLIGHT}")), None)
 
     def all(self) -> list[Attempt]:
         """Return every attempt, the oldest first."""
         return self._load()
 
     def keep(self, attempt: Attempt, decision: Decision | None = None) -> None:
-        """Put this in the place of what is known of an attempt, and say why."""
+        """Store an attempt's new state, and the decision that led to it."""
         with self._db.transaction() as db:
-            # Not whether it is to stop: the operator may have asked for that meanwhile.
+            # All but `stopping`, which the operator may have set meanwhile.
             db.execute(
                 "UPDATE attempts SET stage = ?, since = ?, candidate = ?, version = ?, step = ?, "
                 "windows = ?, window = ?, baseline = ? WHERE number = ?",
@@ -113,7 +111,7 @@ class Attempts:
                 _keep_decision(db, decision)
 
     def wait(self, reason: str) -> None:
-        """Keep that no attempt was begun; of many such in a row the last."""
+        """Store why no attempt was begun, in place of such a decision just before."""
         with self._db.transaction() as db:
             db.execute(
                 "DELETE FROM decisions WHERE number = (SELECT max(number) FROM decisions) "
@@ -122,7 +120,7 @@ class Attempts:
             _keep_decision(db, Decision(None, self._clock.wall(), "wait", reason))
 
     def decisions(self, most: int | None = None) -> list[Decision]:
-        """Return every decision or so many of the last, the oldest first."""
+        """Return all decisions, or the newest `most`, the oldest first."""
         found = self._db.read(
             "SELECT attempt, moment, decision, reason FROM decisions ORDER BY number DESC LIMIT ?",
             (-1 if most is None else most,),
@@ -130,7 +128,7 @@ class Attempts:
         return [Decision(*row) for row in reversed(found)]
 
     def roll_out(self, newest: Manifest) -> RollOut:
-        """Return how far the newest release goes now."""
+        """Return how far the newest release is rolled out."""
         return roll_out(
             self.current,
             Newest(newest.version, newest.name),
@@ -139,7 +137,7 @@ class Attempts:
         )
 
     def evaluates(self, device: str, candidate: str) -> bool:
-        """Whether a device is to report of this candidate now."""
+        """Whether a device may report on this candidate now."""
         found = self._db.read(
             "SELECT 1 FROM attempts JOIN canaries ON attempt = number "
             "WHERE stage = ? AND candidate = ? AND device = ?",
@@ -149,23 +147,22 @@ class Attempts:
 
     @property
     def round_counts(self) -> tuple[int, int]:
-        """How many rounds of all attempts have come to a sum, and to nothing."""
+        """How many rounds of all attempts have ended with a sum, and how many without."""
         [(done, ended)] = self._db.read("SELECT count(summed), count(seconds) FROM training_rounds")
         return done, ended - done
 
     @property
     def last_round(self) -> Round | None:
-        """The newest round that has come to a sum."""
-        for row in self._db.read(
+        """The newest round that has ended with a sum."""
+        found = self._db.read(
             f"SELECT {_ROUND} FROM training_rounds WHERE summed IS NOT NULL "
             "ORDER BY number DESC LIMIT 1"
-        ):
-            return _round(*row)
-        return None
+        )
+        return _round(*found[0]) if found else None
 
     @property
     def rho(self) -> float:
-        """What all rounds there ever were have cost the device that was in most, in zCDP."""
+        """The zCDP cost of all rounds for the device that was in most of them."""
         [(most,)] = self._db.read(
             "SELECT max(paid) FROM (SELECT sum(rho) AS paid "
             "FROM training_rounds, json_each(devices) GROUP BY value)"
@@ -209,13 +206,13 @@ def _round(began: float, rho: float, devices: str, *ended: Any) -> Round:
 
 
 def _keep_rounds(db: sqlite3.Connection, attempt: Attempt) -> None:
-    """Keep an attempt's rounds; those before the last that is known have ended as they are."""
+    """Store an attempt's rounds; of the stored ones only the last can have changed."""
     found = db.execute(
         "SELECT number FROM training_rounds WHERE attempt = ? ORDER BY number", (attempt.number,)
     )
     known = [number for (number,) in found]
     fixed = max(len(known) - 1, 0)
-    numbers = chain(known[fixed:], repeat(None))  # a new one gets a number of its own
+    numbers = chain(known[fixed:], repeat(None))  # SQLite numbers a new one
     db.executemany(
         f"INSERT OR REPLACE INTO training_rounds (number, attempt, {_ROUND}) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -1,4 +1,4 @@
-"""Where a coordinator keeps everything: one directory, open to its operator only."""
+"""The home of a coordinator: one directory, readable to its operator only."""
 
 import os
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Home:
 
     @classmethod
     def default(cls) -> "Home":
-        """`$FEDHW_SERVER_HOME`, or the place that this system has for a user's data."""
+        """Return the home in `$FEDHW_SERVER_HOME`, or in this system's place for user data."""
         chosen = os.environ.get("FEDHW_SERVER_HOME")
         return cls(Path(chosen) if chosen else platformdirs.user_data_path("fedhw-server"))
 
@@ -33,12 +33,12 @@ class Home:
 
     @property
     def releases(self) -> Path:
-        """Every release that was published."""
+        """The published releases."""
         return self.directory / "releases"
 
     @property
     def registry(self) -> Registry:
-        """What was published, signed with the coordinator's key."""
+        """The registry of published releases, with the coordinator's signing key."""
         return Registry(self.releases, ReleaseKey.load(self.release_key))
 
     @property
@@ -48,16 +48,16 @@ class Home:
 
     @property
     def public(self) -> Path:
-        """Public characters to rehearse, and to judge candidates by."""
+        """Public observations for rehearsal and for the validation of candidates."""
         return self.directory / "public"
 
     @property
     def improvement(self) -> Path:
-        """Where the attempt in flight stands, and every candidate there was."""
+        """The state of the attempt in flight, and all candidates."""
         return self.directory / "improvement"
 
     def candidate(self, attempt: int) -> Path:
-        """What an attempt has made, a release without a version."""
+        """The candidate of an attempt, a release without a version."""
         return self.improvement / "candidates" / str(attempt)
 
     @property
@@ -67,7 +67,7 @@ class Home:
 
     @property
     def flower(self) -> Path:
-        """What Flower keeps: its database and its own home."""
+        """Flower's database and home."""
         return self.directory / "flower"
 
     def exists(self) -> bool:

@@ -1,6 +1,6 @@
-"""What the coordinator knows of its fleet, in one SQLite file that all its processes share.
+"""The database of a fleet, one SQLite file that all the coordinator's processes share.
 
-The statistics service, the ServerApp and the operator's commands meet here and nowhere else.
+The statistics service, the ServerApp and the operator's commands share no other state.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from fedhw_server.store.settings import FleetSettings, ReportPolicy
 
 
 class Fleet:
-    """The database of one coordinator; threads and processes may share it."""
+    """The database of one coordinator; safe for threads and processes."""
 
     def __init__(self, path: Path, clock: Clock = SystemClock()) -> None:
         self.path = path
@@ -37,9 +37,9 @@ class Fleet:
 
     @property
     def policy(self) -> ReportPolicy:
-        """What every report is like."""
+        """The policy of all reports."""
         return self.settings.policy
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.database.close()

@@ -1,4 +1,4 @@
-"""Invitations of a coordinator: all that a device needs to join its fleet."""
+"""Invitations to a fleet."""
 
 from fedhw.invitation import Invitation
 from fedhw.release.signing import ReleaseKey
@@ -7,7 +7,7 @@ from fedhw_server.store.fleet import Fleet
 
 
 def invite(home: Home, fleet: Fleet, name: str) -> Invitation:
-    """Make room for a device and return its invitation; raises InputError for a name in use."""
+    """Add a device to the fleet and return its invitation; raises InputError for a name in use."""
     policy, settings = fleet.policy, fleet.settings
     return Invitation(
         device=name,
@@ -19,5 +19,5 @@ def invite(home: Home, fleet: Fleet, name: str) -> Invitation:
         window=policy.window,
         epsilon=policy.epsilon,
         delta=policy.delta,
-        token=fleet.members.invite(name),  # last: no room is made where the rest is not known yet
+        token=fleet.members.invite(name),  # last: no device is added where a setting is missing
     )

@@ -1,4 +1,4 @@
-"""How many devices of a fleet there are of each kind."""
+"""Counts of a fleet's devices by state."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from fedhw_server.store.members import Member
 
 
 class MemberCounts(NamedTuple):
-    """Devices by their state, and what enrolled ones do.
+    """Numbers of devices by their state, and by what enrolled ones do.
 
-    `on_release` run the newest release. Of those to whom it was offered, `held_back` keep an older
-    one, since it is worse for them, and `refused` could not take it.
+    `on_release` run the newest release. Of those that were offered it, `held_back` keep an older
+    one, since the newest is worse for them, and `refused` could not take it.
     """
 
     invited: int

@@ -1,4 +1,4 @@
-"""The devices of a fleet: who was invited, has enrolled or was revoked, and what each runs."""
+"""The devices of a fleet: invited, enrolled or revoked, and the release that each runs."""
 
 import hashlib
 import secrets
@@ -11,13 +11,13 @@ from fedhw.system.clock import Clock
 from fedhw.system.sqlite import Database
 
 SETTLED = ("running", "held back")
-"""What a device may answer to an offer so that it need not be asked again."""
+"""Answers after which a device is not offered the same release again."""
 
 RENEWAL_REMINDER_SECONDS = 60.0
-"""Seconds after which a device that refused a release, or put it off, is asked again."""
+"""Seconds after which a device that refused or deferred a release is asked again."""
 
 ONLINE_SECONDS = 15.0
-"""Seconds for which a device that was seen counts as online."""
+"""Seconds for which a device counts as online after it was seen."""
 
 
 class Member(NamedTuple):
@@ -38,7 +38,7 @@ class Member(NamedTuple):
     seen_at: float | None
 
     def is_online(self, now: float) -> bool:
-        """Whether Flower heard of it just now."""
+        """Whether it was seen in the last `ONLINE_SECONDS`."""
         return self.revoked_at is None and now - (self.seen_at or 0) < ONLINE_SECONDS
 
     @property
@@ -49,7 +49,7 @@ class Member(NamedTuple):
         return "invited" if self.enrolled_at is None else "enrolled"
 
     def wants(self, version: int, now: float) -> bool:
-        """Whether it should be asked about this version."""
+        """Whether it should be offered this version."""
         if self.offered != version:
             return True
         if self.adoption in ("refused", "deferred"):
@@ -69,10 +69,10 @@ class Members:
         self._clock = clock
 
     def invite(self, name: str) -> str:
-        """Make room for a device and return its one-time token.
+        """Add a device and return its one-time token.
 
-        Raises InputError for a name that cannot be used or is taken. Who was invited and has not
-        come yet may be invited again; the earlier token is void then.
+        Raises InputError for a name that is invalid or taken. A device that has not enrolled yet
+        may be invited again; its earlier token is then void.
         """
         if DEVICE_NAME.fullmatch(name) is None:
             raise InputError(
@@ -90,11 +90,11 @@ class Members:
         return token
 
     def enrol(self, name: str, token: str, report_key: bytes, node_key: str) -> Member:
-        """Note the keys of an invited device; the same once more changes nothing.
+        """Store the keys of an invited device; the same call again changes nothing.
 
         Raises EnrolmentError for a token that is wrong, was used with other keys, or is revoked.
         """
-        self._check_token(name, token)  # a stranger must not take the turn of who writes
+        self._check_token(name, token)  # before the write lock, which a stranger must not take
         with self._db.transaction() as db:
             device = self._check_token(name, token)
             if device.enrolled_at is not None:
@@ -120,7 +120,7 @@ class Members:
         return device
 
     def revoke(self, name: str) -> None:
-        """Keep a device out for good; raises InputError when there is none of that name."""
+        """Revoke a device for good; raises InputError when there is none of that name."""
         self.get(name)
         with self._db.transaction() as db:
             db.execute(
@@ -146,7 +146,7 @@ class Members:
 
     @property
     def enrolled(self) -> int:
-        """How many devices may take part."""
+        """The number of enrolled devices."""
         return sum(member.state == "enrolled" for member in self.all())
 
     def all(self) -> list[Member]:
@@ -154,13 +154,13 @@ class Members:
         return [Member(*row) for row in self._db.read(f"{_SELECT} ORDER BY name")]
 
     def set_node(self, name: str, node: int | None) -> None:
-        """Note as which node Flower knows a device, None for no longer."""
+        """Store a device's Flower node, None for none."""
         with self._db.transaction() as db:
             signed = None if node is None else _signed(node)
             db.execute("UPDATE devices SET node = ? WHERE name = ?", (signed, name))
 
     def seen(self, nodes: Iterable[int]) -> None:
-        """Note that these nodes are online now."""
+        """Store that these nodes are online now."""
         with self._db.transaction() as db:
             db.executemany(
                 "UPDATE devices SET seen_at = ? WHERE node = ?",
@@ -168,7 +168,7 @@ class Members:
             )
 
     def differing(self) -> set[str]:
-        """Return who has enrolled or was revoked and Flower has to be told."""
+        """Return the names of devices to register with Flower or to unregister."""
         found = self._db.read(
             "SELECT name FROM devices WHERE node_key IS NOT NULL "
             "AND (node IS NULL) = (revoked_at IS NULL)"
@@ -176,7 +176,7 @@ class Members:
         return {name for (name,) in found}
 
     def by_node(self) -> dict[int, Member]:
-        """Return the devices that are enrolled and that Flower knows, by node."""
+        """Return the enrolled devices that are registered with Flower, by node."""
         return {
             _unsigned(device.node): device
             for device in self.all()
@@ -186,7 +186,7 @@ class Members:
     def note_answer(
         self, name: str, version: int, running: str, adoption: str, refusal: str | None
     ) -> None:
-        """Keep what a device answers about an offered version."""
+        """Store a device's answer to an offered version."""
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE devices SET running = ?, offered = ?, adoption = ?, refusal = ?, "
@@ -208,7 +208,7 @@ def _sha256(content: bytes) -> bytes:
 
 
 def _signed(node: int) -> int:
-    """Flower's node numbers have 64 bits without a sign, SQLite's integers have one."""
+    """Convert Flower's node, an unsigned 64-bit integer, to SQLite's signed one."""
     return node - 2**64 if node >= 2**63 else node
 
 

@@ -1,6 +1,6 @@
-"""When releases were offered to devices, and how many have answered.
+"""The log of offers: when a release was offered to devices, and how many answered.
 
-The table is called `rounds` on disk, from before a round was a step of an improvement alone.
+On disk the table is called `rounds`, from before a round meant a step of an improvement.
 """
 
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from fedhw.system.clock import Clock
 from fedhw.system.sqlite import Database
 
 KEPT_OFFERS = 10_000
-"""Offers that are remembered."""
+"""Offers that are kept."""
 
 
 class OfferRecord(NamedTuple):
-    """A version, offered once to all devices that were online and had to decide about it.
+    """One offer of a version to all devices that were online and had not settled on it.
 
     `began` is in Unix seconds; `seconds` and `answered` are None until it has ended, and for good
-    where it was cut off.
+    where it was interrupted.
     """
 
     number: int
@@ -35,7 +35,7 @@ class OfferLog:
         self._clock = clock
 
     def begin(self, version: int, asked: int) -> int:
-        """Note that so many devices are asked now, and return the offer's number."""
+        """Store that so many devices are asked now, and return the offer's number."""
         with self._db.transaction() as db:
             begun = db.execute(
                 "INSERT INTO rounds (version, began, asked) VALUES (?, ?, ?)",
@@ -46,7 +46,7 @@ class OfferLog:
             return number
 
     def end(self, number: int, answered: int, seconds: float) -> None:
-        """Note how many have answered, and how long it took."""
+        """Store how many have answered, and how long it took."""
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE rounds SET answered = ?, seconds = ? WHERE number = ?",

@@ -1,4 +1,4 @@
-"""What devices have reported: sums alone, and a digest of each report so that none counts twice."""
+"""Stored reports: sums only, and a digest of each report so that none counts twice."""
 
 import json
 from collections import defaultdict
@@ -13,14 +13,14 @@ from fedhw.system.sqlite import Database
 from fedhw_server.store.settings import LATE_SECONDS, LATE_WINDOWS, FleetSettings
 
 REMEMBERED_WINDOWS = 30
-"""Windows for which it is known who reported, beyond those for which reports may still come."""
+"""Windows for which digests are kept, beyond those for which reports may still come."""
 
 FILLING_SHARE = 0.15
-"""Share of a window in which most reports of the one before come, as devices spread them."""
+"""Share of a window in which most reports about the one before arrive."""
 
 
 class Accepted(NamedTuple):
-    """A report that was checked and may be counted, and the digest of its bytes."""
+    """A report that passed all checks, and the digest of its bytes."""
 
     report: Report
     digest: str
@@ -35,10 +35,10 @@ class Reports:
         self._clock = clock
 
     def count(self, accepted: Sequence[Accepted]) -> list[bool]:
-        """Count reports that were not counted before, all of it durable when this returns.
+        """Count reports that were not counted before; they are durable when this returns.
 
-        Returns for each whether it agrees with what its device has reported of the same window or
-        candidate: the same report again does, another one does not.
+        Returns for each whether it is the device's only report about its window or candidate: the
+        same bytes again are, other ones are not.
         """
         with self._db.transaction() as db:
             fresh = self._remember(accepted)
@@ -68,9 +68,9 @@ class Reports:
         return agree
 
     def _remember(self, accepted: Sequence[Accepted]) -> set[tuple[str, int | str]]:
-        """Note who has reported of what; returns what of it is new.
+        """Store the digests of reports; returns device and subject of the new ones.
 
-        In one statement: many small ones would hand Python's lock back and forth for each.
+        It is one statement, since each of many small ones would release and take the GIL.
         """
         rows = [(report.device, report.about, digest) for report, digest in accepted]
         return set(
@@ -83,16 +83,16 @@ class Reports:
         )
 
     def prune(self, now: float) -> None:
-        """Forget who reported in windows that are long over."""
+        """Delete the digests of windows that are long over."""
         length = self._settings.policy.window
         late = max(LATE_WINDOWS, LATE_SECONDS / length)
         oldest = now / length - late - REMEMBERED_WINDOWS
         with self._db.transaction() as db:
-            # SQLite orders candidates, being text, behind every window.
+            # Candidates are text, which SQLite orders after every window number.
             db.execute("DELETE FROM reports WHERE about < ?", (int(oldest),))
 
     def windows(self) -> list[tuple[int, int]]:
-        """Return the windows of late and how many devices reported each, the newest first."""
+        """Return the recent windows with their numbers of reports, the newest first."""
         return self._db.read(
             "SELECT about, sum(reports) FROM sums WHERE typeof(about) = 'integer' "
             "AND about >= (SELECT min(about) FROM reports) GROUP BY about ORDER BY about DESC"
@@ -103,14 +103,14 @@ class Reports:
         return self._sums(window)
 
     def shadow_sums(self, candidate: str) -> Sums | None:
-        """Return the sums of the shadow evaluation of a candidate, None before any report of it."""
+        """Return the sums of a candidate's shadow evaluation, None before the first report."""
         return self._sums(candidate).get(candidate)
 
     def estimates(self, classes: int, window: int | None = None) -> WindowEstimates | None:
         """Return the estimates of a window, or of the newest that has the minimum cohort.
 
-        One whose reports are just coming gives way to an older one. None where too few devices have
-        reported; how many they are is not told.
+        A window whose reports are still arriving comes after older ones. Returns None where too few
+        devices have reported, without their number.
         """
         policy = self._settings.policy
         settled = self._clock.wall() - FILLING_SHARE * policy.window
@@ -129,11 +129,11 @@ class Reports:
         return None
 
     def shadow_estimates(self, candidate: str) -> list[Estimate] | None:
-        """Return what the devices together say of a candidate; None under the minimum cohort."""
+        """Return the estimates about a candidate; None under the minimum cohort."""
         sums = self.shadow_sums(candidate)
         if sums is None:
             return None
-        # None of these statistics goes by class.
+        # None of these statistics is by class.
         return estimate(sums, 0, self._settings.policy.minimum_cohort, SHADOW)
 
     def _sums(self, about: int | str) -> dict[str, Sums]:

@@ -105,4 +105,4 @@ MIGRATIONS = [
       ADD COLUMN baseline TEXT NOT NULL DEFAULT '[]'; -- JSON: the fleet's figures before it
     """,
 ]
-"""What makes each schema version of the one before, from an empty file on; never edit one."""
+"""Each entry migrates the schema by one version, from an empty file on; never edit one."""

@@ -1,4 +1,4 @@
-"""What the operator has set: what every report is like, and how the coordinator is to run."""
+"""The operator's settings: the report policy, and how the coordinator runs."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,18 +9,18 @@ from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.system.sqlite import Database
 
 CLOCK_SKEW_SECONDS = 60.0
-"""Seconds by which a device's clock may be ahead."""
+"""Most seconds by which a device's clock may be ahead."""
 
 LATE_WINDOWS, LATE_SECONDS = 7, 3600.0
-"""How late a report may be: so many windows, or so long where windows are short."""
+"""How late a report may be: so many windows, or so many seconds if that is longer."""
 
 
 @dataclass(frozen=True)
 class ReportPolicy:
-    """What every report of the fleet is like; it never changes, for devices have agreed to it.
+    """The policy of all reports of a fleet, fixed once a device was invited under it.
 
-    A report covers `window` seconds and costs (`epsilon`, `delta`); nothing is shown of fewer than
-    `minimum_cohort` devices. Raises InputError for a value that is out of range.
+    A report covers `window` seconds and costs (`epsilon`, `delta`); statistics of fewer than
+    `minimum_cohort` devices are not shown. Raises InputError for a value that is out of range.
     """
 
     window: int = 86_400
@@ -36,11 +36,11 @@ class ReportPolicy:
                 raise InputError(f"{name.replace('_', '-')}: {value} is below {least}; give more")
 
     def is_over(self, window: int, now: float) -> bool:
-        """Whether a window is over, by a clock that may be a little ahead of this one."""
+        """Whether a window is over by a clock that is up to `CLOCK_SKEW_SECONDS` ahead."""
         return (window + 1) * self.window <= now + CLOCK_SKEW_SECONDS
 
     def is_open(self, window: int, now: float) -> bool:
-        """Whether a report of this window may come now: the window is over, and not for long."""
+        """Whether a report about this window is accepted now."""
         late = max(LATE_WINDOWS * self.window, LATE_SECONDS)
         return self.is_over(window, now) and (window + 1) * self.window >= now - late
 
@@ -53,10 +53,10 @@ class FleetSettings:
         self._path = path
 
     def agree(self, **given: Any) -> ReportPolicy:
-        """Return the policy, changed to what is given as long as nobody was invited under it.
+        """Return the policy, changed to the given values if no device was invited yet.
 
-        Raises InputError for a value that differs from what devices have agreed to, or that is out
-        of range.
+        Raises InputError for a value that differs from the one that devices have agreed to, or that
+        is out of range.
         """
         wanted = {name: value for name, value in given.items() if value is not None}
         with self._db.transaction() as db:
@@ -74,7 +74,7 @@ class FleetSettings:
 
     @property
     def policy(self) -> ReportPolicy:
-        """What every report is like."""
+        """The policy of all reports."""
         return ReportPolicy(
             window=int(self.get("window")),
             epsilon=float(self.get("epsilon")),
@@ -83,7 +83,7 @@ class FleetSettings:
         )
 
     def get(self, name: str) -> str:
-        """Return what was set last; raises InputError before a coordinator was ready."""
+        """Return a setting; raises InputError before the first start of a coordinator."""
         found = self.find(name)
         if found is None:
             raise InputError(
@@ -93,21 +93,21 @@ class FleetSettings:
         return found
 
     def find(self, name: str) -> str | None:
-        """Return what was set last, None where nothing was."""
+        """Return a setting, None where it was never stored."""
         for (value,) in self._db.read("SELECT value FROM settings WHERE name = ?", (name,)):
             return str(value)
         return None
 
     def keep(self, name: str, value: str) -> None:
-        """Keep a setting."""
+        """Store a setting."""
         with self._db.transaction() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
     @property
     def is_paused(self) -> bool:
-        """Whether the operator has stopped offering releases."""
+        """Whether the operator has paused the offering of releases."""
         return self.find("paused") == "yes"
 
     def pause(self, paused: bool) -> None:
-        """Stop offering releases, or go on."""
+        """Pause the offering of releases, or resume it."""
         self.keep("paused", "yes" if paused else "no")
