@@ -12,7 +12,7 @@ from fedhw.personalization.person import Person, relearn
 from fedhw.release.release import Release
 from fedhw.system.clock import SettableClock
 from fedhw_client.agent.correction import Correction
-from fedhw_client.agent.durable_person import DurablePerson
+from fedhw_client.agent.durable_person import DurablePerson, base_of
 from fedhw_client.store.corrections import Selection, Store
 from tests.releases import changed, shuffled
 
@@ -40,7 +40,7 @@ def durable(release: Release, store: Store, clock: SettableClock) -> DurablePers
 
 def relearned(durable: DurablePerson, forced: bool = False) -> Person:
     in_use = durable.in_use
-    [learned] = relearn([in_use.person], in_use.base, Learner(), forced)
+    [learned] = relearn([in_use.person], base_of(in_use.release), Learner(), forced)
     return learned
 
 
