@@ -1,4 +1,4 @@
-"""The agent as a program: starts what listens, and ends all of it in good order."""
+"""The agent as a program: starts its servers and its part in a fleet, and stops them in order."""
 
 import asyncio
 import math
@@ -46,24 +46,24 @@ STOP_GRACE_SECONDS = 0.5
 """Seconds that calls have to end when the agent stops."""
 
 WATCHDOG_SECONDS = 30.0
-"""Seconds in which a dead learner is noticed where no service manager asks for a sign of life."""
+"""Watchdog period where no service manager sets one."""
 
 DEFAULT_LIMITS = Limits(per_day=4.0, in_all=40.0, delta=1e-6)
-"""What reports may cost a person who has not chosen."""
+"""The privacy budget of a person who has chosen none."""
 
 DEFAULT_COHORT = 20
-"""Devices in the sums of who has not chosen."""
+"""Least number of devices in the sums of a person who has chosen none."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run an agent; ports of 0 are free ones, None does without.
+    """How to run an agent; a port of 0 is a free one, with None it does not listen there.
 
-    With an `invitation` the device joins a fleet; what it tells costs at most so much epsilon, the
-    default where it is None. It adds to sums over `least_cohort` devices or more, and forgets
-    corrections that are older than `keep_days`. Raises InputError for values that do not fit.
+    With an `invitation` the device joins a fleet; its reports cost at most the given epsilon, by
+    default that of `DEFAULT_LIMITS`. It takes part in sums of `least_cohort` devices or more, and
+    forgets corrections that are older than `keep_days`. Raises InputError for bad values.
     """
 
     home: Home
@@ -92,20 +92,20 @@ class Settings:
 
     @property
     def limits(self) -> Limits | None:
-        """What may be told, None where nothing was chosen."""
+        """The chosen privacy budget, None where nothing was chosen."""
         given = {"per_day": self.epsilon_per_day, "in_all": self.epsilon_in_all}
         chosen = {name: value for name, value in given.items() if value is not None}
         return replace(DEFAULT_LIMITS, **chosen) if chosen else None
 
 
 def run(settings: Settings, say: Callable[[str], object]) -> None:
-    """Run an agent until SIGTERM or SIGINT; `say` is told where it listens.
+    """Run an agent until SIGTERM or SIGINT; `say` prints where it listens.
 
     Raises InputError for a home or a release that cannot be used and a port that is taken.
     """
     log_as_json()
-    # Learning runs beside recognition: one thread for each is what keeps it out of the way, and
-    # whoever waits for the interpreter gets it soon.
+    # Recognition must stay fast while learning runs: torch uses one thread for each, and the GIL
+    # changes hands often.
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
     home, clock = settings.home, SystemClock()
@@ -128,7 +128,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
 
 
 def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -> Enrolment | None:
-    """How the device belongs to a fleet, None when it does not."""
+    """Return the device's enrolment, enrolling it if it is invited; None without a fleet."""
     home = settings.home
     if settings.release is not None and (settings.invitation or home.enrolment.is_dir()):
         raise InputError(
@@ -160,7 +160,7 @@ def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -
 
 
 def _agree(home: Home, wanted: Limits | None) -> Limits:
-    """Begin the ledger with these limits; what has been spent from cannot be given others."""
+    """Create the ledger with these limits, which are fixed once something was spent."""
     if not home.ledger.exists():
         return Ledger.create(home.ledger, wanted or DEFAULT_LIMITS).limits
     ledger = Ledger.open(home.ledger)
@@ -176,7 +176,7 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
 
 
 def _await_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
-    """Stay with the coordinator of a device that has no release until it has got its first."""
+    """Connect to the coordinator until the device has its first release."""
     adoption = Adoption(None, home, enrolment.invitation.release_key, clock=clock)
     node = SuperNode(enrolment, client_app(adoption), clock)
     try:
@@ -192,9 +192,9 @@ def _take_part(
     ending: ExitStack,
     clock: Clock,
 ) -> Callable[[float], object]:
-    """Join the fleet, if there is one, until `ending`, which ends the agent, too.
+    """Join the fleet, if there is one, until `ending`, which closes the agent, too.
 
-    Returns what is to be told how long each recognition took.
+    Returns the function to call with the seconds that each recognition took.
     """
     if enrolment is None:
         ending.callback(agent.close)
@@ -215,7 +215,7 @@ def _take_part(
         contributor = Contributor(agent, enrolment, ledger, settings.least_cohort, clock)
         ending.callback(contributor.close)
     except InputError as error:
-        # Without a ledger nothing may be sent; the device goes on all the same.
+        # Without a ledger nothing may be sent, but the device can still adopt releases.
         log.error("nothing is reported", reason=str(error))
     app = client_app(adoption, contributor, shadow)
     ending.callback(SuperNode(enrolment, app, clock).close)
@@ -242,7 +242,7 @@ async def _serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # Whatever cannot be bound ends the agent here, before anything is served.
+    # An address that cannot be bound ends the agent here, before anything is served.
     metrics = Metrics(agent)
     if settings.metrics_port is not None:
         port = metrics.serve(free_port("metrics-port", settings.metrics_port))
@@ -278,7 +278,7 @@ async def _serve(
 
 
 def _listen(server: grpc.aio.Server, settings: Settings) -> str:
-    """Bind the server to the one place it is reached at, and return that."""
+    """Bind the server to its port or socket, and return that address."""
     if settings.port is not None:
         port = free_port("port", settings.port)
         return f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
@@ -291,7 +291,7 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> str:
 
 
 def _token(home: Home) -> str:
-    """The home's token, the same after a restart, so that apps need not be restarted, too."""
+    """Return the home's token, which outlives a restart so that apps need not restart, too."""
     if not home.token.exists():
         with replacing(home.token) as unfinished:
             write_private(unfinished, secrets.token_urlsafe().encode())
@@ -299,7 +299,7 @@ def _token(home: Home) -> str:
 
 
 async def _show_life(agent: Agent) -> None:
-    """Tell the service manager, for as long as both this loop and the learner run."""
+    """Notify the service manager's watchdog while this loop and the learner run."""
     period = watchdog_period() or WATCHDOG_SECONDS
     while agent.is_alive:
         notify("WATCHDOG=1")

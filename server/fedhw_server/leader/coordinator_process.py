@@ -194,7 +194,7 @@ def _bracketed(host: str) -> str:
 
 
 async def _show_life() -> None:
-    """Tell the service manager, for as long as this loop runs."""
+    """Notify the service manager's watchdog while this loop runs."""
     period = watchdog_period() or WATCHDOG_SECONDS
     while True:
         notify("WATCHDOG=1")
