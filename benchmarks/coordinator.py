@@ -3,11 +3,11 @@
     python benchmarks/coordinator.py
 
 An idle device asks Flower for messages and gives a sign of life every 10 s
-(`fedhw_client.fleet.supernode.IDLE`), signed with its key, over a connection that stays open. This
-measures how many questions a second the guarded SuperLink answers, with as many devices registered
-as given, beside a bare TLS web server (uvicorn, starlette) in the same turns, and says how many
-devices that makes when the SuperLink is to be half idle. Reports come once a window, see
-`statistics_service.py`.
+(`fedhw_client.fleet.supernode.LONGEST_POLL_SECONDS`), signed with its key, over a connection that
+stays open. This measures how many questions a second the guarded SuperLink answers, with as many
+devices registered as given, beside a bare TLS web server (uvicorn, starlette) in the same turns,
+and says how many devices that makes when the SuperLink is to be half idle. Reports come once a
+window, see `statistics_service.py`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from tables import show
 
 from fedhw_client.commands.replay_writer import resident_memory
-from fedhw_client.fleet.supernode import IDLE
+from fedhw_client.fleet.supernode import LONGEST_POLL_SECONDS
 from fedhw_server.fronts.certificates import make_certificates
 from fedhw_server.leader import superlink
 from fedhw_server.leader.superlink import Address, SuperLink
@@ -175,7 +175,7 @@ def measure(devices: int, address: Address, bare_port: int, process: int) -> Non
             for number, (ours, theirs) in enumerate(turns)
         ],
     )
-    each = 2 / IDLE
+    each = 2 / LONGEST_POLL_SECONDS
     half = max(ours for ours, _ in turns) / each / 2
     show(
         [

@@ -31,7 +31,7 @@ from fedhw_client.store.stored_sample import StoredSample
 CAPACITY = 2000
 """Corrections that are kept; the replay policy decides which ones are evicted."""
 
-MOST_AT_ONCE = 1000
+MAX_CORRECTIONS = 1000
 """Corrections that one call may bring."""
 
 log = structlog.get_logger()
@@ -128,9 +128,9 @@ class Agent:
         A name that is stored already is not stored again. Raises InputError for an observation or a
         label that does not fit the release, for over 1,000 corrections, and StoreFullError.
         """
-        if len(corrections) > MOST_AT_ONCE:
+        if len(corrections) > MAX_CORRECTIONS:
             raise InputError(
-                f"corrections: {len(corrections)} are over {MOST_AT_ONCE}; send them in parts"
+                f"corrections: {len(corrections)} are over {MAX_CORRECTIONS}; send them in parts"
             )
         names = self._durable.learn(corrections)
         self._learner.wake_if_due()

@@ -23,19 +23,19 @@ from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.sqlite import StoreError, StoreFullError
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
-from fedhw_client.agent.agent import MOST_AT_ONCE, Agent, Status
+from fedhw_client.agent.agent import MAX_CORRECTIONS, Agent, Status
 from fedhw_client.agent.async_encode import encode
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
-from fedhw_client.store.profile import MOST
+from fedhw_client.store.profile import MAX_PROFILE_BYTES
 
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
 
 LARGEST_MESSAGE_BYTES = 256 * 1024
 """Most bytes of a request; 10,000 points take 80 kB."""
 
-MOST_CALLS = 128
+MAX_CONCURRENT_CALLS = 128
 """Calls that are served at once."""
 
 LONGEST_CALL_SECONDS = 60.0
@@ -69,7 +69,7 @@ async def device_server(
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=MOST_CALLS,
+        maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
     )
     service = DeviceService(agent, observe, clock)
     pb_grpc.add_DeviceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
@@ -113,9 +113,9 @@ class DeviceService(pb_grpc.DeviceServicer):
             corrections: list[Correction] = []
             async with _deadline():
                 async for request in requests:
-                    if len(corrections) == MOST_AT_ONCE:
+                    if len(corrections) == MAX_CORRECTIONS:
                         raise TooMuchError(
-                            f"corrections: over {MOST_AT_ONCE} in one call; send them in parts"
+                            f"corrections: over {MAX_CORRECTIONS} in one call; send them in parts"
                         )
                     observation = await self._observation(request.glyph)
                     corrections.append(Correction(observation, request.label, request.id))
@@ -191,9 +191,9 @@ class DeviceService(pb_grpc.DeviceServicer):
                     if request.WhichOneof("part") == "passphrase":
                         passphrase = request.passphrase
                     profile += request.chunk
-                    if len(profile) > MOST:
+                    if len(profile) > MAX_PROFILE_BYTES:
                         raise TooMuchError(
-                            f"chunk: the profile is over {MOST} bytes; check the file"
+                            f"chunk: the profile is over {MAX_PROFILE_BYTES} bytes; check the file"
                         )
             async with self._profile:
                 added = await asyncio.to_thread(

@@ -29,7 +29,7 @@ from fedhw.system.clock import Clock
 from fedhw.system.sqlite import StoreError
 from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import Opinion, Selection, Store, StoredMixture
-from fedhw_client.store.profile import LONGEST_ID
+from fedhw_client.store.profile import MAX_ID_LENGTH
 from fedhw_client.store.stored_sample import StoredSample
 
 log = structlog.get_logger()
@@ -147,9 +147,9 @@ class DurablePerson:
 
     def _name(self, correction: Correction) -> str:
         self.in_use.release.labels.index(correction.label)
-        if len(correction.id) > LONGEST_ID:
+        if len(correction.id) > MAX_ID_LENGTH:
             raise InputError(
-                f"id: {len(correction.id)} characters are over {LONGEST_ID}; give a shorter name"
+                f"id: {len(correction.id)} characters are over {MAX_ID_LENGTH}; give a shorter name"
             )
         return correction.id or uuid.uuid4().hex
 

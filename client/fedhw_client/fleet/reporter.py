@@ -34,10 +34,10 @@ LONGEST_PAUSE_SECONDS = 30.0
 STOP_GRACE_SECONDS = 3.0
 """Seconds that a report in flight has when the agent stops."""
 
-SPREAD = 0.1
+SPREAD_SHARE = 0.1
 """Share of a window, after its end, over which a fleet's devices spread their reports."""
 
-FINAL = (
+FINAL_CODES = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.PERMISSION_DENIED,
@@ -89,7 +89,7 @@ class Reporter:
         done, window = -1, -1
         # Each device has its own delay, the same after every window.
         delay = int.from_bytes(self._key.public_key().public_bytes_raw()[:4]) / 2**32
-        delay *= SPREAD * self._invitation.window
+        delay *= SPREAD_SHARE * self._invitation.window
         while not self._stopping.is_set():
             window = int((self._clock.wall() - delay) // self._invitation.window) - 1
             try:
@@ -146,7 +146,7 @@ class Reporter:
         try:
             stub.SendReport(pb.SendReportRequest.FromString(message), timeout=SEND_TIMEOUT_SECONDS)
         except grpc.RpcError as error:
-            if error.code() not in FINAL:
+            if error.code() not in FINAL_CODES:
                 raise
             self._is_revoked = error.code() is grpc.StatusCode.PERMISSION_DENIED
             log.warning("refused", about=about, reason=str(error.details()))

@@ -64,8 +64,8 @@ from fedhw_client.fleet.enrolment import Enrolment
 HEARTBEAT_SECONDS = 15.0
 """Heartbeat interval that the SuperLink is told; after twice that a node counts as offline."""
 
-BUSY, IDLE = 0.2, 10.0
-"""Seconds between two polls: after a message, doubling without one up to the second value."""
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.2, 10.0
+"""Seconds between two polls: the first after a message, then doubled up to the second."""
 
 MAX_MESSAGE_BYTES = offer.MAX_RELEASE_BYTES + 2**20
 """Most bytes of a message."""
@@ -119,13 +119,17 @@ class SuperNode:
             self._clock.wait(self._stopping, backoff.next())
 
     def _serve(self, link: "_Link", backoff: Backoff) -> None:
-        beaten, pause = self._clock.monotonic(), BUSY
+        beaten, pause = self._clock.monotonic(), SHORTEST_POLL_SECONDS
         while not self._stopping.is_set():
             now = self._clock.monotonic()
             if now - beaten > HEARTBEAT_SECONDS / 2:
                 link.beat()
                 beaten = now
-            pause = BUSY if self._answer_one(link) else min(2 * pause, IDLE)
+            pause = (
+                SHORTEST_POLL_SECONDS
+                if self._answer_one(link)
+                else min(2 * pause, LONGEST_POLL_SECONDS)
+            )
             backoff.reset()  # only after a request has worked
             self._clock.wait(self._stopping, pause)
 

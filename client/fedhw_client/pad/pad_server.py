@@ -30,7 +30,7 @@ from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
 
-MAX_BODY = 256 * 1024
+MAX_BODY_BYTES = 256 * 1024
 """Most bytes of a request's body; the strokes of a character take far less."""
 
 CANDIDATES = 5
@@ -184,8 +184,10 @@ async def _asked(request: Request) -> dict[str, Any]:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"body: it is over {MAX_BODY} bytes; thin the strokes out")
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(
+                413, f"body: it is over {MAX_BODY_BYTES} bytes; thin the strokes out"
+            )
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):

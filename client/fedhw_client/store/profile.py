@@ -22,13 +22,10 @@ from fedhw_client.store.stored_sample import StoredSample
 
 MAGIC, VERSION = b"fedhw-profile", 2
 
-SHORTEST_PASSPHRASE = 8
-"""Characters."""
+MIN_PASSPHRASE_LENGTH, MAX_ID_LENGTH = 8, 64
+"""In characters."""
 
-LONGEST_ID = 64
-"""Characters."""
-
-MOST = 200 * 2**20
+MAX_PROFILE_BYTES = 200 * 2**20
 """Most bytes of a profile, sealed or opened: 2,000 samples of the largest size."""
 
 # Magic, version, salt, log2 n, r and p of scrypt, nonce of AES-GCM.
@@ -94,10 +91,10 @@ class Profile:
         """
         secret = _secret(passphrase)
         content = b"".join(_lines(self))
-        if len(content) > MOST:
+        if len(content) > MAX_PROFILE_BYTES:
             raise InputError(
                 f"profile: {len(self.rows)} samples take {len(content)} bytes and a profile holds "
-                f"{MOST}; forget the oldest samples"
+                f"{MAX_PROFILE_BYTES}; forget the oldest samples"
             )
         salt, nonce = os.urandom(16), os.urandom(12)
         header = _HEADER.pack(MAGIC, VERSION, salt, _LOG_N, _R, _P, nonce)
@@ -119,10 +116,10 @@ class Profile:
             raise InputError(
                 f"profile: version {content[len(MAGIC)]} is newer than {VERSION}; update fedhw"
             )
-        if len(content) > MOST:
+        if len(content) > MAX_PROFILE_BYTES:
             raise InputError(
-                f"profile: {len(content)} bytes are more than {MOST}; give a file that was sealed "
-                "by fedhw"
+                f"profile: {len(content)} bytes are more than {MAX_PROFILE_BYTES}; give a file "
+                "that was sealed by fedhw"
             )
         compressed = _decrypted(content, secret)
         try:
@@ -137,8 +134,8 @@ class Profile:
 
     def _fault(self, row: StoredSample, ids: set[str]) -> str | None:
         """What is wrong with a row, without telling what was written."""
-        if not (1 <= len(row.id) <= LONGEST_ID and _is_text(row.id)):
-            return f"an id that is not 1 to {LONGEST_ID} characters"
+        if not (1 <= len(row.id) <= MAX_ID_LENGTH and _is_text(row.id)):
+            return f"an id that is not 1 to {MAX_ID_LENGTH} characters"
         if row.id in ids:
             return f"the id {row.id!r} of an earlier one"
         if not math.isfinite(row.at):
@@ -154,9 +151,10 @@ class Profile:
 
 def _secret(passphrase: str) -> bytes:
     normal = unicodedata.normalize("NFC", passphrase)
-    if len(normal) < SHORTEST_PASSPHRASE:
+    if len(normal) < MIN_PASSPHRASE_LENGTH:
         raise InputError(
-            f"passphrase: {len(normal)} characters are too few; give at least {SHORTEST_PASSPHRASE}"
+            f"passphrase: {len(normal)} characters are too few; give at least "
+            f"{MIN_PASSPHRASE_LENGTH}"
         )
     if not _is_text(normal):
         raise InputError("passphrase: it is not Unicode text; give one in UTF-8")
@@ -213,10 +211,11 @@ def _decrypted(content: bytes, secret: bytes) -> bytes:
 
 def _inflated(compressed: bytes) -> bytes:
     inflate = zlib.decompressobj()
-    content = inflate.decompress(compressed, MOST + 1)
-    if len(content) > MOST:
+    content = inflate.decompress(compressed, MAX_PROFILE_BYTES + 1)
+    if len(content) > MAX_PROFILE_BYTES:
         raise InputError(
-            f"profile: the content is more than {MOST} bytes; give a file that was sealed by fedhw"
+            f"profile: the content is more than {MAX_PROFILE_BYTES} bytes; give a file that was "
+            "sealed by fedhw"
         )
     if not inflate.eof:
         raise ValueError("the compressed content is cut short")

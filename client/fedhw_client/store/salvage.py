@@ -10,7 +10,7 @@ from pathlib import Path
 from fedhw.observation import MAX_OBSERVATION_BYTES
 from fedhw_client.store.stored_sample import StoredSample
 
-PAGE = 4096
+PAGE_BYTES = 4096
 """Bytes of a page in the store's database."""
 
 # SQLite's pages have 512 to 65536 bytes, so each starts at a multiple of the smallest size.
@@ -37,7 +37,7 @@ def carve(database: Path) -> list[StoredSample]:
     A deleted row comes back as long as a page from before its deletion is left in the database or
     in the log. So the store, with secure_delete on, truncates the log after forgetting. A row that
     is larger than its page continues in overflow pages, which are read as they were when the row
-    was written. A log with a damaged header is read whole, in pages of `PAGE` bytes.
+    was written. A log with a damaged header is read whole, in pages of `PAGE_BYTES` bytes.
 
     Raises OSError when a file cannot be read; a missing file counts as empty.
     """
@@ -77,10 +77,10 @@ def _content(file: Path) -> bytes:
 
 
 def _page_size(database: bytes) -> int:
-    """Return the page size of the file header, or `PAGE` where that is none (section 1.3.2)."""
+    """Return the page size in the file header, `PAGE_BYTES` if it is invalid (section 1.3.2)."""
     size = int.from_bytes(database[16:18])
     size = _LARGEST_PAGE if size == 1 else size
-    return size if size in _PAGE_SIZES else PAGE
+    return size if size in _PAGE_SIZES else PAGE_BYTES
 
 
 def _possible_pages(database: bytes) -> Iterator[memoryview]:
@@ -96,7 +96,7 @@ def _transactions(wal: bytes) -> Iterator[list[tuple[int, memoryview]]]:
     one transaction.
     """
     intact = _is_intact(wal[:_WAL_HEADER])
-    size = int.from_bytes(wal[8:12]) if intact else PAGE
+    size = int.from_bytes(wal[8:12]) if intact else PAGE_BYTES
     uncommitted: list[tuple[int, memoryview]] = []
     for start in range(_WAL_HEADER, len(wal), _FRAME_HEADER + size):
         if intact and wal[start + 8 : start + 16] != wal[16:24]:

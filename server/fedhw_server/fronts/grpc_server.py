@@ -12,7 +12,7 @@ from fedhw_server.fronts.statistics_service import StatisticsService
 LARGEST_MESSAGE_BYTES = 16 * 1024
 """Most bytes of a request; a report of 62 classes has about 300."""
 
-MOST_CALLS = 1024
+MAX_CONCURRENT_CALLS = 1024
 """Calls that are served at once; further ones are refused, and devices try again."""
 
 NAME = statistics_pb2.DESCRIPTOR.services_by_name["Statistics"].full_name
@@ -27,7 +27,7 @@ def grpc_server(
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=MOST_CALLS,
+        maximum_concurrent_rpcs=MAX_CONCURRENT_CALLS,
     )
     statistics_pb2_grpc.add_StatisticsServicer_to_server(statistics, server)  # type: ignore[no-untyped-call]
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)  # type: ignore[no-untyped-call]

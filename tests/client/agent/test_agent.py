@@ -22,7 +22,7 @@ from fedhw.personalization.stream import Personalizer
 from fedhw.privacy.statistics import Tally
 from fedhw.release.release import Release
 from fedhw.system.clock import SettableClock
-from fedhw_client.agent.agent import CAPACITY, MOST_AT_ONCE, Agent
+from fedhw_client.agent.agent import CAPACITY, MAX_CORRECTIONS, Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import base_of
 from fedhw_client.store.corrections import Selection, Store
@@ -114,7 +114,7 @@ def test_a_glyph_or_label_that_is_none_stores_nothing(agent):
         with pytest.raises(InputError):
             agent.learn([good, bad])
     with pytest.raises(InputError, match="send them in parts"):
-        agent.learn([good] * (MOST_AT_ONCE + 1))
+        agent.learn([good] * (MAX_CORRECTIONS + 1))
     assert agent.status().kept == 0
     assert agent.progress(99) == []
 

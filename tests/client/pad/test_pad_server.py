@@ -14,7 +14,7 @@ import uvicorn
 
 from fedhw.release.release import Release
 from fedhw_client.agent.agent import Agent
-from fedhw_client.pad.pad_server import HEADERS, MAX_BODY, pad_app, pad_url
+from fedhw_client.pad.pad_server import HEADERS, MAX_BODY_BYTES, pad_app, pad_url
 from fedhw_client.store.corrections import Selection, Store
 
 TOKEN = "a-secret_of-this_test"
@@ -136,8 +136,8 @@ def test_an_origin_must_be_given_and_be_the_host_asked(pad):
 
 
 def test_a_body_over_the_limit_is_refused(pad):
-    assert "body:" in sentence(pad.post("recognize", content=b" " * (MAX_BODY + 1)), 413)
-    in_parts = (b" " * 1024 for _ in range(MAX_BODY // 1024 + 1))
+    assert "body:" in sentence(pad.post("recognize", content=b" " * (MAX_BODY_BYTES + 1)), 413)
+    in_parts = (b" " * 1024 for _ in range(MAX_BODY_BYTES // 1024 + 1))
     assert "body:" in sentence(pad.post("recognize", content=in_parts), 413)
 
 

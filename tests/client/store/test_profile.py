@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH
 from fedhw.observation import Labels, ObservationType
-from fedhw_client.store.profile import MOST, Profile
+from fedhw_client.store.profile import MAX_PROFILE_BYTES, Profile
 from fedhw_client.store.stored_sample import StoredSample
 
 PASSPHRASE = "correct horse"
@@ -227,8 +227,8 @@ def test_hostile_scrypt_parameters_are_refused_untried(
 
 
 def test_a_file_that_is_too_big_is_refused(sealed: bytes) -> None:
-    with pytest.raises(InputError, match=f"more than {MOST}"):
-        Profile.unseal(sealed + bytes(MOST), PASSPHRASE)
+    with pytest.raises(InputError, match=f"more than {MAX_PROFILE_BYTES}"):
+        Profile.unseal(sealed + bytes(MAX_PROFILE_BYTES), PASSPHRASE)
 
 
 def test_a_file_that_grows_too_big_is_refused_before_it_does() -> None:
@@ -240,9 +240,9 @@ def test_a_file_that_grows_too_big_is_refused_before_it_does() -> None:
     bomb = sealed_by_hand(inner.getvalue(), compress=bytes)
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=f"more than {MOST} bytes"):
+        with pytest.raises(InputError, match=f"more than {MAX_PROFILE_BYTES} bytes"):
             Profile.unseal(bomb, PASSPHRASE)
-        assert tracemalloc.get_traced_memory()[1] < 3 * MOST
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_PROFILE_BYTES
     finally:
         tracemalloc.stop()
 

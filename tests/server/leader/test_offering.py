@@ -71,8 +71,8 @@ def registry(link, releases):
 
 @pytest.fixture(autouse=True)
 def lively(monkeypatch):
-    monkeypatch.setattr(supernode, "IDLE", 0.2)
-    monkeypatch.setattr(supernode, "BUSY", 0.05)
+    monkeypatch.setattr(supernode, "LONGEST_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(supernode, "SHORTEST_POLL_SECONDS", 0.05)
 
 
 @pytest.fixture

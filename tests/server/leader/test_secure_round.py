@@ -108,8 +108,8 @@ def party(
 
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(Task, "contribution", recording)
-        patch.setattr(supernode, "IDLE", 1.0)
-        patch.setattr(supernode, "BUSY", 0.1)
+        patch.setattr(supernode, "LONGEST_POLL_SECONDS", 1.0)
+        patch.setattr(supernode, "SHORTEST_POLL_SECONDS", 0.1)
         for number, name in enumerate(NAMES):
             pen = Pen(name).join(fleet)
             node = link.superlink.register(pen.node)

@@ -41,8 +41,8 @@ def app(reply: Reply, offers: list[pb.Offer]) -> ClientApp:
 @pytest.fixture
 def connected(link, monkeypatch):
     """Asks devices that answer as they like; returns what is known then, and what each was sent."""
-    monkeypatch.setattr(supernode, "IDLE", 0.2)
-    monkeypatch.setattr(supernode, "BUSY", 0.05)
+    monkeypatch.setattr(supernode, "LONGEST_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(supernode, "SHORTEST_POLL_SECONDS", 0.05)
     link.home.database.unlink(missing_ok=True)
 
     @contextmanager
