@@ -24,7 +24,7 @@ ReleaseOption = Annotated[
 DeviceOption = Annotated[bool, typer.Option("--device", help="Ask the agent of this device.")]
 PortOption = Annotated[
     int | None,
-    typer.Option(help="The loopback port that the agent listens on, if it does.", min=1, max=65535),
+    typer.Option(help="The loopback port of the agent, if it listens on one.", min=1, max=65535),
 ]
 
 

@@ -29,9 +29,11 @@ def export(
         int | None,
         typer.Option(min=1, help="Rank of the local expert; that of devices by default."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="The global expert in int8.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the global expert to int8.")
+    ] = False,
 ) -> None:
-    """Write global expert, local expert and gate to one ONNX file."""
+    """Write the global expert, local expert and gate to one ONNX file."""
     from fedhw.release.release import Release
 
     if out_file.is_dir():

@@ -20,14 +20,14 @@ def learn(
     file: Annotated[
         Path, typer.Argument(help="One observation, such as a picture of a character.")
     ],
-    label: Annotated[str, typer.Argument(help="What it is, one of the release's labels.")],
+    label: Annotated[str, typer.Argument(help="The true label, one of the release's.")],
     device: DeviceOption = False,
     home: HomeOption = None,
     port: PortOption = None,
 ) -> None:
-    """Correct one observation: your agent stores it and learns from it."""
+    """Give your agent the true label of an observation, to learn from."""
     if not device:
-        raise InputError("device: is missing; add --device, for only your agent learns")
+        raise InputError("device: is missing; add --device, since only your agent learns")
     with connected(home, port) as agent:
         [observation] = encoded(agent, [file])
         name = agent.learn(observation, label)

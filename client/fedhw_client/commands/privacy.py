@@ -26,7 +26,7 @@ def privacy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what this device has told its coordinator, when, and how much more it may tell."""
+    """Show what this device has reported, when, and how much of its privacy budget is left."""
     with needs("client"):
         from fedhw.privacy.ledger import Ledger
         from fedhw_client.fleet.enrolment import Enrolment

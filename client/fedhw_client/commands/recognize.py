@@ -34,7 +34,7 @@ def recognize(
     home: HomeOption = None,
     port: PortOption = None,
 ) -> None:
-    """Recognise what files hold, with a release's global expert or with your agent."""
+    """Recognise files with a release's global expert or with your agent."""
     files = paths if device else paths[1:]
     if not files:
         raise InputError(f"files: there is none after {paths[0]}; give files to recognise")

@@ -15,26 +15,30 @@ def serve(
     release: ReleaseOption = None,
     enroll: Annotated[
         Path | None,
-        typer.Option(help="Join a fleet with the invitation that its operator gave; once."),
+        typer.Option(help="Join a fleet with this invitation from its operator; needed once."),
     ] = None,
     per_day: Annotated[
         float | None,
         typer.Option(
-            "--epsilon-per-day", help="The most that reports may cost a day; 4 by default."
+            "--epsilon-per-day", help="Most epsilon that reports may cost a day; 4 by default."
         ),
     ] = None,
     in_all: Annotated[
         float | None,
-        typer.Option("--epsilon-in-all", help="The most that they may cost in all; 40 by default."),
+        typer.Option(
+            "--epsilon-in-all", help="Most epsilon that they may cost in all; 40 by default."
+        ),
     ] = None,
     least_cohort: Annotated[
         int | None,
-        typer.Option(min=2, help="Add to sums over that many devices or more; 20 by default."),
+        typer.Option(min=2, help="Least devices in sums that this one adds to; 20 by default."),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Listen on loopback TCP, not on the unix socket; 0: a free one."
+            min=0,
+            max=65535,
+            help="Listen on loopback TCP instead of the unix socket; 0: a free one.",
         ),
     ] = None,
     pad: Annotated[bool, typer.Option("--pad", help="Serve the pad, a page to write on.")] = False,
@@ -46,10 +50,10 @@ def serve(
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on loopback; 0: a free one."),
     ] = None,
     keep_days: Annotated[
-        float | None, typer.Option(help="Forget corrections that are older, by this clock.")
+        float | None, typer.Option(help="Forget corrections after so many days.")
     ] = None,
 ) -> None:
-    """Run the agent of this device: it recognises, is corrected, and learns."""
+    """Run the agent of this device, which recognises and learns from corrections."""
     if pad_port is not None and not pad:
         raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")
     with needs("client"):

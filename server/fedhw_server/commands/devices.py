@@ -22,7 +22,7 @@ SHOWN = (
 
 
 def enroll(
-    name: Annotated[str, typer.Argument(help="What the device shall be called.")],
+    name: Annotated[str, typer.Argument(help="The name of the device.")],
     home: HomeOption = None,
 ) -> None:
     """Print an invitation for one device: fedhw server enroll NAME > NAME.enroll."""
@@ -34,17 +34,17 @@ def enroll(
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(help="The device to send away for good.")],
+    name: Annotated[str, typer.Argument(help="The device to revoke.")],
     home: HomeOption = None,
 ) -> None:
-    """End a device's part at once: no release, no report."""
+    """Revoke a device for good: it gets no releases, and its reports are refused."""
     with opened(home) as (_, fleet):
         fleet.members.revoke(name)
     say(f"{name} is revoked")
 
 
 def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the devices: who they are, what they run, when they were seen."""
+    """List the devices with the releases they run and when they were last seen."""
     with opened(home) as (_, fleet):
         known, now = fleet.members.all(), fleet.clock.wall()
     if as_json:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def public(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    release: Annotated[Path, typer.Argument(help="The release that was made of it.")],
+    release: Annotated[Path, typer.Argument(help="The release that was trained on the data.")],
     seed: Annotated[
-        int, typer.Option(min=0, max=MAX_SEED, help="That of train-expert, for synthetic data.")
+        int, typer.Option(min=0, max=MAX_SEED, help="The seed of train-expert, for synthetic data.")
     ] = 0,
     home: HomeOption = None,
 ) -> None:
-    """Give the public characters that improvements rehearse and candidates are judged by."""
+    """Set the public data for rehearsal in improvements and for the validation of candidates."""
     with opened(home) as (place, _):
         from fedhw.data.sources import load_source
         from fedhw.improvement.public import Public
@@ -63,40 +63,35 @@ def improvement(
     home: HomeOption = None,
     automatic: Annotated[
         bool | None,
-        typer.Option(
-            "--automatic/--by-hand", help="Begin when the statistics tell for it, or not."
-        ),
+        typer.Option("--automatic/--by-hand", help="Begin by the trigger below, or only by hand."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of an attempt.")] = None,
-    noise: Annotated[
-        float | None, typer.Option(help="Noise of a round's sum, in lengths of an update.")
-    ] = None,
-    cohort: Annotated[int | None, typer.Option(help="Devices asked in a round, at most.")] = None,
-    survivors: Annotated[
-        int | None, typer.Option(help="Devices in a round's sum, at least.")
-    ] = None,
+    noise: Annotated[float | None, typer.Option(help="Noise multiplier of a round's sum.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Most devices asked in a round.")] = None,
+    survivors: Annotated[int | None, typer.Option(help="Least devices in a round's sum.")] = None,
     participations: Annotated[
-        int | None, typer.Option(help="Rounds of an attempt that a device is asked for, at most.")
+        int | None, typer.Option(help="Most rounds of an attempt that ask the same device.")
     ] = None,
     canary: Annotated[
-        float | None, typer.Option(help="Share of the devices online that try a candidate.")
+        float | None, typer.Option(help="Share of the online devices that evaluate a candidate.")
     ] = None,
     error: Annotated[
-        float | None, typer.Option(help="Begin where the global expert is wrong on a larger share.")
+        float | None, typer.Option(help="Trigger: error rate of the global expert.")
     ] = None,
     rise: Annotated[
-        float | None, typer.Option(help="Or where gates open on so much more since the last one.")
+        float | None,
+        typer.Option(help="Trigger: rise of the share of open gates since the last attempt."),
     ] = None,
-    online: Annotated[int | None, typer.Option(help="Only with so many devices online.")] = None,
+    online: Annotated[int | None, typer.Option(help="Least devices online.")] = None,
     pause_days: Annotated[
-        float | None, typer.Option(help="Only so long after the last one.")
+        float | None, typer.Option(help="Least days since the last attempt.")
     ] = None,
     epsilon_in_all: Annotated[
-        float | None, typer.Option(help="Only while all of them cost no device more.")
+        float | None, typer.Option(help="Most epsilon that all attempts may cost a device.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the plan for attempts to improve, changed to what is given."""
+    """Show the plan for attempts to improve, and change what is given."""
     pause = None if pause_days is None else pause_days * DAY_SECONDS
     when = _given(error=error, rise=rise, cohort=online, pause=pause, epsilon=epsilon_in_all)
     how = _given(automatic=automatic, rounds=rounds, noise=noise, cohort=cohort)

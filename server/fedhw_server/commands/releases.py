@@ -32,7 +32,7 @@ def publish(
 
 
 def rollback(
-    version: Annotated[int, typer.Argument(help="The version to go back to.")],
+    version: Annotated[int, typer.Argument(help="The version to restore.")],
     home: HomeOption = None,
 ) -> None:
     """Publish an older release again, as the newest version."""
@@ -42,7 +42,7 @@ def rollback(
 
 
 def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List what was published, what was tried to improve it, and every decision with its reason."""
+    """List the releases, the attempts to improve them, and the latest decisions with reasons."""
     with opened(home) as (place, fleet):
         manifests = place.registry.versions()
         running = [device.running for device in fleet.members.all() if device.state == "enrolled"]

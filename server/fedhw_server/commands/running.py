@@ -39,16 +39,16 @@ def server(
         int | None, typer.Option(min=1, help="Seconds that a report covers; a day by default.")
     ] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="What a report costs a device; 2 by default.")
+        float | None, typer.Option(help="Epsilon that a report costs a device; 2 by default.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="The same; 1e-6 by default.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Its delta; 1e-6 by default.")] = None,
     minimum_cohort: Annotated[
-        int | None, typer.Option(min=2, help="Nothing is shown of fewer devices; 10 by default.")
+        int | None, typer.Option(min=2, help="Devices that statistics need; 10 by default.")
     ] = None,
 ) -> None:
-    """Start a coordinator, or steer it with one of the commands below.
+    """Start a coordinator, or operate it with one of the commands below.
 
-    What reports cover and cost is agreed at the first start and stays.
+    What reports cover and cost is fixed once the first device was invited.
     """
     context.obj = home
     if context.invoked_subcommand is not None:
@@ -89,7 +89,7 @@ def resume(home: HomeOption = None) -> None:
 
 
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show how the fleet is."""
+    """Show the state of the coordinator and its fleet."""
     with opened(home) as (place, fleet):
         known, now = _status(place, fleet), fleet.clock.wall()
     if as_json:

@@ -23,11 +23,12 @@ WORST = 10
 def statistics(
     home: HomeOption = None,
     window: Annotated[
-        int | None, typer.Option(help="The window to show; the newest that may be shown.")
+        int | None,
+        typer.Option(help="The window to show; by default the newest that may be shown."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the devices' reports say: means, standard errors, cohort sizes."""
+    """Show estimates from the devices' reports: means, standard errors, cohort sizes."""
     with opened(home) as (place, fleet):
         latest, policy = place.registry.latest, fleet.policy
         found = fleet.reports.estimates(len(latest.labels), window) if latest else None
