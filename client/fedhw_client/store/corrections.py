@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedhw.system.sqlite import Database, StoreDamagedError, StoreError
 from fedhw_client.store.salvage import carve
@@ -330,10 +330,9 @@ _COLUMNS = "position, id, at, glyph, label, ge_right, right"
 _SELECT = f"SELECT {_COLUMNS} FROM samples"
 
 
-def _row(
-    position: int, id: str, at: float, observation: bytes, label: str, ge_right: int, right: int
-) -> StoredSample:
-    return StoredSample(position, id, at, observation, label, bool(ge_right), bool(right))
+def _row(*columns: Any) -> StoredSample:
+    *others, ge_right, right = columns
+    return StoredSample._make([*others, bool(ge_right), bool(right)])
 
 
 def _delete(db: sqlite3.Connection, positions: Collection[int]) -> None:

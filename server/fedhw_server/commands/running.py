@@ -117,7 +117,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
 
 def _status(home: "Home", fleet: "Fleet") -> dict[str, Any]:
-    from fedhw_server.store.member_counts import MemberCounts
+    from fedhw_server.store.members import MemberCounts
 
     latest = home.registry.latest
     rounds = [each for each in fleet.offer_log.all() if each.seconds is not None]

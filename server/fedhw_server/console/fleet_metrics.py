@@ -29,7 +29,7 @@ from fedhw.release.registry import Registry
 from fedhw_server.fronts.statistics_service import REASONS, Watcher
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.fleet import Fleet
-from fedhw_server.store.member_counts import MemberCounts
+from fedhw_server.store.members import MemberCounts
 
 REPORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 ROUND_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
