@@ -113,7 +113,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         enrolment = _enrolment(settings, say, clock)
         if enrolment is not None and not home.release.is_dir():
             say(f"waiting for the first release from {enrolment.invitation.flower}")
-            _await_release(enrolment, home, clock)
+            _receive_first_release(enrolment, home, clock)
         release = _release(home, settings.release)
         store = Store(home.database)
         for notice in store.notices:
@@ -121,7 +121,7 @@ def run(settings: Settings, say: Callable[[str], object]) -> None:
         agent = Agent(release, store, settings.keep_days, clock=clock)
         with ExitStack() as ending:
             ending.callback(log.info, "stopped")
-            observe = _take_part(enrolment, agent, settings, ending, clock)
+            observe = _join_fleet(enrolment, agent, settings, ending, clock)
             if settings.release is not None:
                 home.install(settings.release)
             asyncio.run(_serve(agent, settings, enrolment, observe, say, clock))
@@ -146,9 +146,9 @@ def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -
                 "or give another --home"
             )
         if settings.limits is not None:
-            _agree(home, settings.limits)
+            _agreed_limits(home, settings.limits)
         return enrolment
-    limits = _agree(home, settings.limits)
+    limits = _agreed_limits(home, settings.limits)
     if invitation.epsilon > limits.per_day:
         raise InputError(
             f"epsilon-per-day: {limits.per_day:g} pays for no report of this fleet, which costs "
@@ -159,7 +159,7 @@ def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -
     return enrolment
 
 
-def _agree(home: Home, wanted: Limits | None) -> Limits:
+def _agreed_limits(home: Home, wanted: Limits | None) -> Limits:
     """Create the ledger with these limits, which are fixed once something was spent."""
     if not home.ledger.exists():
         return Ledger.create(home.ledger, wanted or DEFAULT_LIMITS).limits
@@ -175,7 +175,7 @@ def _agree(home: Home, wanted: Limits | None) -> Limits:
     return Ledger.create(home.ledger, wanted).limits
 
 
-def _await_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
+def _receive_first_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
     """Connect to the coordinator until the device has its first release."""
     adoption = Adoption(None, home, enrolment.invitation.release_key, clock=clock)
     node = SuperNode(enrolment, client_app(adoption), clock)
@@ -185,7 +185,7 @@ def _await_release(enrolment: Enrolment, home: Home, clock: Clock) -> None:
         node.close()
 
 
-def _take_part(
+def _join_fleet(
     enrolment: Enrolment | None,
     agent: Agent,
     settings: Settings,

@@ -42,12 +42,12 @@ def privacy(
     if report is not None:
         _print_report(ledger, report)
     elif as_json:
-        out.print_json(json.dumps(_told(enrolment, ledger, spent)))
+        out.print_json(json.dumps(_as_json(enrolment, ledger, spent)))
     else:
-        _tell(enrolment, ledger, spent)
+        _show(enrolment, ledger, spent)
 
 
-def _tell(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
+def _show(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
     from fedhw.privacy.budget import ROUNDS_A_DAY
 
     invitation, limits = enrolment.invitation, ledger.limits
@@ -75,10 +75,10 @@ def _tell(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
     for charge in history[-20:]:
         shown.add_row(
             str(charge.about),
-            *_from_to(charge, invitation.window),
+            *_period(charge, invitation.window),
             f"{charge.epsilon:g}",
             str(len(charge.message)),
-            _fate(charge),
+            _outcome(charge),
         )
     shown.caption = (
         f"{len(history)} reports in all, of windows by number and of candidates by name; "
@@ -86,10 +86,10 @@ def _tell(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
     )
     out.print(shown)
     if rounds := ledger.rounds():
-        out.print(_table_of(rounds))
+        out.print(_table_of_rounds(rounds))
 
 
-def _table_of(rounds: "list[PaidRound]") -> Table:
+def _table_of_rounds(rounds: "list[PaidRound]") -> Table:
     shown = Table("round", "paid for at", "rho")
     for paid in rounds[-20:]:
         shown.add_row(paid.name, _moment(paid.at), f"{paid.rho:.3g}")
@@ -97,7 +97,7 @@ def _table_of(rounds: "list[PaidRound]") -> Table:
     return shown
 
 
-def _from_to(charge: "Charge", window: int) -> tuple[str, str]:
+def _period(charge: "Charge", window: int) -> tuple[str, str]:
     """Return when a report's window began and ended, two empty texts for a candidate."""
     if isinstance(charge.about, str):
         return "", ""
@@ -120,7 +120,7 @@ def _span(seconds: int) -> str:
     return unit if count == 1 else f"{count} {unit}s"
 
 
-def _fate(charge: "Charge") -> str:
+def _outcome(charge: "Charge") -> str:
     if charge.refused is not None:
         return f"refused: {charge.refused}"
     if charge.sent_at is None:
@@ -128,7 +128,7 @@ def _fate(charge: "Charge") -> str:
     return f"sent {_moment(charge.sent_at)}"
 
 
-def _told(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> dict[str, Any]:
+def _as_json(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> dict[str, Any]:
     return {
         "device": enrolment.invitation.device,
         "coordinator": enrolment.invitation.statistics,

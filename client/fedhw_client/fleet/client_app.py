@@ -36,7 +36,7 @@ def client_app(
         """Answer an offer."""
         offer = pb.Offer.FromString(_content(message, "offer"))
         answer = adoption.consider(offer.manifest, offer.signature, dict(offer.files))
-        return _reply(message, _message(answer).SerializeToString())
+        return _reply(message, _answer_message(answer).SerializeToString())
 
     if contributor is not None:
 
@@ -45,7 +45,7 @@ def client_app(
             """Take a step of a sum."""
             request = sums.SumRequest.FromString(_content(message, "request"))
             try:
-                answer = _taken(contributor, request)
+                answer = _step(contributor, request)
             except InputError as error:
                 declined = error.reason if isinstance(error, DeclinedError) else Reason.TASK
                 log.info("declined", reason=declined.value)
@@ -74,7 +74,7 @@ def _reply(message: Message, answer: bytes) -> Message:
     return Message(RecordDict({"fedhw": ConfigRecord({"answer": answer})}), reply_to=message)
 
 
-def _message(answer: Answer) -> pb.Answer:
+def _answer_message(answer: Answer) -> pb.Answer:
     refusal = "UNSPECIFIED" if answer.refusal is None else answer.refusal.name
     return pb.Answer(
         adoption=f"ADOPTION_{answer.state.name}",
@@ -83,7 +83,7 @@ def _message(answer: Answer) -> pb.Answer:
     )
 
 
-def _taken(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer:
+def _step(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer:
     """Take a step of a sum; raises InputError where the device declines."""
     name, answer = request.sum, sums.SumAnswer()
     match request.WhichOneof("step"):

@@ -71,19 +71,19 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
     takes = agent.release.observation  # the same for every later release
     find_encoder("strokes", takes)
 
-    async def written(asked: dict[str, Any]) -> Observations:
+    async def observation_in(asked: dict[str, Any]) -> Observations:
         return await encode(_strokes(asked), takes)
 
     async def labels(_: Request) -> Response:
         return JSONResponse(list(agent.release.labels))
 
     async def recognize(request: Request) -> Response:
-        recognition = agent.recognize(await written(await _asked(request)))
+        recognition = agent.recognize(await observation_in(await _json_object(request)))
         return JSONResponse(_recognition(recognition, agent.release.labels))
 
     async def learn(request: Request) -> Response:
-        asked = await _asked(request)
-        correction = Correction(await written(asked), _text(asked, "label"))
+        asked = await _json_object(request)
+        correction = Correction(await observation_in(asked), _text(asked, "label"))
         [kept] = await asyncio.to_thread(agent.learn, [correction])
         return JSONResponse({"id": kept})
 
@@ -92,7 +92,7 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
         return JSONResponse({"label": undone and undone.label})
 
     async def forget(request: Request) -> Response:
-        selection = _selection(await _asked(request))
+        selection = _selection(await _json_object(request))
         return JSONResponse({"forgotten": await asyncio.to_thread(agent.forget, selection)})
 
     async def events(_: Request) -> Response:
@@ -179,7 +179,7 @@ def _file(name: str, media_type: str) -> Route:
     return Route(f"/{name}", answer)
 
 
-async def _asked(request: Request) -> dict[str, Any]:
+async def _json_object(request: Request) -> dict[str, Any]:
     """Return the JSON object in a request's body."""
     body = b""
     async for chunk in request.stream():

@@ -49,12 +49,12 @@ def request_all(
     cannot be parsed. Such answers, errors, and answers of another node than was asked are ignored.
     """
     end = clock.monotonic() + seconds
-    flying = _send(grid, kind, requests, seconds)
-    while flying and clock.monotonic() < end:
+    in_flight = _send(grid, kind, requests, seconds)
+    while in_flight and clock.monotonic() < end:
         more = {}
-        for message in _pull(grid, flying):
+        for message in _pull(grid, in_flight):
             # A message's metadata comes from its sender and may be wrong.
-            node = flying.pop(message.metadata.reply_to_message_id, None)
+            node = in_flight.pop(message.metadata.reply_to_message_id, None)
             if node is None or node != message.metadata.src_node_id:
                 log.warning("no answer that can be read", reason="not by who was asked")
                 continue
@@ -66,7 +66,7 @@ def request_all(
             if another is not None:
                 more[node] = another
         if more:
-            flying |= _send(grid, kind, more, end - clock.monotonic())
+            in_flight |= _send(grid, kind, more, end - clock.monotonic())
         clock.sleep(POLL_SECONDS)
 
 
@@ -86,10 +86,10 @@ def _send(grid: Grid, kind: Kind, requests: Mapping[int, bytes], seconds: float)
     return {message: node for message, node in sent if message}
 
 
-def _pull(grid: Grid, flying: Iterable[str]) -> list[Message]:
+def _pull(grid: Grid, in_flight: Iterable[str]) -> list[Message]:
     """Return new replies; those that Flower fails to parse are polled again."""
     try:
-        return [message for message in grid.pull_messages(list(flying)) if _is_message(message)]
+        return [message for message in grid.pull_messages(list(in_flight)) if _is_message(message)]
     except httpx.HTTPError:
         raise  # the SuperLink is gone, and the run with it
     except Exception as error:

@@ -43,7 +43,7 @@ class Membership:
                 is_due = self._changed.is_set() or now - looked > SIGHTING_SECONDS
                 if is_due or await asyncio.to_thread(self._differs):
                     self._changed.clear()
-                    await asyncio.to_thread(self._agree)
+                    await asyncio.to_thread(self._synchronise)
                     looked = now
             except (httpx.HTTPError, StoreError) as error:
                 log.info("the lists cannot be compared yet", error=type(error).__name__)
@@ -56,20 +56,20 @@ class Membership:
         """Whether the lists differ in a device that Flower has not just refused."""
         return bool(self._fleet.members.differing() - self._refused)
 
-    def _agree(self) -> None:
+    def _synchronise(self) -> None:
         known = self._superlink.nodes()
         self._refused = set()
         for device in self._fleet.members.all():
             if device.node_key is None:
                 continue
             try:
-                self._settle(device, known.get(device.node_key))
+                self._synchronise_device(device, known.get(device.node_key))
             except httpx.HTTPStatusError as error:  # about this device alone
                 log.warning("refused by flower", device=device.name, error=str(error)[:80])
                 self._refused.add(device.name)
         self._fleet.members.seen(node.node for node in known.values() if node.is_online)
 
-    def _settle(self, device: Member, node: KnownNode | None) -> None:
+    def _synchronise_device(self, device: Member, node: KnownNode | None) -> None:
         if device.state == "enrolled":
             number = self._superlink.register(device.node_key or "") if node is None else node.node
             if number != device.node:

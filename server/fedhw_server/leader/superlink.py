@@ -225,7 +225,7 @@ class SuperLink:
 
     def __init__(self, address: Address) -> None:
         self._control = ControlHttpClient.from_server_address(
-            address.at, False, address.trusted, [_Known(address.secret)]
+            address.at, False, address.trusted, [_SecretInterceptor(address.secret)]
         )
 
     def close(self) -> None:
@@ -274,7 +274,7 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
     """
     with closing(SuperLink(address)) as superlink:
         superlink.start_run()
-    known = _Known(address.secret)
+    known = _SecretInterceptor(address.secret)
     place = (address.at, False, address.trusted)
     interceptors: list[ProtobufClientInterceptor]
     interceptors = [known, RuntimeVersionHttpInterceptor("SuperExec")]
@@ -305,7 +305,7 @@ def running(address: Address) -> Iterator[tuple[Grid, Context]]:
             beat.stop()
 
 
-class _Known:
+class _SecretInterceptor:
     """Sends the guard the secret."""
 
     def __init__(self, secret: str) -> None:
