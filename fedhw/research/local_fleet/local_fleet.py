@@ -24,7 +24,7 @@ from fedhw.privacy.statistics import STATISTICS
 from fedhw.system.clock import Clock, SystemClock
 from fedhw.system.private_files import write_private
 from fedhw_client.connection import AgentMissingError, connect
-from fedhw_client.fleet.reporter import SPREAD
+from fedhw_client.fleet.reporter import SPREAD_SHARE
 from fedhw_client.store.device_home import Home as DeviceHome
 from fedhw_server.leader.supervisor import PARENT
 from fedhw_server.store.coordinator_home import Home as ServerHome
@@ -222,7 +222,7 @@ class LocalFleet:
             return False
         last = max((device.written[-1].at for device in left if device.written), default=0.0)
         window = int(last // self._plan.window)
-        due = (window + 1 + SPREAD) * self._plan.window + LATE
+        due = (window + 1 + SPREAD_SHARE) * self._plan.window + LATE
         reported = dict(self._fleet.reports.windows()).get(window, 0)
         return reported >= len(left) or self._clock.wall() > due
 
