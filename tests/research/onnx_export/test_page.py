@@ -27,9 +27,9 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_runs_in_ten_lines(release, mixture, capsys: pytest.CaptureFixture[str]):
     export(Path("anna.onnx"), release, mixture)
     exec(RUN)
-    character, told = capsys.readouterr().out.split(" ", 1)
-    assert character in release.labels
-    assert told in {"by herself: True\n", "by herself: False\n"}
+    label, told = capsys.readouterr().out.split(" ", 1)
+    assert label in release.labels
+    assert told in {"local expert: True\n", "local expert: False\n"}
     assert len([line for line in RUN.splitlines() if line]) <= 10
 
 
