@@ -1,8 +1,8 @@
-"""The one error a user can cause: bad input, told in one sentence."""
+"""The error for bad input, with a message of one sentence."""
 
 
 class InputError(ValueError):
-    """Input that cannot be used; the message names the field, the value and the mend.
+    """The input cannot be used; the message names the field, the value and the remedy.
 
     The command line prints the message alone and exits with code 2.
     """

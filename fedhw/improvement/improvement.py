@@ -73,29 +73,17 @@ class ImprovementState(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Return the state as safetensors."""
-        return safetensors.numpy.save(
-            {
-                "round": np.array(self.round),
-                "radius": np.array(self.radius),
-                "parameters": self.parameters,
-                "average": self.average,
-                "first": self.velocity,
-            }
-        )
+        arrays = {name: np.array(value) for name, value in self._asdict().items()}
+        return safetensors.numpy.save({"first": arrays.pop("velocity"), **arrays})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "ImprovementState":
         """Read what `to_bytes` wrote; raises InputError where it is damaged."""
         try:
-            found = safetensors.numpy.load(content)
-            return cls(
-                int(found["round"]),
-                found["parameters"],
-                found["average"],
-                found["first"],
-                float(found["radius"]),
-            )
-        except (safetensors.SafetensorError, KeyError, ValueError):
+            arrays = safetensors.numpy.load(content)
+            scalars = {"round": int(arrays.pop("round")), "radius": float(arrays.pop("radius"))}
+            return cls(**scalars, velocity=arrays.pop("first"), **arrays)
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
             raise InputError(
                 "improvement: its state is damaged; begin anew with `fedhw server improve`"
             ) from None

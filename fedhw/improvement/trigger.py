@@ -62,22 +62,24 @@ class Trigger:
         newest, after_last = outlook.newest, outlook.after_last
         if newest is None:
             return Verdict(Outcome.WAIT, "no window has reports of enough devices yet")
-        if outlook.since_last < self.pause:
-            return Verdict(
-                Outcome.WAIT,
+        for is_met, reason in (
+            (
+                outlook.since_last >= self.pause,
                 f"the last improvement was {outlook.since_last / DAY_SECONDS:.1f} days ago, less "
                 f"than the {self.pause / DAY_SECONDS:.1f} between two",
-            )
-        if outlook.online < self.cohort:
-            return Verdict(
-                Outcome.WAIT, f"{outlook.online} devices are online and {self.cohort} are wanted"
-            )
-        if outlook.epsilon > self.epsilon:
-            return Verdict(
-                Outcome.WAIT,
+            ),
+            (
+                outlook.online >= self.cohort,
+                f"{outlook.online} devices are online and {self.cohort} are wanted",
+            ),
+            (
+                outlook.epsilon <= self.epsilon,
                 f"one more improvement would make epsilon {outlook.epsilon:.2f} of all of them, "
                 f"above {self.epsilon:g}",
-            )
+            ),
+        ):
+            if not is_met:
+                return Verdict(Outcome.WAIT, reason)
         accuracy = newest.get("ge_accuracy")
         error, doubt = 1 - accuracy.mean, accuracy.standard_error
         if error - CLEARLY * doubt > self.error:

@@ -1,11 +1,11 @@
-"""A sum of integer vectors, modulo 2**bits, of which the server learns nothing but the sum.
+"""Secure summation of integer vectors, modulo 2**bits: the server learns only the sum.
 
 The protocol is that of Bonawitz et al. (2017, "Practical Secure Aggregation for Privacy-Preserving
 Machine Learning", CCS, doi 10.1145/3133956.3133982) on the k-regular graph of Bell et al. (2020,
 "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS, doi
-10.1145/3372297.3417885). Every message goes through the server; whoever stays silent in a round has
-dropped out of it. Device i has neighbours N(i), and h = |N(i)| + 1 hold shares of its secrets: they
-and itself. t = ceil(2 h / 3) of the shares give a secret.
+10.1145/3372297.3417885). Every message goes through the server; a device that does not answer has
+dropped out. Device i has neighbours N(i). They and the device itself, h = |N(i)| + 1 holders, have
+shares of its secrets; t = ceil(2 h / 3) shares give a secret.
 
     advertise  i: draws two X25519 pairs, s_i for masks and e_i for envelopes,
                   and sends both public halves, signed with its enrolled report key
@@ -20,26 +20,25 @@ and itself. t = ceil(2 h / 3) of the shares give a secret.
     unmask     server: adds what was masked, subtracts every survivor's PRG(b_i), and the masks
                   between survivors and the dropped; those between survivors have cancelled
 
-What it protects. Against a server that follows the protocol and keeps all that it sees, together
-with fewer than t of the holders of each device's secrets: they learn the sum of the other survivors
-and no more (Bonawitz section 6; Bell section 3, for the graph). The masks are as good as X25519,
-HKDF-SHA256 and AES-256.
+Protection. A server that follows the protocol and records everything, together with fewer than t of
+the holders of each device's secrets, learns only the sum of the other survivors (Bonawitz section
+6; Bell section 3, for the graph). The masks are as strong as X25519, HKDF-SHA256 and AES-256.
 
-A server that does not follow it:
-- cannot put keys of its own in the place of a device's: they are signed for this sum, and the
-  report key is certified by the release key;
-- cannot have both b_j and s_j, which would open j's vector. An honest holder tells one of them,
-  once; telling holders of one thing and others of another needs 2 t shares of h + c, where c of the
-  holders collude, and 2 t > h + c as long as c < h / 3;
-- may name living devices as dropped, keep envelopes back, and do so differently for each device.
-  An honest holder calls at most h - t of h dropped, so at most n (h - t) / t of n devices, half of
-  them, can be taken out, while each is masked with t - 1 others or more. Where few collude, a sum
-  holds t - n / 2 devices at least: a sixth of them in a complete graph. Below 3 n / 4 neighbours
-  that says nothing, and such a graph is for a server that is trusted to follow the protocol;
-- may pick who takes part, and let in devices of its own where it also holds the release key. The
-  certificates are worth as much as whoever keeps that key, and `least` counts certified names.
-A device that lies can spoil the sum, also unseen, or halt it, and cannot read more than it gave.
-What the sum itself tells of one device is not the protocol's matter: noise is added before it.
+A server that deviates from it:
+- cannot replace a device's keys by its own: they are signed for this sum, and the report key is
+  certified by the release key;
+- cannot get both b_j and s_j, which would reveal j's vector. An honest holder reveals one of them,
+  once. To get both, the server must tell holders different things and needs 2 t shares of h + c,
+  where c of the holders collude; 2 t > h + c as long as c < h / 3;
+- can name living devices as dropped and withhold envelopes, differently for each device. An honest
+  holder accepts at most h - t of h as dropped, so at most n (h - t) / t of n devices, which is
+  half, can be removed, and each is masked with t - 1 others or more. If few collude, a sum has at
+  least t - n / 2 devices: a sixth of them in a complete graph. Below 3 n / 4 neighbours there is no
+  such bound, so that graph is for a server that is trusted to follow the protocol;
+- can choose the participants, and add its own devices if it holds the release key. The certificates
+  are only as good as the protection of that key, and `least` counts certified names.
+A dishonest device can corrupt the sum unnoticed or halt it, but it cannot learn more than the sum.
+What the sum itself reveals about one device is out of scope: noise is added before the protocol.
 """
 
 import math
@@ -70,33 +69,33 @@ from fedhw.privacy.secret_sharing import VALUE, Share, combine, split
 from fedhw.release.signing import verify_device
 
 SIGNED = b"fedhw sum 1:"
-"""Stands before what a report key signs here, so that the signature is of nothing else."""
+"""Prefix of everything that a report key signs here, so that the signature fits nothing else."""
 
 BITS = (2, 32)
 """The least and the most bits of an entry."""
 
 DROPPED = 0.3
-"""The share of devices that a sum withstands to lose, at any point of it."""
+"""The share of devices that may drop out, at any point of a sum."""
 
 COLLUDING = 0.1
-"""The share of devices that may tell the server all they know."""
+"""The share of devices that may collude with the server."""
 
 HALTING, BREAKING = 2**-20, 2**-40
-"""The chance, at most, that a graph halts a sum which loses no more than was foreseen, and that it
-protects a device less than a complete graph would."""
+"""The highest probability that a graph halts a sum that loses no more devices than `DROPPED`, and
+that it protects a device less than a complete graph would."""
 
 
 class SumError(InputError):
-    """A secure sum that cannot go on; it ends there and tells nobody anything."""
+    """A secure sum cannot continue; it ends without revealing anything."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What everybody in one sum must agree on; every signature and every key is bound to it.
+    """The terms that all participants of a sum share; every signature and key is bound to them.
 
-    `sum` is 16 random bytes that name it. Vectors have `entries` entries of `bits` bits; fewer than
-    `minimum` survivors halt it. `context` is whatever else must be the same for all. Raises
-    InputError where a value is out of range.
+    `sum` is 16 random bytes that name the sum. Vectors have `entries` entries of `bits` bits; fewer
+    than `minimum` survivors halt the sum. `context` is anything else that must be the same for all.
+    Raises InputError where a value is out of range.
     """
 
     sum: bytes
@@ -117,13 +116,13 @@ class Terms:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of all of it."""
+        """SHA-256 of all terms."""
         numbers = struct.pack(">3Q", self.entries, self.bits, self.minimum)
         return sha256(b"fedhw sum terms 1:" + self.sum + numbers + self.context).digest()
 
 
 class Keys(NamedTuple):
-    """What a device shows of itself for one sum, public keys of 32 bytes.
+    """The public keys of a device for one sum, 32 bytes each.
 
     `certificate` binds the `report_key` to its name, `signature` the other two to the report key
     and to the sum.
@@ -139,10 +138,10 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _State:
-    """What a device keeps from one step to the next, good for that step alone.
+    """The state of a device between two steps, valid for one step only.
 
-    Two vectors under the same masks show their difference, and two lists of survivors both secrets
-    of a neighbour: so a step that was begun, even one that was refused, is not begun again.
+    Two vectors under the same masks would reveal their difference, and two lists of survivors both
+    secrets of a neighbour. So a step that was begun cannot be repeated, even if it was refused.
     """
 
     terms: Terms
@@ -177,8 +176,8 @@ class Shared(_State):
 class Masked(_State):
     """The device after `mask`.
 
-    `own` is its share of its own seed; `held` has, by neighbour, its shares of the neighbour's mask
-    key and seed; of itself and its neighbours, `least` must have survived.
+    `own` is its share of its own seed; `held` are its shares of each neighbour's mask key and seed.
+    Of the device and its neighbours at least `least` must survive.
     """
 
     own: Share
@@ -187,9 +186,9 @@ class Masked(_State):
 
 
 def bits_for(devices: int, largest: int) -> int:
-    """Return the fewest bits in which the sum of so many entries from -largest to largest fits.
+    """Return the bits for a sum of this many entries from -largest to largest.
 
-    Raises InputError where it takes more than 32.
+    Raises InputError where it needs more than 32.
 
     >>> bits_for(100, 5)
     10
@@ -204,14 +203,14 @@ def bits_for(devices: int, largest: int) -> int:
 
 
 def threshold(holders: int) -> int:
-    """Return how many of a secret's shares give it: two thirds, rounded up."""
+    """Return how many shares give a secret: two thirds, rounded up."""
     return -(-2 * holders // 3)
 
 
 def graph(
     devices: Sequence[str], minimum: int, dropped: float = DROPPED
 ) -> dict[str, tuple[str, ...]]:
-    """Draw each device's neighbours: a Harary graph on a random order, complete where need be.
+    """Draw each device's neighbours: a Harary graph on a random order, complete if necessary.
 
     Raises SumError where there are fewer devices than the minimum.
     """
@@ -231,14 +230,14 @@ def graph(
 
 @lru_cache
 def degree(devices: int, minimum: int, dropped: float) -> int:
-    """Return the fewest neighbours that are enough, even or those of a complete graph.
+    """Return the smallest sufficient number of neighbours, even or that of a complete graph.
 
-    With the shares `dropped` and COLLUDING of the devices, rounded up, anywhere in the order, some
-    device has, with a chance of HALTING at most, fewer survivors about itself than the threshold or
-    the minimum, and, with one of BREAKING at most, so many colluders that a server which lies gets
-    both its secrets: tails of the hypergeometric distribution, added over all devices (Bell et al.
-    2020, section 3). Honest survivors are then connected by far: to part them, two runs of half the
-    degree must be gone from the order, which has a chance below 1e-90.
+    The shares `dropped` and COLLUDING of the devices, rounded up, are at random places in the
+    order. With a probability of at most HALTING, some device has fewer surviving neighbours than
+    the threshold or the minimum. With at most BREAKING, some device has so many colluding ones that
+    a dishonest server gets both its secrets. Both are tails of the hypergeometric distribution,
+    summed over all devices (Bell et al. 2020, section 3). The honest survivors are then connected:
+    to separate them, two runs of half the degree must be missing, a probability below 1e-90.
     """
     from scipy.stats import hypergeom
 
@@ -271,15 +270,15 @@ def advertise(
 
 
 def check_keys(terms: Terms, keys: Keys, authority: str) -> None:
-    """Raise SumError unless these keys are a device's for this sum.
+    """Raise SumError unless these are a device's keys for this sum.
 
-    `authority` is the release key, in hexadecimal, that has certified the device.
+    `authority` is the release key, in hexadecimal, which certifies devices.
     """
     try:
         verify_device(keys.device, keys.report_key, keys.certificate, authority)
         report_key = Ed25519PublicKey.from_public_bytes(keys.report_key)
         report_key.verify(keys.signature, _signed(terms, keys))
-        for key in (keys.mask_key, keys.share_key):  # one of low order agrees on nothing
+        for key in (keys.mask_key, keys.share_key):  # fails for a point of low order
             X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(key))
     except (InvalidSignature, ValueError):
         raise SumError(
@@ -293,8 +292,8 @@ def share(
 ) -> tuple[Shared, dict[str, bytes]]:
     """Split the device's two secrets among its neighbours; returns an envelope for each.
 
-    Raises SumError where the device would be hidden among fewer than `least` others and itself, or
-    among any that `authority`, the release key in hexadecimal, has not certified.
+    Raises SumError where the sum could have fewer than `least` devices, itself included, or one
+    that `authority`, the release key in hexadecimal, has not certified.
     """
     state.spend()
     terms, device = state.terms, state.keys.device
@@ -328,11 +327,11 @@ def share(
 def mask(
     state: Shared, vector: NDArray[np.int64], envelopes: Mapping[str, bytes]
 ) -> tuple[Masked, bytes]:
-    """Hide a vector, int64 [entries], taken modulo 2**bits; returns it packed to `bits` an entry.
+    """Mask a vector, int64 [entries], modulo 2**bits; returns it packed to `bits` per entry.
 
-    `envelopes` are what the neighbours have sent, by name; who sent none has dropped out before.
-    Raises SumError where one is not that neighbour's or too few have come, and InputError where the
-    vector has another shape.
+    `envelopes` are those of the neighbours, by name; a neighbour without one has dropped out.
+    Raises SumError where one is invalid or too few have arrived, and InputError where the vector
+    has another shape.
     """
     state.spend()
     terms, device = state.terms, state.keys.device
@@ -352,10 +351,11 @@ def mask(
 
 
 def reveal(state: Masked, survivors: Collection[str]) -> dict[str, Share]:
-    """Return one share of each neighbour, of its seed where it has survived, else of its mask key.
+    """Return a share of each neighbour's seed where it has survived, else of its mask key.
 
-    And the device's share of its own seed. `survivors` are the neighbours whose masked vectors have
-    arrived. Raises SumError where one is no neighbour whose envelope came, or they are too few.
+    The device's share of its own seed is included. `survivors` are the neighbours whose masked
+    vectors have arrived. Raises SumError where one of them has sent no envelope, or where there are
+    too few.
     """
     state.spend()
     _check_company(survivors, state.held.keys(), state.least)
@@ -375,9 +375,9 @@ def unmask(
 ) -> NDArray[np.int64]:
     """Return the sum of the survivors' vectors, int64 [entries], exact where it fits in `bits`.
 
-    All by device: `graph` as it was drawn, `keys` of those whose envelopes were passed on, `masked`
-    the survivors' vectors and `shares` what each `reveal` has returned. Raises SumError where too
-    few have survived, too few shares are there, or something is not what those steps return.
+    All arguments are by device: the `graph`, the `keys` of devices whose envelopes were passed on,
+    the `masked` vectors of the survivors, and the `shares` from `reveal`. Raises SumError where
+    there are too few survivors or shares, or where one of them is invalid.
     """
     if len(masked) < terms.minimum:
         raise SumError(f"masked: {len(masked)} is below the minimum {terms.minimum}; wait for more")
@@ -395,7 +395,7 @@ def unmask(
         for gone in private.keys() & set(graph[device]):
             mask_key = keys[device].mask_key
             total -= _pair_mask(terms, private[gone], mask_key, device, gone)
-    # Two's complement: the highest of the bits is the sign.
+    # Two's complement: the highest bit is the sign.
     unused = 32 - terms.bits
     return ((total << unused).view(np.int32) >> unused).astype(np.int64)
 

@@ -111,15 +111,11 @@ def _check_follows(in_hand: Manifest, offered: Manifest) -> None:
             Refusal.VERSION,
             f"version: {offered.version} is not above {version}, the one in use; offer a newer one",
         )
-    if offered.labels != in_hand.labels:
-        raise RefusedError(
-            Refusal.ALPHABET,
-            f"labels: {offered.labels} are not {in_hand.labels}, those of the corrections; offer a "
-            "release of the same labels",
-        )
-    if offered.observation != in_hand.observation:
-        raise RefusedError(
-            Refusal.ALPHABET,
-            f"observation: {offered.observation} is not {in_hand.observation}, that of the "
-            "corrections; offer a release of the same type",
-        )
+    for field in ("labels", "observation"):
+        given, wanted = getattr(offered, field), getattr(in_hand, field)
+        if given != wanted:
+            raise RefusedError(
+                Refusal.ALPHABET,
+                f"{field}: {given} is not {wanted}, as in the corrections; offer a release of the "
+                "same",
+            )

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: written beside their place, then renamed into it."""
+"""Atomic outputs: they are written beside their destination, then renamed to it."""
 
 import errno
 import glob
@@ -14,14 +14,13 @@ _REPLACED = "replaced"
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+    """Yield a temporary path beside `path`, which replaces `path` on success.
 
-    The caller writes a file or makes a directory at the temporary path. If the block raises,
-    whatever was written is removed and `path` is as it was. A file is
-    replaced in one step (`rename(2)`); a directory in two, so a crash between them leaves the old
-    one under its temporary name, never a mixture of both, and `recover` puts it back. When
-    `durable`, it survives a power cut, too (`fsync(2)`). Raises IsADirectoryError where a file
-    would replace a directory.
+    The caller writes a file or makes a directory at the temporary path. If the block raises, that
+    is removed and `path` does not change. A file is replaced in one step (`rename(2)`), a directory
+    in two: a crash between them leaves the old one under a temporary name, and `recover` restores
+    it. If `durable`, the result also survives a power cut (`fsync(2)`). Raises IsADirectoryError
+    where a file would replace a directory.
 
     >>> target = Path(tempfile.mkdtemp()) / "answer.txt"
     >>> with replacing(target) as unfinished:
@@ -54,9 +53,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Put back what a crash has left of `replacing` a directory, and remove what was unfinished.
+    """Restore a directory after a crash in `replacing`, and remove unfinished files.
 
-    Nobody may be replacing `path` meanwhile.
+    No other process may be replacing `path` at the same time.
     """
     for workplace in path.parent.glob(f".{glob.escape(path.name)}.????????"):
         if (workplace / _REPLACED).is_dir() and not path.exists():
@@ -71,7 +70,7 @@ def _sync(path: Path) -> None:
 
 
 def sync_entry(path: Path) -> None:
-    """Bring a file, or the entries of a directory, to the disk (`fsync(2)`)."""
+    """Flush a file, or the entries of a directory, to the disk (`fsync(2)`)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Time, handed in: nothing else in the product reads the time or sleeps.
+"""Clocks: no other module reads the time or sleeps.
 
-A clock is a constructor argument and nothing else, so no flag, variable or message can change it.
-TLS, SQLite and gRPC keep real time.
+A clock is always a constructor argument, so no flag, environment variable or message can change it.
+TLS, SQLite and gRPC use real time.
 """
 
 import math
@@ -19,16 +19,16 @@ class Clock(Protocol):
         """Return the Unix time in seconds; it may jump."""
 
     def monotonic(self) -> float:
-        """Return seconds since some moment; never less than before."""
+        """Return seconds since an arbitrary moment; they never decrease."""
 
     def processor(self) -> float:
         """Return the processor time of this thread in seconds."""
 
     def sleep(self, seconds: float) -> None:
-        """Wait so many seconds."""
+        """Wait for some seconds."""
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait for an event, at most so many seconds; returns whether it is set."""
+        """Wait for an event, at most some seconds; return whether it is set."""
 
 
 class SystemClock:
@@ -47,30 +47,30 @@ class SystemClock:
         return time.thread_time()
 
     def sleep(self, seconds: float) -> None:
-        """Wait so many seconds."""
+        """Wait for some seconds."""
         time.sleep(seconds)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait for an event, at most so many seconds; returns whether it is set."""
+        """Wait for an event, at most some seconds; return whether it is set."""
         return event.wait(None if math.isinf(seconds) else seconds)
 
 
 class SettableClock:
     """A clock that stands still until it is moved: for simulations and tests.
 
-    Who sleeps or waits is woken as soon as the clock has been moved far enough.
+    A thread that sleeps or waits is woken as soon as the clock has been moved far enough.
 
     >>> clock = SettableClock(wall=1_000.0)
     >>> clock.advance(60.0)
     >>> clock.wall(), clock.monotonic()
     (1060.0, 60.0)
-    >>> clock.set_wall(500.0)  # somebody has set the machine's clock back
+    >>> clock.set_wall(500.0)  # as when a machine's clock is set back
     >>> clock.wall(), clock.monotonic()
     (500.0, 60.0)
     """
 
     _POLL_SECONDS = 0.002
-    """How often a waiting thread looks at its event."""
+    """How often a waiting thread checks its event."""
 
     def __init__(self, wall: float = 1_750_000_000.0) -> None:
         self._wall = wall
@@ -79,7 +79,7 @@ class SettableClock:
         self._moved = threading.Condition()
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass; raises ValueError for less than none."""
+        """Let some seconds pass; raises ValueError for a negative number."""
         if not seconds >= 0:
             raise ValueError(f"seconds: {seconds} would turn time back; use set_wall")
         with self._moved:
@@ -88,12 +88,12 @@ class SettableClock:
             self._moved.notify_all()
 
     def work(self, seconds: float) -> None:
-        """Let so much processor time be used, by every thread."""
+        """Let every thread use some processor time."""
         with self._moved:
             self._processor += seconds
 
     def set_wall(self, wall: float) -> None:
-        """Set the Unix time, back or forth, as a person or a time server would."""
+        """Set the Unix time, forward or back, as a person or a time server would."""
         with self._moved:
             self._wall = wall
 
@@ -110,13 +110,13 @@ class SettableClock:
         return self._processor
 
     def sleep(self, seconds: float) -> None:
-        """Wait until the clock has been moved so many seconds."""
+        """Wait until the clock has been moved some seconds."""
         with self._moved:
             until = self._monotonic + seconds
             self._moved.wait_for(lambda: self._monotonic >= until)
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait for an event, or until the clock has been moved so many seconds."""
+        """Wait for an event, or until the clock has been moved some seconds."""
         until = self._monotonic + seconds
         while not event.is_set() and self._monotonic < until:
             event.wait(self._POLL_SECONDS)

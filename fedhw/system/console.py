@@ -1,4 +1,4 @@
-"""What all commands share: where they write, and how they say that something is missing."""
+"""The output of all commands: terminal, progress bars and JSON files."""
 
 import json
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ err = Console(stderr=True)
 
 
 def say(sentence: str) -> None:
-    """Print a sentence as it is, at once, however narrow the terminal."""
+    """Print a sentence at once and without wrapping."""
     print(sentence, flush=True)
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Turn the lack of an optional package into a sentence that names the extra."""
+    """Turn a missing optional package into an InputError that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -47,15 +47,15 @@ def needs(extra: str) -> Iterator[None]:
 
 
 class Rate(ProgressColumn):
-    """How many a second."""
+    """The number of steps per second."""
 
     def render(self, task: Task) -> Text:
-        """Return the rate, nothing before it is known."""
+        """Return the rate, empty before it is known."""
         return Text("" if task.speed is None else f"{task.speed:.3g}/s")
 
 
 def progress() -> Progress:
-    """Return bars that say how far something is, how fast it goes and how long it will take."""
+    """Return progress bars with the rate, the elapsed and the remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -68,6 +68,6 @@ def progress() -> Progress:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Pages over HTTP on a port of this machine, beside the asyncio program that shows them."""
+"""An HTTP server inside an asyncio program."""
 
 import socket
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 
 class HttpServer(uvicorn.Server):
-    """Serves an application on a socket that listens; signals are the program's affair."""
+    """Serves an application on a listening socket; signals are left to the program."""
 
     def __init__(self, application: ASGIApp, listener: socket.socket) -> None:
         super().__init__(
@@ -30,5 +30,5 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
+        """Install no signal handlers."""
         yield

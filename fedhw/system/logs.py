@@ -1,4 +1,4 @@
-"""One line of JSON on stderr for each thing that happened."""
+"""The log: one line of JSON on stderr for each event."""
 
 import sys
 
@@ -14,6 +14,6 @@ def log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        # Whatever stderr is when something is logged, not when this is called.
+        # stderr at the time of the event, not of this call.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -1,4 +1,4 @@
-"""What installed packages add to fedhw, found by the entry points in their `pyproject.toml`."""
+"""Plug-ins: what installed packages add to fedhw by the entry points in their `pyproject.toml`."""
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -13,7 +13,7 @@ SOURCES = "fedhw.sources"
 """The group of loaders; each is a `Source` (`fedhw.data.sources`)."""
 
 GENERATORS = "fedhw.generators"
-"""The group of sources without end; each is a `Generator` (`fedhw.data.sources`)."""
+"""The group of generators of writers; each is a `Generator` (`fedhw.data.sources`)."""
 
 ENCODERS = "fedhw.encoders"
 """The group of encoders, named `file` or `strokes`: each an `Encoder` (`fedhw.data.encoders`)."""
@@ -23,14 +23,14 @@ COMMANDS = "fedhw.commands"
 
 
 def installed(group: str) -> list[str]:
-    """Return the names that installed packages have in a group, sorted; nothing is imported."""
+    """Return the sorted names in a group, without importing anything."""
     return sorted(entry_points(group=group).names)
 
 
 def load(group: str, name: str) -> Any:
-    """Return what an installed package has under a name, None where none has.
+    """Return the plug-in of this name, None where there is none.
 
-    Raises InputError where two packages have one, and where its code cannot be imported.
+    Raises InputError where two packages have one of this name, and where it cannot be imported.
     """
     points = tuple(entry_points(group=group, name=name))
     if len(points) > 1:
@@ -40,14 +40,14 @@ def load(group: str, name: str) -> Any:
 
 
 def load_all(group: str, name: str) -> Iterator[Any]:
-    """Yield what each installed package has under a name.
+    """Yield the plug-ins of this name.
 
-    Raises InputError where the code of one cannot be imported.
+    Raises InputError where one cannot be imported.
     """
     for point in entry_points(group=group, name=name):
         try:
             yield point.load()
-        # Whatever the code of somebody else raises.
+        # The code of a plug-in may raise anything.
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0][:100]
             raise InputError(

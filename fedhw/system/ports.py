@@ -1,4 +1,4 @@
-"""TCP ports of this machine that a program listens on."""
+"""TCP ports on which a program listens."""
 
 import os
 import socket
@@ -7,9 +7,9 @@ from fedhw.errors import InputError
 
 
 def listen(option: str, port: int, host: str = "127.0.0.1") -> socket.socket:
-    """Return a socket that listens on a port, a free one for 0.
+    """Return a socket that listens on a port; port 0 picks a free one.
 
-    Raises InputError, which names the option that gave it, when the port cannot be used.
+    Raises InputError, which names the option of the port, when it cannot be used.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -22,6 +22,6 @@ def listen(option: str, port: int, host: str = "127.0.0.1") -> socket.socket:
 
 
 def free_port(option: str, port: int, host: str = "127.0.0.1") -> int:
-    """Return a port that something else may listen on next; raises what `listen` does."""
+    """Return a port that another program can use next; raises InputError like `listen`."""
     with listen(option, port, host) as listener:
         return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, and how a private key is written into one."""
+"""Files that only their owner may read, and private keys as PEM."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Make a file that only its owner may read; it is on the disk, whole, when this returns.
+    """Create a file that only its owner may read; it is complete and on the disk on return.
 
-    Raises FileExistsError where there is something at `path`, OSError where the disk refuses; then
-    there is nothing new.
+    Raises FileExistsError where `path` exists, OSError where the disk fails; then nothing is left.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

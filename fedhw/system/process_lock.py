@@ -1,4 +1,4 @@
-"""One program at a time in a home: a directory whose files only their owner may read."""
+"""A lock on a home, a directory that only its owner may read and one process may use."""
 
 import fcntl
 import os
@@ -11,9 +11,9 @@ from fedhw.errors import InputError
 
 @contextmanager
 def occupied(directory: Path, program: str) -> Iterator[None]:
-    """Make the directory, and keep every other process of this program out of it meanwhile.
+    """Create the directory and lock it against other processes of this program.
 
-    Raises InputError when another one is in it or nothing can be written there.
+    Raises InputError when another process uses it or it is not writable.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Tells systemd that the agent is ready, alive, and stopping (sd_notify(3)).
+"""Messages to systemd that a program is ready, alive or stopping (sd_notify(3)).
 
-Without `NOTIFY_SOCKET` in the environment nobody listens and nothing is sent.
+Without `NOTIFY_SOCKET` in the environment nothing is sent.
 """
 
 import os
@@ -16,14 +16,14 @@ def notify(state: str) -> None:
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-    # Whether anybody listens is not the agent's affair.
+    # The program works the same without a listener.
     with socket.socket(socket.AF_UNIX, kind) as channel, suppress(OSError):
         channel.connect(address)
         channel.send(state.encode())
 
 
 def watchdog_period() -> float | None:
-    """Seconds between two signs of life that systemd asks for, None when it asks for none."""
+    """Return the seconds in which systemd expects a sign of life, None where it expects none."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(
         os.getpid()

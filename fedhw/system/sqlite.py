@@ -1,7 +1,7 @@
-"""SQLite files: opened, migrated, read, written and, where they fail, explained in one way.
+"""SQLite databases: opening, migration, transactions, and errors as sentences.
 
-Waiting for another process comes before the first statement of a transaction runs, so what is
-waited for never runs twice. SQLite keeps real time.
+A transaction waits for other processes before its first statement, so no statement runs twice.
+SQLite uses real time.
 """
 
 import sqlite3
@@ -15,28 +15,28 @@ from fedhw.errors import InputError
 
 
 class StoreError(InputError):
-    """The disk or the file refuses; nothing is wrong with what was asked."""
+    """The disk or the file fails; the request itself is valid."""
 
 
 class StoreFullError(StoreError):
-    """There is no room on the disk."""
+    """The disk is full."""
 
 
 class StoreDamagedError(StoreError):
-    """The file is not as it was written."""
+    """The file is damaged."""
 
 
 class Database:
     """One SQLite file; threads take turns, processes wait for each other `timeout_seconds`.
 
-    The file is made, readable to its owner only, where there is none. `migrations` make each
-    schema version, which is the file's `user_version`, of the one before, from an empty file on;
-    opening brings an older file up to date, whole or not at all. `pragmas` are set on each opening.
-    When `checked`, every page is checked first. Messages begin with `name`, and that of a damaged
-    file ends with `mend`.
+    A missing file is created, readable to its owner only. Each of the `migrations` leads to the
+    next schema version, the file's `user_version`, starting from an empty file; an older file is
+    migrated when it is opened, completely or not at all. `pragmas` are set each time. If `checked`,
+    all pages are checked first. Messages begin with `name`; that for a damaged file ends with
+    `mend`.
 
-    Raises StoreDamagedError, StoreFullError or StoreError where the file or the disk refuses, and
-    InputError, the file left as it is, where its schema is newer than the migrations.
+    Raises StoreDamagedError, StoreFullError or StoreError where the file or the disk fails, and
+    InputError, without changing the file, where its schema is newer than the migrations.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Database:
         except OSError as error:
             raise self._unusable(error) from error
         with self._explaining():
-            # Statements are sent as they are: transactions begin and end where we say.
+            # No implicit transactions: they begin and end only in `transaction`.
             self._connection = sqlite3.connect(
                 path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False
             )
@@ -75,18 +75,18 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._turn:
             self._connection.close()
 
     def read(self, query: str, values: Any = ()) -> list[Any]:
-        """Return the rows that a statement gives."""
+        """Return the rows of a statement."""
         with self._turn, self._explaining():
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection to write with: all of it or nothing, and nobody else meanwhile."""
+        """Yield the connection for an exclusive transaction, which is committed or rolled back."""
         with self._turn, self._explaining():
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -97,7 +97,7 @@ class Database:
                     self._connection.execute("ROLLBACK")
 
     def damaged(self) -> StoreDamagedError:
-        """What to raise where the file's owner finds that it is not as it was written."""
+        """Return the error to raise where the content is found to be damaged."""
         return StoreDamagedError(f"{self._name}: {self._path} is damaged; {self._mend}")
 
     def _set(self, pragma: str, value: str) -> None:
@@ -106,8 +106,8 @@ class Database:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_BUSY":
                 raise
-            # Two processes that both begin a write-ahead log do not wait for each other by
-            # themselves; to begin a transaction does wait, and fails when it was too long.
+            # Two processes that both start a write-ahead log do not wait for each other. BEGIN
+            # does wait, and fails after the timeout.
             self._connection.execute("BEGIN EXCLUSIVE")
             self._connection.execute("ROLLBACK")
             self._set(pragma, value)
@@ -116,7 +116,7 @@ class Database:
         if self._version() == len(migrations):
             return
         with self.transaction() as db:
-            version = self._version()  # somebody else may have done it meanwhile
+            version = self._version()  # another process may have migrated it meanwhile
             if version > len(migrations):
                 raise InputError(
                     f"{self._name}: the schema {version} of {self._path} is newer than "
@@ -128,7 +128,7 @@ class Database:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorname != "SQLITE_ERROR":
                     raise
-                # Not damage: the file must stay where it is.
+                # This is no damage: the file must stay in place.
                 raise StoreError(
                     f"{self._name}: the schema {version} of {self._path} cannot be brought up to "
                     f"date ({error}); nothing in it was changed, use the fedhw that wrote it"
@@ -143,7 +143,7 @@ class Database:
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        # A damaged file may have SQLite complain in what is no text.
+        # SQLite's message about a damaged file may not be valid UTF-8.
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -167,7 +167,7 @@ class Database:
                 )
             case "READONLY" | "CANTOPEN" | "PERM" | "AUTH" | "NOMEM" | "CONSTRAINT" | "MISUSE":
                 return self._unusable(error)
-        # Even a statement that SQLite cannot compile: ours are tested, so the schema is damaged.
+        # This includes statements that do not compile: ours are tested, so the schema is damaged.
         return self.damaged()
 
     def _unusable(self, error: Exception) -> StoreError:
@@ -177,12 +177,12 @@ class Database:
 
 
 def run_script(db: sqlite3.Connection, script: str) -> None:
-    """Run the statements of a script, in the transaction that `db` is in."""
+    """Run the statements of a script in the current transaction of `db`."""
     statement = ""
     for part in script.split(";"):
-        statement += f"{part};"  # one inside a string, a comment or a trigger ends nothing
+        statement += f"{part};"  # not complete inside a string, comment or trigger
         if sqlite3.complete_statement(statement):
             db.execute(statement)
             statement = ""
     if statement:
-        db.execute(statement)  # which says what is wrong with it
+        db.execute(statement)  # raises an error that tells what is wrong

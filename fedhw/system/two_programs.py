@@ -1,4 +1,4 @@
-"""One command that is two programs, each a function with options of its own."""
+"""One command for two programs, each a function with its own options."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from fedhw.errors import InputError
 
 @dataclass(frozen=True)
 class TwoPrograms:
-    """The `first` runs, or the `second` where the option `switch` is given.
+    """Runs the `first` program, or the `second` where the option `switch` is given.
 
-    `kind` is what the second is about, as in 'is not for a fleet'.
+    `kind` describes the second one in messages, as in 'is not for a fleet'.
     """
 
     first: click.Command
@@ -27,7 +27,7 @@ class TwoPrograms:
     def of(
         cls, first: Callable[..., Any], second: Callable[..., Any], switch: str, kind: str
     ) -> "TwoPrograms":
-        """Make them of functions whose parameters are annotated for Typer."""
+        """Build both from functions whose parameters are annotated for Typer."""
         both = typer.Typer()
         both.command("first")(first)
         both.command("second")(second)
@@ -36,12 +36,12 @@ class TwoPrograms:
 
     @property
     def options(self) -> list[click.Parameter]:
-        """The options of both, each once."""
+        """The options of both, without duplicates."""
         options = (*self.first.params, *self.second.params)
         return list({option.name: option for option in options}.values())
 
     def run(self, context: click.Context, given: Mapping[str, Any]) -> Any:
-        """Run the one that is asked for; raises InputError for an option of the other one alone."""
+        """Run the chosen program; raises InputError for an option that only the other one has."""
         is_second = bool(given[self.switch])
         chosen = self.second if is_second else self.first
         own = {str(option.name): given[str(option.name)] for option in chosen.params}
