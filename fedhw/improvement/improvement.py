@@ -80,10 +80,10 @@ class ImprovementState(NamedTuple):
     def from_bytes(cls, content: bytes) -> "ImprovementState":
         """Read what `to_bytes` wrote; raises InputError where it is damaged."""
         try:
-            arrays = safetensors.numpy.load(content)
-            scalars = {"round": int(arrays.pop("round")), "radius": float(arrays.pop("radius"))}
-            return cls(**scalars, velocity=arrays.pop("first"), **arrays)
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
+            found = safetensors.numpy.load(content)
+            vectors = found["parameters"], found["average"], found["first"]
+            return cls(int(found["round"]), *vectors, float(found["radius"]))
+        except (safetensors.SafetensorError, KeyError, ValueError):
             raise InputError(
                 "improvement: its state is damaged; begin anew with `fedhw server improve`"
             ) from None
