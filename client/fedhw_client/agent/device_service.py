@@ -28,7 +28,7 @@ from fedhw_client.agent.async_encode import encode
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.status_stream import watch
 from fedhw_client.store.corrections import Selection
-from fedhw_client.store.profile import MAX_PROFILE_BYTES
+from fedhw_client.store.profile import most_bytes
 
 NAME = pb.DESCRIPTOR.services_by_name["Device"].full_name
 
@@ -186,14 +186,16 @@ class DeviceService(pb_grpc.DeviceServicer):
         """Add the corrections of an encrypted profile."""
         async with _explained(context):
             passphrase, profile = "", bytearray()
+            release = self._agent.release
+            most = most_bytes(release.observation, release.labels)
             async with _deadline():
                 async for request in requests:
                     if request.WhichOneof("part") == "passphrase":
                         passphrase = request.passphrase
                     profile += request.chunk
-                    if len(profile) > MAX_PROFILE_BYTES:
+                    if len(profile) > most:
                         raise TooMuchError(
-                            f"chunk: the profile is over {MAX_PROFILE_BYTES} bytes; check the file"
+                            f"chunk: the profile is over {most} bytes; check the file"
                         )
             async with self._profile:
                 added = await asyncio.to_thread(

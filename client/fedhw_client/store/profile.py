@@ -40,6 +40,11 @@ _LONGEST_FIRST_LINE, _LONGEST_LINE = 20 * 2**20, 2 * MAX_OBSERVATION_BYTES
 _SINCE_2 = ObservationType((28, 28), "uint8")
 
 
+def most_bytes(observation: ObservationType, labels: Labels) -> int:
+    """Return how many bytes a profile of such observations and labels has at most."""
+    return min(MAX_PROFILE_BYTES, 8 * 2**20 + 2_000 * 3 // 2 * observation.nbytes + 300 * len(labels))
+
+
 @dataclass(frozen=True)
 class Profile:
     """A person's corrections in order, their type of observation, and the release's labels.
@@ -87,14 +92,16 @@ class Profile:
         1 had an alphabet, one character a class, and glyphs uint8 [28, 28]. Positions are not kept,
         the order is. The key is scrypt's of the passphrase in Unicode's form NFC as UTF-8.
 
-        Raises InputError for a passphrase of fewer than 8 characters, and for more than 200 MiB.
+        Raises InputError for a passphrase of fewer than 8 characters, and for more
+        bytes than `most_bytes`.
         """
         secret = _secret(passphrase)
         content = b"".join(_lines(self))
-        if len(content) > MAX_PROFILE_BYTES:
+        most = most_bytes(self.observation, self.labels)
+        if len(content) > most:
             raise InputError(
                 f"profile: {len(self.rows)} samples take {len(content)} bytes and a profile holds "
-                f"{MAX_PROFILE_BYTES}; forget the oldest samples"
+                f"{most}; forget the oldest samples"
             )
         salt, nonce = os.urandom(16), os.urandom(12)
         header = _HEADER.pack(MAGIC, VERSION, salt, _LOG_N, _R, _P, nonce)
