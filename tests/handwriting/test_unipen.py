@@ -279,7 +279,7 @@ def test_the_public_files_give_the_shared_rows_of_their_writers():
     assert [writers.names[w] for w in writers.writer] == [
         whole.names[w] for w in whole.writer[rows]
     ]
-    for field in ("images", "labels", "order"):
+    for field in ("observations", "labels", "order"):
         assert np.array_equal(getattr(writers, field), getattr(whole, field)[rows]), field
     assert np.array_equal(characters.numbers.size, pen["size"][rows])
     assert np.array_equal(characters.numbers.strokes, pen["strokes"][rows])

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import stat
@@ -38,7 +39,8 @@ def test_a_file_says_what_it_is(files, release):
         known = onnxruntime.InferenceSession(files[name]).get_modelmeta()
         assert known.custom_metadata_map == {
             "release": release.manifest.name,
-            "alphabet": release.labels,
+            "labels": json.dumps(list(release.labels)),
+            "alphabet": "".join(release.labels),
             "rank": rank,
             "private": private,
         }
@@ -68,7 +70,7 @@ def test_int8_of_a_release_that_travelled_is_refused(release, tmp_path):
     for name in FOR_RESEARCH:
         (tmp_path / "release" / name).unlink()
     travelled = Release.load(tmp_path / "release")
-    with pytest.raises(InputError, match="has travelled without its test characters"):
+    with pytest.raises(InputError, match="has travelled without its test data"):
         export(tmp_path / "out.onnx", travelled, None, int8=True)
     assert not (tmp_path / "out.onnx").exists()
     export(tmp_path / "out.onnx", travelled, None)

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
+from fedhw.experts.architecture import Architecture
 from fedhw.experts.gate import CONFIDENCE, Gate
-from fedhw.experts.global_expert import GlobalExpert, build
+from fedhw.experts.global_expert import GlobalExpert, build, expert_of
 from fedhw.experts.local_expert import LocalExpert
 from fedhw.experts.mixture import Mixture
+from fedhw.handwriting.glyph import GLYPH
 from fedhw.personalization.method import extract_features
 from fedhw.research.onnx_export.elastic import first, ordered
 from fedhw.research.onnx_export.graph import graph
@@ -26,11 +28,11 @@ def check_same(found: Answer, expected: Answer) -> None:
 class Own(GlobalExpert):
     """Layers that no shipped architecture has."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, architecture: Architecture, classes: int) -> None:
+        super().__init__(architecture)
         self.first = nn.Conv2d(1, 4, 3, stride=2, padding=1)
         self.block = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.GELU())
-        self.head = nn.Linear(4 * 14, 62)
+        self.head = nn.Linear(4 * 14, classes)
 
     def features(self, ink: Tensor) -> Tensor:
         seen = self.first(ink[:, None])
@@ -62,7 +64,8 @@ def test_of_a_trained_release_it_says_what_torch_says(release, unseen_writers, m
 @pytest.mark.parametrize(("architecture", "rank"), [("lenet5", 16), ("leaf-cnn", 8), ("own", 4)])
 def test_of_every_architecture_it_says_what_torch_says(unseen_writers, architecture, rank):
     torch.manual_seed(0)
-    expert = Own().eval() if architecture == "own" else build(architecture, 62)
+    own = Architecture(GLYPH, Own)
+    expert = (expert_of(own, 62) if architecture == "own" else build(architecture, 62)).eval()
     mixture = drawn(expert.head.in_features, 62, rank)
     run = Runtime(graph(expert, mixture))
     for batch in (1, 7):

@@ -47,8 +47,8 @@ def write(devices: Sequence[Device], written: WriterSet, first: int, last: int) 
     labels = [written.labels[own] for own in rows]
     tested = recognise(devices, images, labels)
     for device, own in zip(devices, tested, strict=True):
-        for glyph, features, label in zip(own.glyphs, own.features, own.labels, strict=True):
-            device.person = device.person.keep(glyph, features, int(label))
+        for observation, features, label in zip(*own[:3], strict=True):
+            device.person = device.person.keep(observation, features, int(label))
     return tested
 
 
