@@ -5,15 +5,13 @@ from collections.abc import Callable
 
 import structlog
 
-from fedhw.system.clock import Clock
+from fedhw.system.clock import DAY_SECONDS, Clock
 from fedhw.system.sqlite import StoreError
 from fedhw_client.agent.durable_person import DurablePerson
 from fedhw_client.store.corrections import Selection
 
-DAY_SECONDS = 86_400.0
-
-CHECK_SECONDS = 600.0
-"""Seconds between two checks."""
+LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS = 600.0, 1.0
+"""Limits of the time between two checks, which else is as long as a correction may be kept."""
 
 log = structlog.get_logger()
 
@@ -31,6 +29,9 @@ class Expiry:
         self._person = person
         self._forget = forget
         self._keep_seconds = keep_days * DAY_SECONDS
+        self._pause_seconds = max(
+            SHORTEST_PAUSE_SECONDS, min(self._keep_seconds, LONGEST_PAUSE_SECONDS)
+        )
         self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="expiry", daemon=True)
@@ -56,4 +57,4 @@ class Expiry:
                     self._forget(expired)
             except StoreError as error:
                 log.warning("not forgotten yet", reason=str(error))
-            self._clock.wait(self._stopping, CHECK_SECONDS)
+            self._clock.wait(self._stopping, self._pause_seconds)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fedhw.release.release import Release
-from fedhw.system.clock import SettableClock
+from fedhw.system.clock import DAY_SECONDS, SettableClock
 from fedhw.system.sqlite import StoreError
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import DurablePerson
-from fedhw_client.agent.expiry import CHECK_SECONDS, DAY_SECONDS, Expiry
+from fedhw_client.agent.expiry import LONGEST_PAUSE_SECONDS, Expiry
 from fedhw_client.store.corrections import Selection, Store
 from tests.waiting import until
 
@@ -54,7 +54,7 @@ def labels(durable: DurablePerson) -> str:
 
 def look_until_forgotten(durable: DurablePerson, clock: SettableClock) -> None:
     """Let the time pass in which it looks once, until it has."""
-    until(lambda: clock.advance(CHECK_SECONDS) or not labels(durable))
+    until(lambda: clock.advance(LONGEST_PAUSE_SECONDS) or not labels(durable))
 
 
 def test_what_is_too_old_at_the_start_is_forgotten_and_nothing_else(durable, clock):

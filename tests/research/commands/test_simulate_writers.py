@@ -156,7 +156,7 @@ BAD_DATA = {
     ),
     "wrong size": (
         lambda p: npz(p, observations=WRITERS.observations[:, :20]),
-        r"observation: uint8 \[20, 28\] is not",
+        "observation: uint8 [20, 28] is not",
     ),
     "a label outside": (lambda p: npz(p, labels=np.full(248, 62, np.uint8)), "labels"),
     "objects": (lambda p: npz(p, labels=np.array([{}] * 248, dtype=object)), "labels"),
