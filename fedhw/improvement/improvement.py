@@ -167,20 +167,14 @@ class Improvement:
 
     def _rehearsed(self, state: ImprovementState, task: Task) -> Vector:
         """Return the mean update of some public writers, trained like devices."""
-        data = self.public.rehearsal
+        data, training = self.public.rehearsal, self.recipe.training
         rng = np.random.default_rng((self.seed, state.round))
-        expert = self.start(state)
-        updates = [
-            self.recipe.training.update(
+        expert, updates = self.start(state), []
+        for writer in rng.permutation(np.unique(data.writer))[: self.recipe.writers]:
+            rows, seed = data.rows_of(int(writer)), int(rng.integers(2**31))
+            update = training.update(
                 expert, data.observations[rows], data.labels[rows], task.rate, seed
             )
-            for seed, rows in self._drawn(rng)
-        ]
+            updates.append(update)
         mean: Vector = clipped(np.stack(updates), task.radius).mean(axis=0)
         return mean
-
-    def _drawn(self, rng: np.random.Generator) -> list[tuple[int, NDArray[np.int64]]]:
-        """Return a seed and the rows of each public writer of this round."""
-        data = self.public.rehearsal
-        writers = rng.permutation(np.unique(data.writer))[: self.recipe.writers]
-        return [(int(rng.integers(2**31)), data.rows_of(int(w))) for w in writers]

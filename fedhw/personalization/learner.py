@@ -129,8 +129,8 @@ class Learner(Method):
                 (w, velocities[2], to_projection[:, -1:], self.gate_rate),
             ):
                 velocity.lerp_(gradient, 1 - self.momentum)
-                ahead = torch.lerp(velocity, gradient, 1 - self.momentum)
-                p.sub_(orthogonal(ahead), alpha=rate * cooling)
+                lookahead = torch.lerp(velocity, gradient, 1 - self.momentum)
+                p.sub_(orthogonal(lookahead), alpha=rate * cooling)
             self.pause()
 
         return PersonalMixture(_unstandardised(u.mT, v, w.mT, centre, spread))
