@@ -39,7 +39,9 @@ def _load(name: str) -> click.Command:
     except InputError as error:
         return _refusing(name, str(error))
     except Exception as error:  # Typer's message for an object that is no command
-        return _refusing(name, f"{name}: is no command ({error}); remove the package that has it")
+        return _refusing(
+            name, f"{name}: is not a command ({error}); remove the package that has it"
+        )
 
 
 def _as_click(name: str, command: Any) -> click.Command:

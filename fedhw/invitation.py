@@ -13,6 +13,7 @@ FORMAT = 1
 MAX_INVITATION_BYTES = 64 * 1024
 """An invitation has about 2 kB."""
 
+_MEND = "give the file that `fedhw server enroll NAME` has printed"
 _KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
 
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -55,16 +56,10 @@ class Invitation:
             with path.open(encoding="utf-8") as file:
                 content = json.loads(file.read(MAX_INVITATION_BYTES))
         except (OSError, ValueError, RecursionError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is no JSON"
-            raise InputError(
-                f"enroll: {path} cannot be read ({reason}); give the file that "
-                "`fedhw server enroll NAME` has printed"
-            ) from None
+            reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+            raise InputError(f"enroll: {path} cannot be read ({reason}); {_MEND}") from None
         if not isinstance(content, dict) or set(content) != {field.name for field in fields(cls)}:
-            raise InputError(
-                f"enroll: {path} is no invitation; give the file that `fedhw server enroll NAME` "
-                "has printed"
-            )
+            raise InputError(f"enroll: {path} is not an invitation; {_MEND}")
         for field in fields(cls):
             value = content[field.name]
             if isinstance(value, bool) or not isinstance(value, _KINDS[field.type]):

@@ -92,7 +92,7 @@ def test_a_strangers_package_adds_commands(
         ),
         (
             "erase = 7",
-            "is no command (7 is not a callable object); remove the package that has it",
+            "is not a command (7 is not a callable object); remove the package that has it",
         ),
     ],
 )

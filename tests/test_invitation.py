@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there_or_cannot_be_read(tmp_path):
     for name, reason in (
         ("missing", "No such file or directory"),
         (".", "Is a directory"),
-        ("binary", "is no JSON"),
+        ("binary", "it is not JSON"),
     ):
         with pytest.raises(InputError, match=reason):
             Invitation.load(tmp_path / name)

@@ -35,7 +35,7 @@ def load_npz(path: Path) -> WriterSet:
         raise InputError(f"{path}: there is no such file; give the path of an npz file") from error
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"{path}: is no npz file, or cut short; write it with numpy.savez_compressed"
+            f"{path}: is not a complete npz file; write it with numpy.savez_compressed"
         ) from error
 
 

@@ -39,7 +39,7 @@ def load_source(source: str, seed: int = 0) -> WriterSet:
 
     >>> load_source("paper.pdf")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    fedhw.errors.InputError: data: 'paper.pdf' is no source; give one of FILE.npz, ...
+    fedhw.errors.InputError: data: 'paper.pdf' is not a source; give one of FILE.npz, ...
     """
     name, _, where = source.partition(":")
     plugin: Source | None = load(SOURCES, name)
@@ -47,5 +47,5 @@ def load_source(source: str, seed: int = 0) -> WriterSet:
         return plugin(where, seed)
     if not source.endswith(".npz"):
         known = ", ".join(["FILE.npz", *installed(SOURCES)])
-        raise InputError(f"data: {source!r} is no source; give one of {known}")
+        raise InputError(f"data: {source!r} is not a source; give one of {known}")
     return load_npz(Path(source))

@@ -65,7 +65,7 @@ class Task:
         for name, is_good in good.items():
             if not is_good:
                 value = len(self.parameters) if name == "parameters" else getattr(self, name)
-                raise InputError(f"{name}: {value:g} cannot be of a round; ask for another one")
+                raise InputError(f"{name}: {value:g} is out of range; ask for another round")
 
     @property
     def entries(self) -> int:

@@ -39,7 +39,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("per_day", "in_all"):
             if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name}: {getattr(self, name):g} is no budget; give it above 0")
+                raise InputError(
+                    f"{name}: {getattr(self, name):g} is not a budget; give a number above 0"
+                )
         if not DELTAS[0] <= self.delta <= DELTAS[1]:
             raise InputError(
                 f"delta: {self.delta:g} is out of range; give {DELTAS[0]:g} to {DELTAS[1]:g}"
@@ -114,7 +116,7 @@ class Budget:
         """
         # Negated so that NaN fails.
         if not rho >= 0:
-            raise InputError(f"rho: {rho:g} is no cost; give it from 0 on")
+            raise InputError(f"rho: {rho:g} is not a cost; give 0 or more")
         return replace(self, rounds=(*self.rounds, RoundCost(now, rho)))._within_limits(now)
 
     def _epsilon(self, reports: Iterable[ReportCost], rounds: Iterable[RoundCost]) -> float:

@@ -124,11 +124,13 @@ def estimate(
     another table or number of classes.
     """
     if minimum_cohort < 2:
-        raise InputError(f"minimum_cohort: {minimum_cohort} would show one device; give 2 or more")
+        raise InputError(
+            f"minimum_cohort: {minimum_cohort} would reveal one device; give 2 or more"
+        )
     if len(sums.totals) != length(classes, table):
         raise InputError(
-            f"sums: their {len(sums.totals)} entries are not of {classes} classes; "
-            "give those of one alphabet"
+            f"sums: {len(sums.totals)} entries do not fit {classes} classes; give sums of reports "
+            "for these labels"
         )
     if sums.count < minimum_cohort:
         return None

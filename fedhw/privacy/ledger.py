@@ -124,7 +124,7 @@ class Ledger:
         Raises InputError where it exists.
         """
         if path.exists():
-            raise InputError(f"ledger: {path} exists; go on with it")
+            raise InputError(f"ledger: {path} exists; open it instead")
         try:
             with (
                 replacing(path, durable=True) as unfinished,
@@ -259,7 +259,7 @@ class Ledger:
         )
 
 
-_MEND = "nothing may be sent, for what was told before is unknown; enrol as a new device"
+_MEND = "nothing may be sent, since earlier costs are unknown; enrol as a new device"
 
 
 def _database(path: Path, migrations: Sequence[str]) -> Database:

@@ -106,13 +106,13 @@ class Terms:
 
     def __post_init__(self) -> None:
         if len(self.sum) != 16:
-            raise InputError(f"sum: {len(self.sum)} bytes name no sum; draw 16")
+            raise InputError(f"sum: {len(self.sum)} bytes are not the name of a sum; draw 16")
         if not BITS[0] <= self.bits <= BITS[1]:
             raise InputError(f"bits: {self.bits} is out of range; give {BITS[0]} to {BITS[1]}")
         if self.minimum < 2:
-            raise InputError(f"minimum: {self.minimum} would show one device; give 2 or more")
+            raise InputError(f"minimum: {self.minimum} would reveal one device; give 2 or more")
         if not 1 <= self.entries < 2**32:
-            raise InputError(f"entries: {self.entries} is no length; give 1 or more")
+            raise InputError(f"entries: {self.entries} is not a length; give 1 or more")
 
     @property
     def digest(self) -> bytes:
@@ -302,8 +302,8 @@ def share(
         raise SumError("neighbours: a device is there twice; name each once")
     if min(terms.minimum, len(known) + 1) < max(2, least):
         raise SumError(
-            f"minimum: the sum is over {terms.minimum} or more and {len(known)} neighbours are "
-            f"named, and this device hides among {least} or more; wait for more"
+            f"minimum: the sum has {terms.minimum} devices or more, {len(known)} neighbours, and "
+            f"this device hides among {least} or more; wait for more"
         )
     for keys in neighbours:
         check_keys(terms, keys, authority)
@@ -406,7 +406,7 @@ def _signed(terms: Terms, keys: Keys) -> bytes:
 
 def _check_company(others: Collection[str], known: Collection[str], least: int) -> None:
     if not set(others) <= set(known):
-        raise SumError("devices: one is no neighbour that has shared; name those alone")
+        raise SumError("devices: one is not a neighbour that has shared; name only those")
     if (left := len(set(others)) + 1) < least:
         raise SumError(
             f"devices: {left} are left with this one and {least} are needed; begin a new sum"
@@ -474,7 +474,7 @@ def _packed(words: NDArray[np.uint32], bits: int) -> bytes:
 def _unpacked(content: bytes, terms: Terms) -> NDArray[np.uint32]:
     used = terms.entries * terms.bits
     if len(content) != -(-used // 8):
-        raise SumError(f"masked: {len(content)} bytes are no vector of the sum; begin a new sum")
+        raise SumError(f"masked: {len(content)} bytes are not a vector of the sum; begin a new sum")
     flat = np.unpackbits(np.frombuffer(content, np.uint8), count=used, bitorder="little")
     columns = np.zeros((terms.entries, 4), np.uint8)
     packed = np.packbits(flat.reshape(-1, terms.bits), axis=1, bitorder="little")

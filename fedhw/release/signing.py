@@ -61,7 +61,7 @@ class ReleaseKey:
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise InputError(f"release key: {path} is no Ed25519 key; restore it from a copy")
+            raise InputError(f"release key: {path} is not an Ed25519 key; restore it from a copy")
         return cls(key)
 
     @property
@@ -123,7 +123,7 @@ def _verify(content: bytes, signature: bytes, public: str, problem: str) -> None
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
     except ValueError:
         raise InputError(
-            f"release key: {public[:80]!r} is no Ed25519 public key; give its 64 hexadecimal digits"
+            f"release key: {public[:80]!r} is not an Ed25519 public key; give its 64 hex digits"
         ) from None
     try:
         key.verify(signature, content)

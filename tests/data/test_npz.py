@@ -201,19 +201,19 @@ def test_a_missing_file_is_named(path):
 def test_another_file_is_told_from_an_npz(path, content):
     path.write_bytes(content)
 
-    with pytest.raises(InputError, match=r"writers\.npz: is no npz file"):
+    with pytest.raises(InputError, match=r"writers\.npz: is not a complete npz file"):
         load_npz(path)
 
 
 def test_a_folder_is_told_from_an_npz(tmp_path):
-    with pytest.raises(InputError, match="is no npz file"):
+    with pytest.raises(InputError, match="is not a complete npz file"):
         load_npz(tmp_path)
 
 
 def test_a_single_array_is_told_from_an_npz(tmp_path):
     np.save(tmp_path / "images.npy", OLD["images"])
 
-    with pytest.raises(InputError, match=r"images\.npy: is no npz file"):
+    with pytest.raises(InputError, match=r"images\.npy: is not a complete npz file"):
         load_npz(tmp_path / "images.npy")
 
 
@@ -243,7 +243,7 @@ def test_a_file_cut_short_is_refused(length):
         path = Path(folder) / "cut.npz"
         path.write_bytes(WHOLE[:length])
 
-        with pytest.raises(InputError, match=r"cut\.npz: is no npz file, or cut short"):
+        with pytest.raises(InputError, match=r"cut\.npz: is not a complete npz file"):
             load_npz(path)
 
 

@@ -18,9 +18,9 @@ def test_an_npz_file_is_a_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("", "data: '' is no source; give one of FILE.npz, .*synthetic"),
-        ("paper.pdf", "data: 'paper.pdf' is no source; give one of FILE.npz, .*femnist"),
-        ("npz", "data: 'npz' is no source"),
+        ("", "data: '' is not a source; give one of FILE.npz, .*synthetic"),
+        ("paper.pdf", "data: 'paper.pdf' is not a source; give one of FILE.npz, .*femnist"),
+        ("npz", "data: 'npz' is not a source"),
         ("emnist", "data: emnist lacks its folder; give emnist:FOLDER"),
         ("emnist:", "data: emnist lacks its folder"),
         ("unipen:", "data: unipen lacks its folder"),

@@ -148,7 +148,7 @@ class TestEveryBudget:
 
     @pytest.mark.parametrize("rho", [-0.1, math.nan])
     def test_a_cost_that_is_none_is_refused(self, account, rho):
-        with pytest.raises(InputError, match=r"rho: .* is no cost"):
+        with pytest.raises(InputError, match=r"rho: .* is not a cost"):
             account.round(rho, NOON)
         assert account.spent(NOON) == (0, 0, 0)
 
@@ -265,9 +265,9 @@ def test_a_time_that_is_none_counts_as_today():
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ((0, 4, 1e-6), "per_day: 0 is no budget"),
-        ((1, float("inf"), 1e-6), "in_all: inf is no budget"),
-        ((1, float("nan"), 1e-6), "in_all: nan is no budget"),
+        ((0, 4, 1e-6), "per_day: 0 is not a budget"),
+        ((1, float("inf"), 1e-6), "in_all: inf is not a budget"),
+        ((1, float("nan"), 1e-6), "in_all: nan is not a budget"),
         ((1, 4, 0), "delta: 0 is out of range"),
     ],
 )

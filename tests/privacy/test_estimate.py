@@ -90,7 +90,7 @@ def test_sums_of_two_alphabets_do_not_add():
     one, other = (Sums(1, 1, (0,) * n, (0,) * n) for n in (27, 79))
     with pytest.raises(ValueError, match="27 entries and 79"):
         one + other
-    with pytest.raises(InputError, match="27 entries are not of 62 classes"):
+    with pytest.raises(InputError, match="27 entries do not fit 62 classes"):
         estimate(one, 62, 2)
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_told_of_fewer_than_the_minimum():
     told = estimate(summed(windows, MECHANISM), CLASSES, 5)
     assert told is not None
     assert {one.cohort for one in told} == {5}
-    with pytest.raises(InputError, match="minimum_cohort: 1 would show one device"):
+    with pytest.raises(InputError, match="minimum_cohort: 1 would reveal one device"):
         estimate(summed(windows, MECHANISM), CLASSES, 1)
 
 
@@ -222,7 +222,7 @@ def test_a_candidate_is_estimated_by_its_own_table():
     for name, mean in {"active": 0.5, "ge_gain": 0.1, "gain": 0.25}.items():
         assert means[name] == pytest.approx(mean, abs=0.02)
         assert noise_error(name, CLEAR, 800, SHADOW) < 0.01
-    with pytest.raises(InputError, match="27 entries are not of"):
+    with pytest.raises(InputError, match="27 entries do not fit"):
         estimate(Sums(2, 1, (0,) * 27, (0,) * 27), 0, 2, SHADOW)
 
 

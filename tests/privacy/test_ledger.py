@@ -143,7 +143,7 @@ def test_what_could_be_paid_for_can_be_asked_and_costs_nothing(ledger):
     with pytest.raises(BudgetSpentError):
         ledger.check_round(0.02, NOON)
     ledger.check_round(0.001, NOON)
-    with pytest.raises(InputError, match="is no cost"):
+    with pytest.raises(InputError, match="is not a cost"):
         ledger.check_round(-0.01, NOON)
 
 
@@ -247,7 +247,7 @@ def test_a_ledger_that_is_missing_means_silence(path, ledger):
 
 def test_a_ledger_is_begun_once(ledger, path):
     ledger.charge(1, MECHANISM, NOON, lambda: b"report")
-    with pytest.raises(InputError, match="exists; go on with it"):
+    with pytest.raises(InputError, match="exists; open it instead"):
         Ledger.create(path, AMPLE)
     assert Ledger.open(path).limits == LIMITS
     assert len(Ledger.open(path).history()) == 1
@@ -271,7 +271,7 @@ def test_a_file_that_is_no_ledger_means_silence(path, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match="is damaged; nothing may be sent"):
         Ledger.open(path)
-    with pytest.raises(InputError, match="exists; go on with it"):
+    with pytest.raises(InputError, match="exists; open it instead"):
         Ledger.create(path, LIMITS)
     assert path.read_bytes() == content
 

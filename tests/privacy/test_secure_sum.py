@@ -380,7 +380,7 @@ def test_shares_that_are_false_or_missing_halt_the_sum() -> None:
     with pytest.raises(SumError, match="3 are there of pen-5 and 4 are needed"):
         transcript.unmask(without)
     transcript.masked["pen-0"] += b"\0"
-    with pytest.raises(SumError, match="are no vector of the sum"):
+    with pytest.raises(SumError, match="are not a vector of the sum"):
         transcript.unmask(shares)
 
 

@@ -69,7 +69,7 @@ def test_a_candidate_is_no_release_and_a_release_no_candidate() -> None:
 
 @pytest.mark.parametrize("public", ["", "zz" * 32, "00" * 31, "é" * 64])
 def test_a_public_key_that_is_none_is_one_sentence(public: str) -> None:
-    with pytest.raises(InputError, match="is no Ed25519 public key"):
+    with pytest.raises(InputError, match="is not an Ed25519 public key"):
         verify(b"manifest", KEY.sign(b"manifest"), public)
 
 
@@ -100,7 +100,7 @@ def test_a_key_that_is_none_is_one_sentence(tmp_path: Path) -> None:
         other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="is no Ed25519 key"):
+        with pytest.raises(InputError, match="is not an Ed25519 key"):
             ReleaseKey.load(path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):

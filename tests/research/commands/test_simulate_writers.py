@@ -231,7 +231,7 @@ def test_figures_have_their_place_outside_the_report(
         (["--methods", "moe,magic"], "methods: 'magic' is unknown; use some of ge,moe"),
         (["--writers", "5"], "writers: 5 cannot be drawn from the 4"),
         (["--release", "nowhere"], "release: nowhere/manifest.json does not exist"),
-        (["--data", "paper.pdf"], "data: 'paper.pdf' is no source"),
+        (["--data", "paper.pdf"], "data: 'paper.pdf' is not a source"),
         (["--data", "emnist:letters"], "data: emnist:letters names no writers"),
     ],
 )

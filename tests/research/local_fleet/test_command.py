@@ -213,7 +213,7 @@ def test_nothing_outlives_it_even_when_it_is_killed(start):
         (("--devices", 3), "writers: 3 cannot be drawn from the 2"),
         (("--epsilon", 5000), "epsilon: 5000 is out of range"),
         (("--data", "emnist:letters"), "data: emnist:letters names no writers"),
-        (("--data", "paper.pdf"), "data: 'paper.pdf' is no source"),
+        (("--data", "paper.pdf"), "data: 'paper.pdf' is not a source"),
         (("--release", "nowhere"), "release: nowhere/manifest.json does not exist"),
         (("--json", "/tmp"), "json: /tmp is a directory"),
         (("--home", f"/tmp/{'x' * 100}"), f"home: /tmp/{'x' * 100}/devices/device-1 is too long"),
