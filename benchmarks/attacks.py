@@ -1,16 +1,15 @@
-"""Attacks on all that a server sees of devices, and how well they do against what is promised.
+"""Attacks on everything that a server sees of devices, and their advantage.
 
-An attack guesses which of some equally likely cases it looks at: was the device in the sum or not,
-which of the writers sent this. Its advantage is 0 for guessing blindly and 1 for always right. What
-is (epsilon, delta)-differentially private holds it below a bound, whatever the attack.
+An attack guesses which of several equally likely cases it sees: was the device in the sum or not,
+which of the writers sent this. Its advantage is 0 for guessing blindly and 1 for always right.
+(Epsilon, delta)-differential privacy bounds the advantage of any attack.
 
-    the largest advantage     follows from epsilon and delta          largest_advantage
-    of two lists of scores    learn a threshold, then guess           threshold_attack
-    of several improvements   how usual is the score for who was in,  likelihood_ratio_attack
-                              how usual for who was out
-    of many writers           whose is most like it                   linking_attack
-    how often were they right, surely                                 Guesses.interval
-    the least epsilon that explains two lists of scores               least_epsilon
+    largest_advantage         the bound that follows from epsilon and delta
+    threshold_attack          learns a threshold on two lists of scores, then guesses
+    likelihood_ratio_attack   compares scores of several improvements, with a writer and without
+    linking_attack            finds the writer whose earlier vector is the most similar
+    Guesses.interval          a confidence interval of the advantage
+    least_epsilon             the least epsilon that explains two lists of scores
 """
 
 import math
@@ -36,7 +35,7 @@ LEVELS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 class Guesses(NamedTuple):
-    """How many guesses were right of those made, each among so many choices."""
+    """The guesses that were right, those that were made, and the choices of each."""
 
     right: int
     made: int
@@ -59,9 +58,10 @@ class Guesses(NamedTuple):
 def largest_advantage(epsilon: float, delta: float, choices: int = 2) -> float:
     """Return the largest advantage that any attack has on what is (epsilon, delta)-private.
 
-    Of two choices Kairouz, Oh, Viswanath 2015, arXiv 1311.0776. Of k: where i is true, to guess i
-    has at most exp(epsilon) times the chance, and delta, that it has where j is. Added up over all
-    i and j, with p the chance of being right: (k - 1) p <= exp(epsilon) (1 - p) + (k - 1) delta.
+    For two choices see Kairouz, Oh, Viswanath 2015, arXiv 1311.0776. For k choices: the probability
+    to guess i where i is true is at most exp(epsilon) times that where j is true, plus delta. The
+    sum over all i and j, with p the probability to be right, is
+    (k - 1) p <= exp(epsilon) (1 - p) + (k - 1) delta.
 
     >>> round(largest_advantage(1, 0), 3), largest_advantage(0, 0), largest_advantage(math.inf, 0)
     (0.462, 0.0, 1.0)
@@ -75,16 +75,16 @@ def _advantage(rate: float, choices: int) -> float:
 
 
 def clopper_pearson(hits: int, runs: int, doubt: float) -> tuple[float, float]:
-    """Return an interval that misses the true rate with a chance of `doubt` at most."""
+    """Return an interval that misses the true rate with a probability of at most `doubt`."""
     low = float(beta.ppf(doubt / 2, hits, runs - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - doubt / 2, hits + 1, runs - hits)) if hits < runs else 1.0
     return low, high
 
 
 def least_epsilon(inside: Floats, outside: Floats, delta: float, doubt: float) -> float:
-    """Return an epsilon that is above the true one with a chance of `doubt` at most.
+    """Return an epsilon that is above the true one with a probability of at most `doubt`.
 
-    Every second pair of scores [N] says where thresholds may lie, the others whether they tell:
+    Every second pair of scores [N] chooses the thresholds, the others test them:
     (rate inside - delta) / rate outside <= exp(epsilon), and the same for what is below them.
     """
     levels = np.quantile(np.concatenate([inside[::2], outside[::2]]), LEVELS)
@@ -102,9 +102,9 @@ def least_epsilon(inside: Floats, outside: Floats, delta: float, doubt: float) -
 
 
 def threshold_attack(inside: Floats, outside: Floats) -> Guesses:
-    """Guess by a threshold on scores [N] who was in, the higher the likelier.
+    """Guess membership by a threshold on scores [N]; members have higher scores.
 
-    It is chosen by every second pair of scores; guesses are made on the others.
+    Every second pair of scores chooses the threshold; guesses are made on the others.
     """
     levels = np.concatenate([inside[::2], outside[::2]])
     missed, left_out = (
@@ -117,7 +117,7 @@ def threshold_attack(inside: Floats, outside: Floats) -> Guesses:
 
 
 def likelihood_ratio_attack(scores: Floats, members: NDArray[np.bool_]) -> Guesses:
-    """Guess from the scores [R, W] of W writers in R runs who was a member, bool [R, W].
+    """Guess membership, bool [R, W], from the scores [R, W] of W writers in R runs.
 
     This is LiRA (Carlini et al. 2022, arXiv 2112.03570): in each run, a writer's scores in all the
     others say what is usual for a member and what is not. They are few, so both are taken to be
@@ -139,9 +139,9 @@ def likelihood_ratio_attack(scores: Floats, members: NDArray[np.bool_]) -> Guess
 
 
 def linking_attack(known: Floats, seen: Floats) -> Guesses:
-    """Guess for each row of `seen` [W, D] whose it is: whose row of `known` [W, D] is next to it.
+    """Guess the writer of each row of `seen` [W, D] by the nearest row of `known` [W, D].
 
-    By the angle between them, less what all the rows have in common.
+    The nearest is the one with the smallest angle, after subtraction of the mean row.
     """
     one, other = (rows - rows.mean(0) for rows in (known, seen))
     one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one, other))
@@ -156,11 +156,11 @@ def sum_scores(
     runs: int,
     source: Callable[[int], bytes],
 ) -> tuple[Floats, Floats]:
-    """Return how far round sums go in the direction of one device's vector, with it and without.
+    """Return the projections of round sums on one device's vector, with the device and without.
 
-    `vector` [D] and `others` [D], the sum of all the others', are without noise, which all
-    survivors add; each list has [runs] scores. Entries where the vector is 0 do not count, so the
-    noise of those is not drawn.
+    `vector` [D] and `others` [D], the sum of the other vectors, are without noise, which all
+    survivors add; each list has [runs] scores. Entries where the vector is 0 do not count, so their
+    noise is not drawn.
     """
     seen = np.flatnonzero(vector)
     own, rest = vector[seen], others[seen]
@@ -171,10 +171,10 @@ def sum_scores(
 
 
 def canary_scores(task: Task, runs: int, source: Callable[[int], bytes]) -> tuple[Floats, Floats]:
-    """Return the scores of sums with a device whose update is the worst, and without it.
+    """Return the scores of sums with a device whose update is the worst case, and without it.
 
-    The worst is as long as it may be and known to the server, as all the others' vectors are, in a
-    single entry: Jagielski, Ullman, Oprea 2020, arXiv 2006.07709.
+    The worst case has the largest length, in a single entry, and the server knows it and all other
+    vectors: Jagielski, Ullman, Oprea 2020, arXiv 2006.07709.
     """
     canary = np.zeros(task.entries - 1, np.float32)
     canary[0] = task.radius

@@ -1,15 +1,14 @@
-"""Devices of an improvement that lie, and what is left of it under each defence.
+"""Improvements in which some devices lie, under several defences.
 
-    honest          clipped, as it was learned
-    Scaled(100)     a hundred times as long, past the device's own clipping
-    Scaled(-1)      the opposite of what was learned, as long as an honest one
-    LabelFlipped    learned from wrong labels (Tolpegin et al. 2020, arXiv 2007.08432), honest from
-                    there on
-    NotANumber      NaN; under masks, where there are only whole numbers, random ones
+    Device          honest: sends what it has learned, clipped
+    Scaled(100)     sends a hundred times as much, without clipping
+    Scaled(-1)      sends the opposite of what it has learned
+    LabelFlipped    learns from wrong labels (Tolpegin et al. 2020, arXiv 2007.08432), else honest
+    NotANumber      sends NaN; under masks, where there are only whole numbers, random ones
 
-Under masks a sum has one vector of each device, whatever is in it: nobody sees a single one. So the
-server looks at the sum, and at the expert that comes of it. Without masks it sees all updates, and
-can clip or trim them; no noise is added then.
+Under masks nobody sees a single vector, so the server can only check the sum, and the expert that
+follows from it. Without masks it sees all updates and can clip
+or trim them; then no noise is added.
 """
 
 from collections.abc import Sequence
@@ -31,14 +30,14 @@ from fedhw.improvement.server_optimiser import Vector
 from fedhw.improvement.verdicts import Outcome, Verdict
 
 TRIMMED = 0.2
-"""The share of devices that a trimmed mean leaves out at either end of each entry."""
+"""The share of devices that a trimmed mean leaves out at each end of each entry."""
 
 MAX_TRIES = 3
-"""Rounds dropped in a row after which an improvement is given up: the same devices lie again."""
+"""Dropped rounds in a row that end an improvement: the same devices would lie again."""
 
 
 class Defence(StrEnum):
-    """How a round's updates become one."""
+    """How the updates of a round are combined."""
 
     MASKED = "masked sum"
     CLIPPED = "clipped mean"
@@ -46,7 +45,7 @@ class Defence(StrEnum):
 
 
 class Device:
-    """A device that does what it is asked."""
+    """An honest device."""
 
     def labels(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
         """Return the labels [N] that it trains on."""
@@ -65,7 +64,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Scaled(Device):
-    """Sends so many times what it has learned, and clips nothing."""
+    """Sends a multiple of what it has learned, without clipping."""
 
     factor: int
 
@@ -81,7 +80,7 @@ class Scaled(Device):
 
 
 class LabelFlipped(Device):
-    """Trains on the next class in place of each, as all of its kind do."""
+    """Trains on the next class instead of the right one."""
 
     def labels(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
         """Return wrong labels."""
@@ -89,21 +88,21 @@ class LabelFlipped(Device):
 
 
 class NotANumber(Device):
-    """Sends what is no number."""
+    """Sends NaN."""
 
     def update(self, learned: Vector) -> Vector:
-        """Return NaN alone."""
+        """Return NaN."""
         return np.full_like(learned, np.nan)
 
     def contribution(
         self, task: Task, learned: Vector, random: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Return any numbers of the ring."""
+        """Return random numbers of the ring."""
         return random.integers(2**task.bits, size=task.entries)
 
 
 class Improved(NamedTuple):
-    """What an improvement came to: its expert, the rounds that were dropped, and the verdict."""
+    """The result of an improvement: its expert, the number of dropped rounds, and the verdict."""
 
     expert: GlobalExpert
     dropped: int
@@ -115,7 +114,7 @@ def improve(
     devices: Sequence[tuple[Device, WriterSet]],
     defence: Defence,
 ) -> Improved:
-    """Improve over devices, each with its writer's characters, all of them in every round."""
+    """Improve over devices, each with its writer's characters; all take part in every round."""
     random = np.random.default_rng(improvement.seed)
     training, state, dropped, failed = improvement.recipe.training, improvement.begin(), 0, 0
     while state.round < improvement.recipe.rounds and failed < MAX_TRIES:
@@ -129,7 +128,7 @@ def improve(
             )
         try:
             state, failed = _advanced(improvement, state, task, sent, defence, random), 0
-        except (InputError, ValueError):  # no honest sum, or of no number nothing is left
+        except (InputError, ValueError):  # an impossible sum, or only NaN
             dropped, failed = dropped + 1, failed + 1
     expert = improvement.expert(state)
     if failed:
@@ -147,12 +146,12 @@ def _advanced(
     defence: Defence,
     random: np.random.Generator,
 ) -> ImprovementState:
-    """Take a step along what the defence makes of the updates."""
+    """Take a step along the updates as the defence combines them."""
     if defence is Defence.MASKED:
         total = np.sum(
             [device.contribution(task, update, random) for device, update in sent], axis=0
         )
-        # What the server unmasks is a residue, the highest of its bits the sign.
+        # The server unmasks a residue whose highest bit is the sign.
         unused = 64 - task.bits
         return improvement.advance(state, task, (total << unused) >> unused, len(sent))
     updates = np.stack([device.update(update) for device, update in sent])

@@ -8,6 +8,7 @@ recognizer benchmarks", ICPR 1994.
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -20,7 +21,6 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting import canvas
 from fedhw.handwriting.alphabet import BYCLASS
-from fedhw.handwriting.pen import PenNumbers, PenWriters
 from fedhw.handwriting.stroke_file import StrokeFile
 from fedhw.handwriting.unipen_format import Character, Points, Recording, Span, UnipenReader
 
@@ -33,6 +33,30 @@ _FAR_FROM_AXES = 50  # tablet units: a jump from there to 0 0 is an error of the
 _SMALLEST_SIZE = 1e-6  # tablet units
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PenNumbers:
+    """Numbers that scaling to a glyph loses, in the tablet's own units: compare within a writer.
+
+    Shapes: size float32 [N], the longer side of the strokes; strokes uint8 [N], how many, 255 for
+    more; bottom float32 [N], the height of the lowest point; line float32 [N], the height of the
+    line that was written on, NaN where the recording names none.
+    """
+
+    size: NDArray[np.float32]
+    strokes: NDArray[np.uint8]
+    bottom: NDArray[np.float32]
+    line: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PenWriters:
+    """Writers and, row by row, the pen's numbers and strokes (in a box of 0..1000, y down)."""
+
+    writers: WriterSet
+    numbers: PenNumbers
+    strokes: StrokeFile
 
 
 def load_unipen(folder: Path) -> WriterSet:

@@ -166,10 +166,10 @@ class LocalFleet:
         self._stop = threading.Event()
         self._open = ExitStack()
         self._windows: dict[int, WindowLook] = {}
-        self._devices = [
-            _Device(f"device-{n}", writer, characters, home / "devices" / f"device-{n}", clock)
-            for n, (writer, characters) in enumerate(plan.writers.items(), 1)
-        ]
+        self._devices: list[_Device] = []
+        devices = home / "devices"
+        for n in range(1, len(plan.writers) + 1):
+            _ = DeviceHome(devices / f"device-{n}").socket  # raises InputError for a long path
         self._logs.mkdir(parents=True)
         self._home = ServerHome(home / "coordinator")
         self._coordinator = _Child(
@@ -184,8 +184,9 @@ class LocalFleet:
             self._fleet = Fleet(self._home.database, clock)
             self._open.callback(self._fleet.close)
             self._release = self._home.registry.publish(plan.release)
-            for device in self._devices:
-                self._start(device)
+            for n, (writer, characters) in enumerate(plan.writers.items(), 1):
+                place = devices / f"device-{n}"
+                self._devices.append(self._start(place, writer, characters))
         except BaseException:
             self.stop()
             raise
@@ -242,11 +243,18 @@ class LocalFleet:
                 )
             self._clock.sleep(0.05)
 
-    def _start(self, device: "_Device") -> None:
-        invitation = self._logs / f"{device.name}.enroll"
-        content = invite(self._home, self._fleet, device.name).to_json()
+    def _start(self, place: Path, writer: str, characters: WriterSet) -> "_Device":
+        log = self._logs / place.name
+        invitation = log.with_suffix(".enroll")
+        content = invite(self._home, self._fleet, place.name).to_json()
         write_private(invitation, content.encode())
-        device.start(self._logs / device.name, invitation, self._plan.rate, self._stop)
+        agent = _Child(
+            log,
+            *("client", "--home", place, "--enroll", invitation),
+            *("--epsilon-per-day", WITHOUT_END, "--epsilon-in-all", WITHOUT_END),
+        )
+        rate, stop = self._plan.rate, self._stop
+        return _Device(DeviceHome(place), agent, writer, characters, rate, stop, self._clock)
 
     def _look_at_windows(self) -> None:
         classes = len(self._release.labels)
@@ -278,45 +286,41 @@ class _Written(NamedTuple):
 
 
 class _Device:
-    """An agent, and the thread in which its writer writes."""
+    """A device's agent, and the thread that writes what its writer wrote."""
 
     def __init__(
-        self, name: str, writer: str, characters: WriterSet, home: Path, clock: Clock
+        self,
+        home: DeviceHome,
+        agent: "_Child",
+        writer: str,
+        characters: WriterSet,
+        rate: float,
+        stop: threading.Event,
+        clock: Clock,
     ) -> None:
-        self.name = name
-        self._clock = clock
+        self.name = home.directory.name
         self.written: list[_Written] = []
         self.is_written = False
+        self._home = home
+        self._agent = agent
         self._writer = writer
         self._characters = characters
-        self._home = DeviceHome(home)
-        _ = self._home.socket  # raises InputError for a path that is too long
-        self._agent: _Child | None = None
+        self._clock = clock
         self._refusal: str | None = None
-        self._hand: threading.Thread | None = None
+        self._hand = threading.Thread(target=self._write, args=(rate, stop), daemon=True)
+        self._hand.start()
 
     @property
     def failure(self) -> str | None:
         """Why nothing more is written here."""
-        return (None if self._agent is None else self._agent.ending) or self._refusal
-
-    def start(self, log: Path, invitation: Path, rate: float, stop: threading.Event) -> None:
-        self._agent = _Child(
-            log,
-            *("client", "--home", self._home.directory, "--enroll", invitation),
-            *("--epsilon-per-day", WITHOUT_END, "--epsilon-in-all", WITHOUT_END),
-        )
-        self._hand = threading.Thread(target=self._write, args=(rate, stop), daemon=True)
-        self._hand.start()
+        return self._agent.ending or self._refusal
 
     def ask_to_end(self) -> None:
-        if self._hand is not None:
-            self._hand.join(STOP_TIMEOUT_SECONDS)
-        if self._agent is not None:
-            self._agent.ask_to_end()
+        self._hand.join(STOP_TIMEOUT_SECONDS)
+        self._agent.ask_to_end()
 
     def end(self) -> str | None:
-        return None if self._agent is None else self._agent.end()
+        return self._agent.end()
 
     def share(self, start: float, end: float) -> Share:
         """Count the characters that were corrected from `start` up to `end`."""

@@ -38,19 +38,20 @@ TITLES = {
 }
 """What methods are called in the report."""
 
-COLUMNS = (
-    "method",
-    "own\n%",
-    "gain",
-    f"gain\n≥ {FULL_ALPHABET}",
-    "generic\n%",
-    "change",
-    "hurt\n%",
-    "worst",
-    "extra\nparams\n%",
-    "extra\nMACs\n%",
-    "time\ns",
-)
+_PERCENTAGES = {
+    "own\n%": ("custom_accuracy", ".1f"),
+    "gain": ("custom_gain", "+z.1f"),
+    f"gain\n≥ {FULL_ALPHABET}": ("full_alphabet_gain", "+z.1f"),
+    "generic\n%": ("generic_accuracy", ".1f"),
+    "change": ("generic_change", "+z.1f"),
+    "hurt\n%": ("writers_hurt", ".0f"),
+    "worst": ("worst_writer_gain", "+z.1f"),
+    "extra\nparams\n%": ("parameter_overhead", ".1f"),
+    "extra\nMACs\n%": ("mac_overhead", ".1f"),
+}
+"""Columns in percent and points: the figure that each shows, and its format."""
+
+COLUMNS = ("method", *_PERCENTAGES, "time\ns")
 
 RIGHTED = 48
 WRONGED = 24
@@ -140,27 +141,16 @@ def _figures(experiment: Experiment, name: str) -> dict[str, float | None]:
 
 
 def _cells(experiment: Experiment, name: str) -> list[str]:
-    """One method's row under `COLUMNS`, in percent and points."""
+    """One method's row under `COLUMNS`."""
     figures = _figures(experiment, name)
+    own, *others = (
+        "" if (value := figures[key]) is None else format(100 * value, form)
+        for key, form in _PERCENTAGES.values()
+    )
     error = standard_error(experiment.methods[name].custom)
-
-    def percent(key: str, form: str) -> str:
-        value = figures[key]
-        return "" if value is None else format(100 * value, form)
-
-    return [
-        TITLES.get(name, name),
-        percent("custom_accuracy", ".1f") + ("" if np.isnan(error) else f"±{100 * error:.1f}"),
-        percent("custom_gain", "+z.1f"),
-        percent("full_alphabet_gain", "+z.1f"),
-        percent("generic_accuracy", ".1f"),
-        percent("generic_change", "+z.1f"),
-        percent("writers_hurt", ".0f"),
-        percent("worst_writer_gain", "+z.1f"),
-        percent("parameter_overhead", ".1f"),
-        percent("mac_overhead", ".1f"),
-        f"{figures['seconds']:.1f}",
-    ]
+    if not np.isnan(error):
+        own += f"±{100 * error:.1f}"
+    return [TITLES.get(name, name), own, *others, f"{figures['seconds']:.1f}"]
 
 
 def _sections(experiment: Experiment) -> list[str]:

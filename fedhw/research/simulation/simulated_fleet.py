@@ -42,7 +42,12 @@ from fedhw.privacy.mechanism import GaussianMechanism
 from fedhw.privacy.secure_sum import SumError
 from fedhw.privacy.statistics import LATENCIES, STATISTICS, Evaluation, Report, Tally, make_report
 from fedhw.release.release import Release
-from fedhw.research.simulation.simulated_coordinator import Coordinator, Policy, RoundTaken
+from fedhw.research.simulation.simulated_coordinator import (
+    Coordinator,
+    Devices,
+    Policy,
+    RoundTaken,
+)
 from fedhw.research.simulation.simulated_devices import (
     Device,
     Version,
@@ -230,7 +235,7 @@ def simulate_fleet(
     )
 
 
-class _Fleet:
+class _Fleet(Devices):
     """The people of a fleet, and the coordinator that their devices talk to."""
 
     def __init__(
@@ -275,12 +280,10 @@ class _Fleet:
 
     @property
     def rho(self) -> float:
-        """The largest cost of rounds to one device, in zCDP."""
         return max((person.budget.rho for person in self._people), default=0.0)
 
     @property
     def running(self) -> dict[str, str]:
-        """The version that each online device runs, by the name of the device."""
         return {name: person.device.running.name for name, person in self._online.items()}
 
     def _arrive(self, day: int) -> None:
@@ -350,7 +353,6 @@ class _Fleet:
     def evaluate(
         self, candidate: Version, names: Sequence[str]
     ) -> tuple[dict[str, Progress], Sums | None]:
-        """Have devices evaluate a candidate; return their answers and the sums of their reports."""
         able = [name for name in names if self._pays_for_report(self._online[name])]
         reports = [
             self._reported(device, found, candidate)
@@ -366,14 +368,10 @@ class _Fleet:
     def take_round(
         self, improvement: Improvement, state: ImprovementState, names: Sequence[str], plan: Plan
     ) -> RoundTaken:
-        """Sum what devices learn; raises SumError where too few take part.
-
-        A round without noise protects nothing, so nothing is charged for it.
-        """
         people = [self._online[name] for name in names]
         task = improvement.task(state, len(names), plan.survivors)
         able = [person for person in people if len(person.device.person.replay.learnable) >= FEWEST]
-        if task.noise > 0:
+        if task.noise > 0:  # without noise a round protects nothing, so it costs nothing
             now = self._day * DAY_SECONDS
             able = [p for p in able if p.pays(lambda budget: budget.with_round(task.rho, now))]
         if len(able) < plan.survivors:

@@ -90,7 +90,7 @@ def test_an_actor_that_is_killed_again_and_again_is_told(
 
 def test_a_process_that_is_killed_is_told(trial: Trial, odd: ModuleType, tmp_path: Path) -> None:
     mortal = replace(trial, population=odd.Mortal(4, 62, 0, marks=tmp_path))
-    with pytest.raises(InputError, match=r"^engine: a process was killed.*; the same command"):
+    with pytest.raises(InputError, match=r"^engine: a process was killed.*; give the same command"):
         ran(LocalEngine(2), mortal)
     assert len(list(tmp_path.iterdir())) == 1
 
