@@ -19,7 +19,7 @@ class Generator(Protocol):
     def __call__(
         self, writers: Sequence[int], characters: int, seed: int, *, text: bool
     ) -> WriterSet:
-        """Return these writers, each with so many observations; `text` makes some classes rare."""
+        """Return these writers with this many observations each; `text` makes some classes rare."""
 
 
 def find_generator(name: str) -> Generator:

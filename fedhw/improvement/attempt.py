@@ -101,7 +101,7 @@ class Attempt:
     """One attempt to improve the version `parent`, in its `stage` `since` that Unix second.
 
     `candidate` is the name of its candidate and `version` the one it was published as. `step` of
-    the roll-out is under way, judged by so many `windows` up to the `window`; `baseline` are the
+    the roll-out is under way, judged by `windows` windows up to the `window`; `baseline` are the
     fleet's figures before it. `progress` is the state of each device in the shadow evaluation.
     """
 
@@ -124,6 +124,11 @@ class Attempt:
     def participations(self) -> Counter[str]:
         """How many rounds each device has paid for."""
         return Counter(device for each in self.rounds for device in each.devices)
+
+    @property
+    def is_in_round(self) -> bool:
+        """Whether the last round has not ended."""
+        return self.rounds != () and self.rounds[-1].seconds is None
 
     @property
     def failed_rounds(self) -> int:
@@ -279,9 +284,7 @@ def _settle(attempt: Attempt, facts: Facts) -> Transition | None:
     """Apply the result of the last action; None where it ends nothing."""
     now = facts.now
     match attempt.stage, facts.result:
-        case Stage.ROUNDS, RoundEnded() as ended if attempt.rounds[-1:] and (
-            attempt.rounds[-1].seconds is None
-        ):
+        case Stage.ROUNDS, RoundEnded() as ended if attempt.is_in_round:
             return _end_round(attempt, ended, now)
         case Stage.ROUNDS, CandidateMade(name, (Outcome.PASS, reason)):
             return _moved(attempt, now, "candidate", reason, stage=Stage.SHADOW, candidate=name)
@@ -293,7 +296,7 @@ def _settle(attempt: Attempt, facts: Facts) -> Transition | None:
 
 
 def _give_way(attempt: Attempt, facts: Facts) -> Transition:
-    """End an attempt because somebody else has published a release."""
+    """End an attempt because another release was published meanwhile."""
     newest = facts.newest
     if attempt.stage == Stage.ROLL_OUT and newest.restores == attempt.parent:
         reason = f"{newest.name} restores the release before"

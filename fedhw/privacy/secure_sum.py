@@ -234,8 +234,8 @@ def degree(devices: int, minimum: int, dropped: float) -> int:
 
     The shares `dropped` and COLLUDING of the devices, rounded up, are at random places in the
     order. With a probability of at most HALTING, some device has fewer surviving neighbours than
-    the threshold or the minimum. With at most BREAKING, some device has so many colluding ones that
-    a dishonest server gets both its secrets. Both are tails of the hypergeometric distribution,
+    the threshold or the minimum. With at most BREAKING, some device has enough colluding ones for
+    a dishonest server to get both its secrets. Both are tails of the hypergeometric distribution,
     summed over all devices (Bell et al. 2020, section 3). The honest survivors are then connected:
     to separate them, two runs of half the degree must be missing, a probability below 1e-90.
     """
