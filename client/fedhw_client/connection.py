@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypedDict, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -59,8 +59,8 @@ def connect(home: Path | None = None, port: int | None = None) -> "Device":
     With `port`, the client connects over loopback TCP. Calls raise InputError for input that the
     agent refuses, and AgentMissingError when no agent answers.
     """
-    target, options = _target(home, port)
-    return Device(grpc.insecure_channel(target, _CHANNEL_OPTIONS), options)
+    target, metadata = _target(home, port)
+    return Device(grpc.insecure_channel(target, _CHANNEL_OPTIONS), metadata)
 
 
 def connect_async(home: Path | None = None, port: int | None = None) -> "AsyncDevice":
@@ -71,9 +71,9 @@ def connect_async(home: Path | None = None, port: int | None = None) -> "AsyncDe
 class Device:
     """A client of an agent; threads may share it."""
 
-    def __init__(self, channel: grpc.Channel, options: "_Options") -> None:
+    def __init__(self, channel: grpc.Channel, metadata: "_Metadata") -> None:
         self._channel = channel
-        self._options = options
+        self._metadata = metadata
         self._stub = pb_grpc.DeviceStub(channel)  # type: ignore[no-untyped-call]
         self._recognizing = threading.Lock()
         self._stream: _Stream | None = None
@@ -111,14 +111,14 @@ class Device:
         ]
         with _translated():
             answer = self._again_if_missing(
-                lambda: self._stub.Learn(iter(requests), **self._options)
+                lambda: self._stub.Learn(iter(requests), metadata=self._metadata)
             )
         return list(answer.ids)
 
     def undo(self) -> pb.UndoResponse:
         """Take back the newest correction."""
         with _translated():
-            answer: pb.UndoResponse = self._stub.Undo(pb.UndoRequest(), **self._options)
+            answer: pb.UndoResponse = self._stub.Undo(pb.UndoRequest(), metadata=self._metadata)
             return answer
 
     def forget(
@@ -141,20 +141,20 @@ class Device:
             period=pb.Period(start=_timestamp(start), end=_timestamp(end)) if period else None,
         )
         with _translated():
-            return int(self._stub.Forget(request, **self._options).forgotten)
+            return int(self._stub.Forget(request, metadata=self._metadata).forgotten)
 
     def describe(self) -> pb.DescribeResponse:
         """Return the observations that the release takes and the labels that it knows."""
         with _translated():
             answer: pb.DescribeResponse = self._again_if_missing(
-                lambda: self._stub.Describe(pb.DescribeRequest(), **self._options)
+                lambda: self._stub.Describe(pb.DescribeRequest(), metadata=self._metadata)
             )
             return answer
 
     def status(self) -> pb.Status:
         """Return the agent's status."""
         with _translated():
-            answer = self._stub.GetStatus(pb.GetStatusRequest(), **self._options)
+            answer = self._stub.GetStatus(pb.GetStatusRequest(), metadata=self._metadata)
             status: pb.Status = answer.status
             return status
 
@@ -168,7 +168,7 @@ class Device:
         """Return all corrections as an encrypted profile."""
         with _translated():
             request = pb.ExportProfileRequest(passphrase=passphrase)
-            chunks = self._stub.ExportProfile(request, **self._options)
+            chunks = self._stub.ExportProfile(request, metadata=self._metadata)
             return b"".join(response.chunk for response in chunks)
 
     def import_profile(self, profile: bytes, passphrase: str) -> int:
@@ -177,10 +177,10 @@ class Device:
         for start in range(0, len(profile), CHUNK_BYTES):
             requests.append(pb.ImportProfileRequest(chunk=profile[start : start + CHUNK_BYTES]))
         with _translated():
-            return int(self._stub.ImportProfile(iter(requests), **self._options).added)
+            return int(self._stub.ImportProfile(iter(requests), metadata=self._metadata).added)
 
     def _statuses(self) -> Any:
-        return self._stub.WatchStatus(pb.WatchStatusRequest(), **self._options)
+        return self._stub.WatchStatus(pb.WatchStatusRequest(), metadata=self._metadata)
 
     def _glyph(self, writing: Writing) -> pb.Glyph:
         if not isinstance(writing, np.ndarray):
@@ -216,7 +216,7 @@ class Device:
 
     def _open(self) -> "_Stream":
         requests: queue.SimpleQueue[pb.RecognizeRequest | None] = queue.SimpleQueue()
-        responses = self._stub.Recognize(iter(requests.get, None), **self._options)
+        responses = self._stub.Recognize(iter(requests.get, None), metadata=self._metadata)
         return _Stream(requests, responses)
 
 
@@ -288,9 +288,7 @@ class _Stream(NamedTuple):
         self.responses.cancel()
 
 
-class _Options(TypedDict):
-    metadata: tuple[tuple[str, str], ...]
-
+_Metadata = tuple[tuple[str, str], ...]
 
 _CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # this device alone is asked
@@ -301,10 +299,10 @@ _CHANNEL_OPTIONS = (
 )
 
 
-def _target(home: Path | None, port: int | None) -> tuple[str, _Options]:
+def _target(home: Path | None, port: int | None) -> tuple[str, _Metadata]:
     place = Home.default() if home is None else Home(home)
     if port is None:
-        return place.address, _Options(metadata=())
+        return place.address, ()
     try:
         token = place.token.read_text(encoding="ascii")
     except OSError as error:
@@ -312,7 +310,7 @@ def _target(home: Path | None, port: int | None) -> tuple[str, _Options]:
             f"home: {place.token} cannot be read ({error.strerror}); give the home of the agent "
             "that listens on the port"
         ) from None
-    return f"127.0.0.1:{port}", _Options(metadata=(("authorization", f"Bearer {token}"),))
+    return f"127.0.0.1:{port}", (("authorization", f"Bearer {token}"),)
 
 
 def _next(statuses: Any) -> pb.Status | None:

@@ -88,19 +88,9 @@ class Attempts:
         with self._db.transaction() as db:
             # All but `stopping`, which the operator may have set meanwhile.
             db.execute(
-                "UPDATE attempts SET stage = ?, since = ?, candidate = ?, version = ?, step = ?, "
-                "windows = ?, window = ?, baseline = ? WHERE number = ?",
-                (
-                    attempt.stage,
-                    attempt.since,
-                    attempt.candidate,
-                    attempt.version,
-                    attempt.step,
-                    attempt.windows,
-                    attempt.window,
-                    json.dumps(attempt.baseline),
-                    attempt.number,
-                ),
+                f"UPDATE attempts SET {', '.join(f'{name} = :{name}' for name in _CHANGING)}, "
+                "baseline = :baseline WHERE number = :number",
+                vars(attempt) | {"baseline": json.dumps(attempt.baseline)},
             )
             _keep_rounds(db, attempt)
             db.executemany(
@@ -197,6 +187,7 @@ class Attempts:
 
 
 _COLUMNS = [field.name for field in fields(Attempt) if field.name not in ("rounds", "progress")]
+_CHANGING = ("stage", "since", "candidate", "version", "step", "windows", "window")
 _ROUND = ", ".join(Round._fields)
 _IN_FLIGHT = f"stage IN ({', '.join(repr(stage.value) for stage in IN_FLIGHT)})"
 
