@@ -12,7 +12,7 @@ import asyncio
 import queue
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -222,7 +222,7 @@ class Device:
 
 def _awaited(
     method: Callable[Concatenate[Device, P], T],
-) -> Callable[Concatenate["AsyncDevice", P], Awaitable[T]]:
+) -> Callable[Concatenate["AsyncDevice", P], Coroutine[Any, Any, T]]:
     """Return a method of Device as one of AsyncDevice."""
 
     @wraps(method)
