@@ -79,9 +79,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.keep_days is not None and not 0 < self.keep_days < math.inf:
-            raise InputError(
-                f"keep-days: {self.keep_days} is no time to keep; give a number above 0"
-            )
+            raise InputError(f"keep-days: {self.keep_days} is not above 0; give a number of days")
         for name in ("epsilon_per_day", "epsilon_in_all"):
             value = getattr(self, name)
             if value is not None and self.invitation is None:
@@ -132,8 +130,8 @@ def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -
     home = settings.home
     if settings.release is not None and (settings.invitation or home.enrolment.is_dir()):
         raise InputError(
-            f"release: {settings.release} would take the place of the fleet's; leave --release "
-            "out, for a device in a fleet gets its releases from the coordinator"
+            f"release: {settings.release} cannot be installed on a device of a fleet, which gets "
+            "its releases from the coordinator; leave --release out"
         )
     if settings.invitation is None:
         return Enrolment.load(home.enrolment) if home.enrolment.is_dir() else None
@@ -151,8 +149,8 @@ def _enrolment(settings: Settings, say: Callable[[str], object], clock: Clock) -
     limits = _agreed_limits(home, settings.limits)
     if invitation.epsilon > limits.per_day:
         raise InputError(
-            f"epsilon-per-day: {limits.per_day:g} pays for no report of this fleet, which costs "
-            f"{invitation.epsilon:g}; give a higher limit if that is what you want"
+            f"epsilon-per-day: {limits.per_day:g} is below the {invitation.epsilon:g} that a "
+            "report of this fleet costs; give a higher limit if you accept that"
         )
     enrolment = enrol(invitation, home.enrolment, clock)
     say(f"enrolled: {invitation.device}")

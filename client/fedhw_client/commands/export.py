@@ -39,7 +39,7 @@ def export(
     if out_file.is_dir():
         raise InputError(f"out: {out_file} is a directory; give a file")
     if rank is not None and profile is None:
-        raise InputError(f"rank: {rank} is of what is learned from a profile; give --profile, too")
+        raise InputError(f"rank: {rank} applies to a profile; give --profile, too")
     with needs("edge"):
         from fedhw.research.onnx_export.export import export as write
     known = Release.load(release)

@@ -109,5 +109,5 @@ def _step(contributor: Contributor, request: sums.SumRequest) -> sums.SumAnswer:
                 answer.shares.by_device[device].point = share.point
                 answer.shares.by_device[device].value = share.value
         case _:
-            raise DeclinedError(Reason.STEP, "step: is none that is known here; update fedhw")
+            raise DeclinedError(Reason.STEP, "step: this device does not know it; update fedhw")
     return answer

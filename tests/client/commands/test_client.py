@@ -11,8 +11,8 @@ from tests.command_line import run
     ("arguments", "sentence"),
     [
         (["--pad-port", "9000"], "pad-port: 9000 is for the pad; give --pad, too"),
-        (["--keep-days", "0"], "keep-days: 0.0 is no time to keep"),
-        (["--keep-days", "nan"], "keep-days: nan is no time to keep"),
+        (["--keep-days", "0"], "keep-days: 0.0 is not above 0"),
+        (["--keep-days", "nan"], "keep-days: nan is not above 0"),
         (["--epsilon-per-day", "4"], "epsilon-per-day: 4 is agreed when a device joins"),
         (["--epsilon-in-all", "40"], "epsilon-in-all: 40 is agreed when a device joins"),
         (["--replay", "x.npz", "--epsilon-in-all", "40"], "epsilon-in-all: 40.0 is not for a"),

@@ -169,7 +169,7 @@ def test_the_passphrase_is_asked_for(
     [
         (("{release}", "{folder}"), "out: {folder} is a directory; give a file"),
         (("{nowhere}", "{out}"), "release: {nowhere}/manifest.json does not exist"),
-        (("{release}", "{out}", "--rank", 4), "rank: 4 is of what is learned from a profile"),
+        (("{release}", "{out}", "--rank", 4), "rank: 4 applies to a profile"),
         (
             ("{release}", "{out}", "--profile", "{profile}", "--rank", 63),
             "rank: 63 is more than the 62 classes",
