@@ -84,34 +84,20 @@ class ReleaseKey:
 
 def verify(manifest: bytes, signature: bytes, public: str) -> None:
     """Raise SignatureError unless the key with this public half has signed these bytes."""
-    _verify(
-        DOMAIN + manifest,
-        signature,
-        public,
-        f"signature: is not that of the release key {public}; fetch the release from the owner of "
-        "that key",
-    )
+    problem = f"signature: is not that of the release key {public}; fetch a release that it signed"
+    _verify(DOMAIN + manifest, signature, public, problem)
 
 
 def verify_candidate(manifest: bytes, signature: bytes, public: str) -> None:
     """Raise SignatureError unless the key has signed these bytes as those of a candidate."""
-    _verify(
-        CANDIDATE_DOMAIN + manifest,
-        signature,
-        public,
-        f"signature: is not that of the release key {public} for a candidate; sign it as one",
-    )
+    problem = f"signature: is not that of the release key {public} for a candidate; sign it as one"
+    _verify(CANDIDATE_DOMAIN + manifest, signature, public, problem)
 
 
 def verify_device(device: str, report_key: bytes, certificate: bytes, release_key: str) -> None:
     """Raise SignatureError unless the release key has certified that the device has this key."""
-    _verify(
-        _certified(device, report_key),
-        certificate,
-        release_key,
-        f"certificate: that of {device[:64]!r} is not by the release key {release_key}; enrol the "
-        "device anew",
-    )
+    problem = f"certificate: that of {device[:64]!r} is not by the release key {release_key}; enrol"
+    _verify(_certified(device, report_key), certificate, release_key, f"{problem} the device anew")
 
 
 def _certified(device: str, report_key: bytes) -> bytes:
