@@ -11,6 +11,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.glyph import SIDE
+from fedhw.system.console import needs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +28,9 @@ def load_femnist(folder: Path | None = None) -> WriterSet:
     Raises InputError if the `simulation` extra, the network, a file or a column is missing, or a
     row cannot be used.
     """
-    _check_extra()
+    with needs("simulation"):
+        import datasets  # noqa: F401
+        import flwr_datasets  # noqa: F401
     dataset = _from_hub() if folder is None else _from_folder(folder)
     _check_schema(dataset)
     writer_ids = [str(name) for name in dataset["writer_id"][:]]
@@ -40,16 +43,6 @@ def load_femnist(folder: Path | None = None) -> WriterSet:
         names=names,
         classes=BYCLASS,
     )
-
-
-def _check_extra() -> None:
-    try:
-        import datasets  # noqa: F401
-        import flwr_datasets  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"femnist: {error.name} is not installed; run pip install 'fedhw[simulation]'"
-        ) from error
 
 
 def _from_hub() -> "Dataset":

@@ -126,7 +126,7 @@ def test_without_the_extra_its_name_is_told(folder, monkeypatch, missing):
 
     monkeypatch.setattr(builtins, "__import__", import_all_but)
 
-    with pytest.raises(InputError, match=rf"{missing} is not .* pip install 'fedhw\[simulation\]'"):
+    with pytest.raises(InputError, match=rf"{missing}: is not .*pip install 'fedhw\[simulation\]'"):
         load_femnist(folder)
 
 
