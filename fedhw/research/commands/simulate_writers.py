@@ -93,7 +93,7 @@ def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":
 
 def _engine(name: EngineName, address: str | None) -> "Engine":
     if address is not None and name != EngineName.RAY:
-        raise InputError(f"address: {address} is for Ray; also give --engine ray")
+        raise InputError(f"address: {address} is for Ray; give --engine ray, too")
     match name:
         case EngineName.LOCAL:
             from fedhw.research.simulation.engines.local import LocalEngine, processors
