@@ -30,7 +30,7 @@ Observations = NDArray[Any]
 
 @dataclass(frozen=True)
 class ObservationType:
-    """The shape and dtype of one observation; only this class reshapes observations.
+    """The shape and dtype of one observation.
 
     The bytes of an observation are its values row by row, little-endian. Raises InputError for a
     shape that is not 1 to 4 integers above 0, for a dtype not in `DTYPES`, and for more than

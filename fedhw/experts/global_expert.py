@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from fedhw.errors import InputError
 from fedhw.experts.architecture import Architecture, find_architecture
 from fedhw.experts.fast_max_pool import Halving
 from fedhw.experts.layers import (
@@ -90,10 +91,25 @@ def build(name: str, classes: int) -> GlobalExpert:
 
 
 def expert_of(architecture: Architecture, classes: int) -> GlobalExpert:
-    """Build an untrained expert of an architecture."""
-    if callable(architecture.network):
+    """Build an untrained expert of an architecture.
+
+    Raises InputError for fewer than two classes and where the network cannot be built.
+    """
+    if classes < 2:
+        raise InputError(f"labels: {classes} is too few to tell apart; give 2 or more")
+    if not callable(architecture.network):
+        return LayeredExpert(architecture, classes)
+    try:
         return architecture.network(architecture, classes)
-    return LayeredExpert(architecture, classes)
+    except InputError:
+        raise
+    # The code of a plug-in may raise anything.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:100]
+        raise InputError(
+            f"architecture: its network cannot be built for {classes} classes "
+            f"({type(error).__name__}: {reason}); update the package that has it"
+        ) from error
 
 
 def _module(layer: Layer, shape: Shape) -> nn.Module:

@@ -49,8 +49,8 @@ class Manifest:
     hexadecimal; `validation` holds accuracies as fractions and the counts behind them; `privacy` is
     the epsilon and delta of people's data spent in making it; `created` is ISO 8601 in UTC. `parts`
     maps the name of each optional part to whether it is `required` to use the release, and to its
-    `value` or the name of its `file`, part-...; programs that do not know a part keep it, unless it
-    is required.
+    `value` or the name of its `file`, part-...; a program that does not know a part ignores it,
+    unless it is required.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""Clocks: no other module reads the time or sleeps.
+"""Clocks: what decides by the time gets it from one.
 
 A clock is always a constructor argument, so no flag, environment variable or message can change it.
 TLS, SQLite and gRPC use real time.

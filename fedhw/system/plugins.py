@@ -42,15 +42,21 @@ def load(group: str, name: str) -> Any:
 def load_all(group: str, name: str) -> Iterator[Any]:
     """Yield the plug-ins of this name.
 
-    Raises InputError where one cannot be imported.
+    Raises InputError after the last one where one cannot be imported.
     """
+    broken: InputError | None = None
     for point in entry_points(group=group, name=name):
         try:
-            yield point.load()
+            plugin = point.load()
         # The code of a plug-in may raise anything.
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0][:100]
-            raise InputError(
+            broken = InputError(
                 f"{name}: the plug-in {point.value} cannot be imported "
                 f"({type(error).__name__}: {reason}); install it again or remove it"
-            ) from error
+            )
+            broken.__cause__ = error
+        else:
+            yield plugin
+    if broken is not None:
+        raise broken

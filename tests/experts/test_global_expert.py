@@ -117,6 +117,22 @@ def test_an_unknown_architecture_is_named() -> None:
         build("lenet6", 62)
 
 
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(InputError, match="labels: 1 is too few to tell apart"):
+        build("lenet5", 1)
+
+
+def test_a_network_that_cannot_be_built_is_told_in_a_sentence() -> None:
+    def network(architecture: Architecture, classes: int) -> GlobalExpert:
+        raise ZeroDivisionError("of two\nlines")
+
+    broken = Architecture(ObservationType((3, 2), "float32"), network)
+    with pytest.raises(
+        InputError, match=r"built for 5 classes \(ZeroDivisionError: of two\); update the package"
+    ):
+        expert_of(broken, 5)
+
+
 PLUGIN = """
 from fedhw.experts.architecture import Architecture
 from fedhw.experts.layers import Flatten

@@ -25,7 +25,7 @@ from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import DurablePerson
 from fedhw_client.agent.expiry import Expiry
 from fedhw_client.store.corrections import Selection, Store, Window
-from fedhw_client.store.profile import Profile
+from fedhw_client.store.profile import Profile, most_bytes
 from fedhw_client.store.stored_sample import StoredSample
 
 CAPACITY = 2000
@@ -182,7 +182,8 @@ class Agent:
     def export_profile(self, passphrase: str) -> bytes:
         """Return every correction, encrypted; raises InputError for a short passphrase."""
         with self._durable.store() as store:
-            rows = store.rows()
+            kept = {sample.position for sample in self.person.replay.samples}
+            rows = [row for row in store.rows() if row.position in kept]
         return Profile(rows, self.release.observation, self.release.labels).seal(passphrase)
 
     def import_profile(self, content: bytes, passphrase: str) -> int:
@@ -190,7 +191,8 @@ class Agent:
 
         Raises InputError for a profile that cannot be opened or that the release does not fit.
         """
-        profile = Profile.unseal(content, passphrase)
+        most = most_bytes(self.release.observation, self.release.labels)
+        profile = Profile.unseal(content, passphrase, most)
         profile.check_fits(self.release)
         imported = self._durable.take_in(profile.rows)
         self._learner.wake()

@@ -43,7 +43,7 @@ class _StatusCollector(Collector):
         """Yield the current values."""
         status = self._agent.status()
         counters = {
-            "recognitions": ("Glyphs recognised since the start.", status.recognitions),
+            "recognitions": ("Observations recognised since the start.", status.recognitions),
             "corrections": ("Corrections since the first start.", status.corrections),
             "learnings": ("Learnings since the start.", status.learnings),
             "learning_seconds": ("Processor time of learning.", status.learning_seconds),

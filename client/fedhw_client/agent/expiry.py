@@ -8,6 +8,7 @@ import structlog
 from fedhw.system.clock import DAY_SECONDS, Clock
 from fedhw.system.sqlite import StoreError
 from fedhw_client.agent.durable_person import DurablePerson
+from fedhw_client.agent.throttle import step_back
 from fedhw_client.store.corrections import Selection
 
 LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS = 600.0, 1.0
@@ -48,6 +49,7 @@ class Expiry:
         return self._thread.is_alive()
 
     def _run(self) -> None:
+        step_back()
         while not self._stopping.is_set():
             expired = Selection(end=self._clock.wall() - self._keep_seconds)
             try:

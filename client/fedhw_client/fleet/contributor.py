@@ -48,7 +48,7 @@ from fedhw_client.fleet.enrolment import Enrolment
 LONGEST_SUM_SECONDS = 600.0
 """Seconds after which an unfinished sum is forgotten."""
 
-LEARNING_LOCK_TIMEOUT_SECONDS = 3.0
+TRAINING_TIMEOUT_SECONDS = 3.0
 """Most seconds that a step waits for the training; heartbeats wait for the step."""
 
 log = structlog.get_logger()
@@ -142,7 +142,7 @@ class Contributor:
                     raise DeclinedError(Reason.STEP, "mask: comes after share; begin a new sum")
                 # Paid before anything depends on the person's data, the answer's timing included.
                 self._ledger.charge_round(sum.hex(), current.task.rho, self._clock.wall())
-                vector = current.training.vector(LEARNING_LOCK_TIMEOUT_SECONDS)
+                vector = current.training.vector(TRAINING_TIMEOUT_SECONDS)
                 if vector is None:
                     return None
                 if current.removals != self._agent.removals:

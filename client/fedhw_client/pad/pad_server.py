@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,7 +218,7 @@ def _points(number: int, stroke: object) -> NDArray[np.number]:
 
 def _text(asked: dict[str, Any], field: str) -> str:
     text = asked.get(field)
-    if not isinstance(text, str) or not text or not text.isprintable():
+    if not isinstance(text, str) or not text or any(category(c) in ("Cc", "Cs") for c in text):
         raise InputError(f"{field}: {json.dumps(text)[:40]} is no readable text; give some")
     return text
 

@@ -111,8 +111,8 @@ class Profile:
         return header + AESGCM(key).encrypt(nonce, zlib.compress(content), header)
 
     @classmethod
-    def unseal(cls, content: bytes, passphrase: str) -> "Profile":
-        """Return the profile in an encrypted file; rows are numbered from 1.
+    def unseal(cls, content: bytes, passphrase: str, most: int = MAX_PROFILE_BYTES) -> "Profile":
+        """Return the profile in an encrypted file of at most `most` bytes; rows count from 1.
 
         Raises InputError for a passphrase that is too short or wrong, and for content that is not
         a profile, of another version, too big, altered, or not valid. A file that asks for more
@@ -125,14 +125,14 @@ class Profile:
             raise InputError(
                 f"profile: version {content[len(MAGIC)]} is newer than {VERSION}; update fedhw"
             )
-        if len(content) > MAX_PROFILE_BYTES:
+        if len(content) > most:
             raise InputError(
-                f"profile: {len(content)} bytes are more than {MAX_PROFILE_BYTES}; give a file "
-                "that was sealed by fedhw"
+                f"profile: {len(content)} bytes are more than {most}; give a file that was sealed "
+                "by fedhw"
             )
         compressed = _decrypted(content, secret)
         try:
-            return cls(*_parsed(_inflated(compressed), content[len(MAGIC)]))
+            return cls(*_parsed(_inflated(compressed, most), content[len(MAGIC)]))
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, RecursionError, zlib.error):
@@ -218,13 +218,12 @@ def _decrypted(content: bytes, secret: bytes) -> bytes:
         ) from None
 
 
-def _inflated(compressed: bytes) -> bytes:
+def _inflated(compressed: bytes, most: int) -> bytes:
     inflate = zlib.decompressobj()
-    content = inflate.decompress(compressed, MAX_PROFILE_BYTES + 1)
-    if len(content) > MAX_PROFILE_BYTES:
+    content = inflate.decompress(compressed, most + 1)
+    if len(content) > most:
         raise InputError(
-            f"profile: the content is more than {MAX_PROFILE_BYTES} bytes; give a file that was "
-            "sealed by fedhw"
+            f"profile: the content is more than {most} bytes; give a file that was sealed by fedhw"
         )
     if not inflate.eof:
         raise ValueError("the compressed content is cut short")

@@ -182,13 +182,12 @@ class _Person:
     budget: Budget
     rows: dict[int, NDArray[np.int64]]
 
-    def pays(self, charged: Callable[[Budget], Budget]) -> bool:
-        """Replace the budget by the charged one, unless that would pass a limit."""
+    def charged(self, charge: Callable[[Budget], Budget]) -> Budget | None:
+        """Return the budget after a charge, None where it would pass a limit."""
         try:
-            self.budget = charged(self.budget)
+            return charge(self.budget)
         except BudgetSpentError:
-            return False
-        return True
+            return None
 
 
 def draw_people(release: Release, data: WriterSet, writers: int | None, seed: int) -> list[int]:
@@ -348,7 +347,11 @@ class _Fleet(Devices):
 
     def _pays_for_report(self, person: _Person) -> bool:
         now = self._day * DAY_SECONDS
-        return person.pays(lambda budget: budget.with_report(self._mechanism.sigma, now))
+        charged = person.charged(lambda budget: budget.with_report(self._mechanism.sigma, now))
+        if charged is None:
+            return False
+        person.budget = charged
+        return True
 
     def evaluate(
         self, candidate: Version, names: Sequence[str]
@@ -371,14 +374,19 @@ class _Fleet(Devices):
         people = [self._online[name] for name in names]
         task = improvement.task(state, len(names), plan.survivors)
         able = [person for person in people if len(person.device.person.replay.learnable) >= FEWEST]
+        charged = {person: person.budget for person in able}
         if task.noise > 0:  # without noise a round protects nothing, so it costs nothing
             now = self._day * DAY_SECONDS
-            able = [p for p in able if p.pays(lambda budget: budget.with_round(task.rho, now))]
+            asked = ((p, p.charged(lambda budget: budget.with_round(task.rho, now))) for p in able)
+            charged = {person: budget for person, budget in asked if budget is not None}
+            able = list(charged)
         if len(able) < plan.survivors:
             raise SumError(
                 f"keys: {len(able)} of {len(names)} devices have sent theirs in time and "
                 f"{plan.survivors} are needed; ask more of them, or later"
             )
+        for person, budget in charged.items():
+            person.budget = budget
         own = (_learned_from(person.device) for person in able)
         total = summed(improvement, state, task, own, self._random)
         self._rounds += 1

@@ -104,7 +104,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         shown.add_row(f"devices {name.replace('_', ' ')}", str(value))
     if last:
         shown.add_row(
-            "last round", f"{last['answered']} of {last['asked']}, {ago(last['began'], now)}"
+            "last offer", f"{last['answered']} of {last['asked']}, {ago(last['began'], now)}"
         )
     if newest:
         span = window_span(newest["window"], policy["window"])

@@ -57,7 +57,9 @@ class Metrics(Watcher):
             buckets=REPORT_SECONDS,
             registry=exposed,
         )
-        self._rounds = Counter("fedhw_rounds", "Rounds of offers.", ["outcome"], registry=exposed)
+        self._rounds = Counter(
+            "fedhw_rounds", "Offers to the devices online.", ["outcome"], registry=exposed
+        )
         self._round_seconds = Histogram(
             "fedhw_round_seconds",
             "Time until every device answered, or the deadline.",

@@ -9,8 +9,8 @@ from fedhw.v1 import enrolment_pb2_grpc, statistics_pb2, statistics_pb2_grpc
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.statistics_service import StatisticsService
 
-LARGEST_MESSAGE_BYTES = 16 * 1024
-"""Most bytes of a request; a report of 62 classes has about 300."""
+LARGEST_MESSAGE_BYTES = 256 * 1024
+"""Most bytes of a request; a report has some 3 bytes a class, and 65,536 classes at most."""
 
 MAX_CONCURRENT_CALLS = 1024
 """Calls that are served at once; further ones are refused, and devices try again."""
