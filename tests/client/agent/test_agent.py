@@ -26,6 +26,7 @@ from fedhw_client.agent.agent import CAPACITY, MAX_CORRECTIONS, Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import base_of
 from fedhw_client.store.corrections import Selection, Store
+from fedhw_client.store.profile import Profile
 from tests.releases import changed, shuffled, spoiling
 from tests.waiting import until
 
@@ -216,6 +217,8 @@ def test_no_more_is_kept_than_there_is_room_for(release, tmp_path):
     agent.learn(corrections("Q", 1))
     # What made room for the last one goes with the next one.
     assert len(on_disk(agent)) == 41
+    moved = Profile.unseal(agent.export_profile("correct horse"), "correct horse")
+    assert len(moved.rows) == 40
     assert [row for row in on_disk(agent) if row in in_memory(agent)] == in_memory(agent)
     agent.close()
     again = Agent(release, Store(tmp_path / "device.db"), capacity=40)
