@@ -54,14 +54,14 @@ def _show(enrolment: "Enrolment", ledger: "Ledger", spent: "Spent") -> None:
     history = ledger.history()
     say(f"This device is {invitation.device} of the fleet at {invitation.statistics}.")
     say(
-        f"Every {_span(invitation.window)} it sends one report: how many characters were "
-        "corrected, how often each expert was right, at which characters errors were made, how "
+        f"Every {_span(invitation.window)} it sends one report: how many corrections were "
+        "made, how often each expert was right, at which labels errors were made, how "
         "long recognising took. All of it is clipped and covered with random noise first, so that "
         "any one report says little about you. Now and then it is asked to try a candidate for the "
         "next release, and reports in the same way how that compares; or to take part in a round "
         "that improves the release, and adds what it has learned, clipped and covered with noise, "
-        "to a sum that nobody sees the parts of. Your handwriting, your corrections, your local "
-        "expert and gate are never sent. The fleet's operator also learns which release this "
+        "to a sum that nobody sees the parts of. What you write or say, your corrections, your "
+        "local expert and gate are never sent. The fleet's operator also learns which release this "
         "device runs, and when it is online."
     )
     say("")

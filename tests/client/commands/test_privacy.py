@@ -68,7 +68,7 @@ def told(home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_it_tells_in_plain_words_what_was_sent(told):
     text = told()
     assert text.startswith("This device is anna of the fleet at 127.0.0.1:")
-    assert "\nEvery minute it sends one report: how many characters were corrected" in text
+    assert "\nEvery minute it sends one report: how many corrections were made" in text
     rows = {line.split()[1]: line for line in text.splitlines() if re.search(r"│ 10\d ", line)}
     assert set(rows) == {"100", "101", "102"}
     assert re.search(r"│ sent \d{4}-", rows["100"])
