@@ -1,6 +1,6 @@
 """Encoders: they turn a file or pen strokes into an observation of a release's type."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -8,6 +8,9 @@ from typing import Any, Literal
 from fedhw.errors import InputError
 from fedhw.observation import Observations, ObservationType
 from fedhw.system.plugins import ENCODERS, load_all
+
+MAX_POINTS = 10_000
+"""The most points of a character, more than any hand makes."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class Encoder:
 
     observation: ObservationType
     encode: Callable[[Any], Observations]
+
+
+def check_points(strokes: Iterable[int]) -> None:
+    """Raise InputError for strokes of too many points in all; one without points counts as one."""
+    total = sum(max(points, 1) for points in strokes)
+    if total > MAX_POINTS:
+        raise InputError(f"strokes: {total} points are over {MAX_POINTS}; thin them out")
 
 
 @cache

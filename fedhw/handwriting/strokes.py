@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhw.data.encoders import Encoder
+from fedhw.data.encoders import Encoder, check_points
 from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH, SIDE
 
@@ -15,9 +15,6 @@ Stroke = NDArray[np.number]
 
 LINE_WIDTH = 0.14
 """Width of the line, as a fraction of the longer side of the strokes' bounding box."""
-
-MAX_POINTS = 10_000
-"""The most points of a character, more than any hand makes."""
 
 MAX_COORDINATE = 1e9
 """The largest coordinate: beyond any tablet's, and small enough to square without overflow."""
@@ -111,9 +108,7 @@ def _checked_points(strokes: Sequence[Stroke]) -> NDArray[np.float64]:
                 f"strokes[{number}]: shape {stroke.shape} is not [P, 2] with P at least 1; "
                 "give one (x, y) a point"
             )
-    total = sum(len(stroke) for stroke in strokes)
-    if total > MAX_POINTS:
-        raise InputError(f"strokes: {total} points are over {MAX_POINTS}; thin them out")
+    check_points(map(len, strokes))
     points = np.concatenate(strokes).astype(np.float64)
     # One comparison finds NaN, infinity and the absurd alike.
     if not np.all(np.abs(points) <= MAX_COORDINATE):

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fedhw.data.encoders import MAX_POINTS
 from fedhw.errors import InputError
 from fedhw.handwriting.stroke_file import StrokeFile
-from fedhw.handwriting.strokes import MAX_POINTS, coverage, rasterise
+from fedhw.handwriting.strokes import coverage, rasterise
 from tests.parts import need_data
 from tests.places import SHARED
 

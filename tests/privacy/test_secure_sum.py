@@ -223,9 +223,9 @@ def test_no_step_is_taken_twice() -> None:
 @pytest.mark.parametrize(
     ("survivors", "told"),
     [
-        (["pen-1", "pen-2", "pen-3", "stranger"], "no neighbour that has shared"),
-        (["pen-0", "pen-1", "pen-2", "pen-3"], "no neighbour that has shared"),
-        (["pen-1", "pen-2", "pen-3", "pen-5"], "no neighbour that has shared"),
+        (["pen-1", "pen-2", "pen-3", "stranger"], "not a neighbour that has shared"),
+        (["pen-0", "pen-1", "pen-2", "pen-3"], "not a neighbour that has shared"),
+        (["pen-1", "pen-2", "pen-3", "pen-5"], "not a neighbour that has shared"),
         (["pen-1", "pen-2"], "3 are left with this one and 4 are needed"),
         (["pen-1", "pen-2", "pen-2", "pen-2"], "3 are left with this one and 4 are needed"),
     ],
@@ -348,7 +348,7 @@ def test_an_envelope_is_from_one_device_to_one_other() -> None:
         with pytest.raises(SumError, match="that of pen-1 is damaged"):
             mask(state, np.zeros(5, np.int64), {**envelopes, "pen-1": content})
     state, envelopes, _ = envelopes_to_pen_0(terms_of())
-    with pytest.raises(SumError, match="no neighbour"):
+    with pytest.raises(SumError, match="not a neighbour"):
         mask(state, np.zeros(5, np.int64), {**envelopes, "stranger": envelopes["pen-1"]})
 
 

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
+from fedhw.data.encoders import check_points
 from fedhw.errors import InputError
 from fedhw.observation import Observations
 from fedhw.personalization.prequential import Prequential
@@ -274,6 +275,7 @@ async def _deny(requests: object, context: Context) -> NoReturn:
 
 
 def _strokes(message: pb.Strokes) -> list[NDArray[np.float32]]:
+    check_points(len(stroke.x) for stroke in message.strokes)
     for number, stroke in enumerate(message.strokes):
         if len(stroke.x) != len(stroke.y):
             raise InputError(
