@@ -42,9 +42,8 @@ _SINCE_2 = ObservationType((28, 28), "uint8")
 
 def most_bytes(observation: ObservationType, labels: Labels) -> int:
     """Return how many bytes a profile of such observations and labels has at most."""
-    return min(
-        MAX_PROFILE_BYTES, 8 * 2**20 + 2_000 * 3 // 2 * observation.nbytes + 300 * len(labels)
-    )
+    sample = observation.nbytes * 3 // 2 + 300
+    return min(MAX_PROFILE_BYTES, max(8 * 2**20, 2_000 * sample + 300 * len(labels)))
 
 
 @dataclass(frozen=True)
