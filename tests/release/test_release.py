@@ -35,8 +35,10 @@ def test_held_out_writers_are_not_trained_on(release: Release) -> None:
     assert len(everybody - release.trained_on) == 6
 
 
-def test_nothing_is_left_of_the_training(release_directory: Path) -> None:
-    assert list(release_directory.parent.iterdir()) == [release_directory]
+def test_nothing_is_left_of_the_training(tmp_path: Path) -> None:
+    place = tmp_path / "release"
+    make_release(place, synthetic_writers(3, 40), "lenet5", Training(epochs=1), hold_out=0)
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_the_same_seed_makes_the_same_weights(tmp_path: Path) -> None:
