@@ -166,7 +166,7 @@ def test_the_distance_gate_opens_more_for_its_writer(world):
 
 
 def test_a_glyph_is_no_evidence_for_itself(world):
-    images, labels = world.observations[0][:6], np.array([3, 3, 3, 5, 5, 9], np.uint8)
+    images, labels = world.observations[0][:6], np.array([3, 3, 3, 5, 5, 9], np.int64)
     cohort = pad_cohort(world.expert, [images], [labels])
     features = cohort.activations.features[0]
     far = ClassMeans.of(cohort, 62).distances_without_self(cohort)[0]
