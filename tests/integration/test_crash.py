@@ -25,7 +25,7 @@ from fedhw_client.store.device_home import Home
 from tests.integration.conftest import Character, Launch, open_channel
 from tests.waiting import PATIENCE, until
 
-ROUNDS = 100
+ROUNDS = 50
 LONGEST_PAUSE = 0.02
 """Seconds between two calls; learning needs some of them."""
 
@@ -84,7 +84,7 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
-def test_a_hundred_kills_lose_nothing(
+def test_fifty_kills_lose_nothing(
     release_directory: Path, tmp_path: Path, written: list[Character], rng: random.Random
 ) -> None:
     home, ledger, version, versions = Home(tmp_path / "home"), Ledger(), 0, set()
