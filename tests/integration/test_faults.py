@@ -34,7 +34,7 @@ from fedhw_client import Device, connect
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import SET_ASIDE, Selection, Store
-from fedhw_client.store.salvage import PAGE
+from fedhw_client.store.salvage import PAGE_BYTES
 from tests.command_line import is_one_sentence
 from tests.integration.conftest import AgentProcess, Character, Launch, Refusal
 from tests.parts import lack, need
@@ -324,10 +324,10 @@ def test_damaged_pages_cost_only_what_stood_on_them(
     database = home / "device.db"
     content, rng = database.read_bytes(), random.Random(seed)
     # Three pages that hold corrections, all but the first page of the file.
-    holding = sorted({content.index(c.glyph.tobytes()) // PAGE for c in written[:120]} - {0})
+    holding = sorted({content.index(c.glyph.tobytes()) // PAGE_BYTES for c in written[:120]} - {0})
     lost = rng.sample(holding, 3)
     for page in lost:
-        overwrite(database, page * PAGE, PAGE, seed)
+        overwrite(database, page * PAGE_BYTES, PAGE_BYTES, seed)
     damaged = database.read_bytes()
     readable = pairs([c for c in written[:120] if c.glyph.tobytes() in damaged])
     assert 90 < len(readable) < 120

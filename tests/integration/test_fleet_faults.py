@@ -37,11 +37,12 @@ from fedhw.release.manifest import Manifest
 from fedhw.release.registry import Parcel, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
+from fedhw.system.clock import SystemClock
 from fedhw.v1 import release_pb2, statistics_pb2
 from fedhw_client import AgentMissingError
 from fedhw_client.fleet.enrolment import Enrolment, enrol, secure_channel
-from fedhw_client.fleet.reporter import LONGEST_PAUSE, SEND_TIMEOUT_SECONDS, SIGNED, signed
-from fedhw_client.fleet.supernode import _Clock, _connected
+from fedhw_client.fleet.reporter import LONGEST_PAUSE_SECONDS, SEND_TIMEOUT_SECONDS, SIGNED, signed
+from fedhw_client.fleet.supernode import _connected, _CoordinatorTime
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from fedhw_server.leader import superlink
@@ -58,7 +59,7 @@ from tests.waiting import PATIENCE, until
 pytestmark = pytest.mark.superlink
 
 WINDOW = 10
-CUT = SEND_TIMEOUT_SECONDS + LONGEST_PAUSE + WINDOW
+CUT = SEND_TIMEOUT_SECONDS + LONGEST_PAUSE_SECONDS + WINDOW
 """Seconds for which nothing passes: more than a device waits for an answer and pauses then, and
 than Flower waits for a sign of life."""
 
@@ -348,7 +349,10 @@ def test_a_device_is_revoked_while_it_is_connected(fleet: Running) -> None:
     assert sent(enrolment, message) is grpc.StatusCode.PERMISSION_DENIED
     # and for releases, as soon as the coordinator has looked.
     until(lambda: '"revoked"' in fleet.coordinator.logged)
-    with pytest.raises(httpx.HTTPError), _connected(enrolment, _Clock(), None):
+    with (
+        pytest.raises(httpx.HTTPError),
+        _connected(enrolment, _CoordinatorTime(SystemClock()), None),
+    ):
         pass
     until(lambda: "not let in" in eve.logged)
     del fleet.agents["eve"]

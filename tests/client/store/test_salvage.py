@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedhw.handwriting.glyph import GLYPH
-from fedhw_client.store.salvage import PAGE, carve
+from fedhw_client.store.salvage import PAGE_BYTES, carve
 from fedhw_client.store.stored_sample import StoredSample
 
 SCHEMA = """
@@ -28,7 +28,7 @@ CREATE TABLE samples (
   checksum INTEGER NOT NULL
 ) STRICT
 """
-FILE_HEADER, WAL_HEADER, FRAME = 100, 32, 24 + PAGE
+FILE_HEADER, WAL_HEADER, FRAME = 100, 32, 24 + PAGE_BYTES
 
 
 def sample(position: int, at: float | None = None, label: str = "7") -> StoredSample:
@@ -47,7 +47,7 @@ def sample(position: int, at: float | None = None, label: str = "7") -> StoredSa
 ROWS = [sample(position) for position in range(1, 121)]
 
 
-def connect(database: Path, page: int = PAGE) -> sqlite3.Connection:
+def connect(database: Path, page: int = PAGE_BYTES) -> sqlite3.Connection:
     connection = sqlite3.connect(database)
     connection.execute(f"PRAGMA page_size = {page}")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -73,7 +73,7 @@ def wal_of(database: Path) -> Path:
     return database.with_name(f"{database.name}-wal")
 
 
-def database_with(database: Path, rows: Sequence[StoredSample], page: int = PAGE) -> Path:
+def database_with(database: Path, rows: Sequence[StoredSample], page: int = PAGE_BYTES) -> Path:
     with closing(connect(database, page)) as connection:
         connection.execute(SCHEMA)
         insert(connection, rows)
@@ -207,7 +207,7 @@ def test_the_checksum_knows_where_a_field_ends() -> None:
 
 def test_the_header_and_the_schema_are_not_needed(checkpointed: Files) -> None:
     rng = random.Random(0)
-    for size in (FILE_HEADER, PAGE):
+    for size in (FILE_HEADER, PAGE_BYTES):
         for junk in (bytes(size), rng.randbytes(size)):
             assert carved(Files(junk + checkpointed.database[size:], b"")) == ROWS
 
@@ -223,11 +223,13 @@ def test_a_wrong_page_size_in_the_header_does_no_harm(checkpointed: Files) -> No
 def test_damage_takes_rows_of_its_pages_alone_and_invents_none(
     checkpointed: Files, damage: Damage
 ) -> None:
-    content, met = damaged(checkpointed.database, damage, 0, PAGE)
+    content, met = damaged(checkpointed.database, damage, 0, PAGE_BYTES)
     found = set(carved(Files(content, b"")))
     assert found <= set(ROWS)
     assert found >= {
-        row for row, pages in places(checkpointed.database, 0, PAGE).items() if not pages & met
+        row
+        for row, pages in places(checkpointed.database, 0, PAGE_BYTES).items()
+        if not pages & met
     }
 
 
@@ -255,10 +257,10 @@ def test_cells_of_a_damaged_page_are_tried_one_by_one(checkpointed: Files) -> No
 def test_a_truncated_file_gives_the_rows_before_the_cut(checkpointed: Files, share: float) -> None:
     content = checkpointed.database[: int(share * len(checkpointed.database))]
     found = set(carved(Files(content, b"")))
-    whole = set(range(len(content) // PAGE))
+    whole = set(range(len(content) // PAGE_BYTES))
     assert found <= set(ROWS)
     assert found >= {
-        row for row, pages in places(checkpointed.database, 0, PAGE).items() if pages <= whole
+        row for row, pages in places(checkpointed.database, 0, PAGE_BYTES).items() if pages <= whole
     }
 
 
@@ -269,7 +271,7 @@ def test_noise_holds_no_rows(content: bytes, wal: bytes) -> None:
 
 @given(seed=st.integers(0, 2**32))
 def test_a_leaf_of_noise_holds_no_rows(seed: int) -> None:
-    assert carved(Files(b"\x0d" + random.Random(seed).randbytes(PAGE), b"")) == []
+    assert carved(Files(b"\x0d" + random.Random(seed).randbytes(PAGE_BYTES), b"")) == []
 
 
 def test_rows_that_are_only_in_the_log_are_found(logged: Files) -> None:
