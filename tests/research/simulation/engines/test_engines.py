@@ -26,6 +26,12 @@ from fedhw.research.simulation.population import RecordedPopulation, SyntheticPo
 from fedhw.research.simulation.trial import Outcome, Trial
 
 ENGINES = [LocalEngine(1), LocalEngine(2), RayEngine(), RayEngine(actors=1), FlowerEngine()]
+
+
+def named(engine: Engine) -> str:
+    return f"{type(engine).__name__}-{ENGINES.index(engine)}"
+
+
 PATIENCE = 60.0
 
 
@@ -57,14 +63,14 @@ def ran(engine: Engine, trial: Trial) -> Outcome:
     return Outcome.joined([found[cohort] for cohort in cohorts])
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=str)
+@pytest.mark.parametrize("engine", ENGINES, ids=named)
 def test_an_engine_changes_no_outcome(
     engine: Engine, trial: Trial, expected: Outcome, alike: Callable[[Outcome, Outcome], None]
 ) -> None:
     alike(ran(engine, trial), expected)
 
 
-@pytest.mark.parametrize("engine", [ENGINES[1], ENGINES[2], ENGINES[4]], ids=str)
+@pytest.mark.parametrize("engine", [ENGINES[1], ENGINES[2], ENGINES[4]], ids=named)
 def test_what_a_writer_cannot_do_is_told(engine: Engine, trial: Trial, odd: ModuleType) -> None:
     unable = replace(trial, population=odd.Unable(4, 40, 0))
     with pytest.raises(InputError, match=r"data: the third writer has lost the pen; give another$"):
