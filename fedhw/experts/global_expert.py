@@ -22,6 +22,7 @@ from fedhw.experts.layers import (
     layer_shapes,
 )
 from fedhw.observation import Observations
+from fedhw.system.plugins import first_line
 
 
 class GlobalExpert(nn.Module, ABC):
@@ -105,10 +106,9 @@ def expert_of(architecture: Architecture, classes: int) -> GlobalExpert:
         raise
     # The code of a plug-in may raise anything.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:100]
         raise InputError(
             f"architecture: its network cannot be built for {classes} classes "
-            f"({type(error).__name__}: {reason}); update the package that has it"
+            f"({first_line(error)}); update the package that has it"
         ) from error
 
 

@@ -50,13 +50,22 @@ def load_all(group: str, name: str) -> Iterator[Any]:
             plugin = point.load()
         # The code of a plug-in may raise anything.
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0][:100]
             broken = InputError(
-                f"{name}: the plug-in {point.value} cannot be imported "
-                f"({type(error).__name__}: {reason}); install it again or remove it"
+                f"{name}: the plug-in {point.value} cannot be imported ({first_line(error)}); "
+                "install it again or remove it"
             )
             broken.__cause__ = error
         else:
             yield plugin
     if broken is not None:
         raise broken
+
+
+def first_line(error: Exception) -> str:
+    r"""Return the type and the first line of an error that a plug-in has raised.
+
+    >>> first_line(OSError("no such disk\nor another"))
+    'OSError: no such disk'
+    """
+    reason = (str(error).splitlines() or [""])[0][:100]
+    return f"{type(error).__name__}: {reason}"
