@@ -9,13 +9,13 @@ report about each candidate, and the ledger is charged before it is sent.
 
 import threading
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from fedhw.errors import InputError
+from fedhw.improvement.actions import Progress
 from fedhw.privacy.budget import BudgetSpentError
 from fedhw.privacy.ledger import Ledger
 from fedhw.privacy.mechanism import GaussianMechanism
@@ -34,16 +34,6 @@ RETRY_SECONDS = 60.0
 """Seconds after which a candidate whose evaluation failed is tried again."""
 
 log = structlog.get_logger()
-
-
-class ShadowState(StrEnum):
-    """What a device has done with a candidate so far."""
-
-    WANTED = "wanted"
-    EVALUATING = "evaluating"
-    TOLD = "told"
-    DECLINED = "declined"
-    REFUSED = "refused"
 
 
 class Shadow:
@@ -79,35 +69,33 @@ class Shadow:
             if self._thread is not None:
                 self._thread.join()
 
-    def consider(
-        self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
-    ) -> ShadowState:
+    def consider(self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]) -> Progress:
         """Answer an offer; one without `files` asks whether they are wanted."""
         with self._considering:
             try:
                 return self._considered(manifest, signature, files)
             except BudgetSpentError:
-                return ShadowState.DECLINED
+                return Progress.DECLINED
             except InputError as error:
                 log.warning("candidate refused", reason=str(error))
-                return ShadowState.REFUSED
+                return Progress.REFUSED
 
     def _considered(
         self, manifest: bytes, signature: bytes, files: Mapping[str, bytes]
-    ) -> ShadowState:
+    ) -> Progress:
         verify_candidate(manifest, signature, self._invitation.release_key)
         candidate = Manifest.parse(manifest, "the candidate")
         evaluating = self._is_evaluating  # asked first: once it ends, the ledger knows
         if any(charge.about == candidate.name for charge in self._ledger.history()):
-            return ShadowState.TOLD
+            return Progress.TOLD
         if evaluating:
-            return ShadowState.EVALUATING  # another candidate; this one is next
+            return Progress.EVALUATING  # another candidate; this one is next
         self._ledger.check_report(self._mechanism, self._clock.wall())
         failed, at = self._failed
         if failed == candidate.digest and self._clock.monotonic() - at < RETRY_SECONDS:
-            return ShadowState.REFUSED
+            return Progress.REFUSED
         if not files:
-            return ShadowState.WANTED
+            return Progress.WANTED
         verify_files(candidate, files)
         release = Release(candidate, *open_files(candidate, files), Path())
         self._is_evaluating = True
@@ -115,7 +103,7 @@ class Shadow:
             target=self._evaluate, args=(release,), name="shadow", daemon=True
         )
         self._thread.start()
-        return ShadowState.EVALUATING
+        return Progress.EVALUATING
 
     def _evaluate(self, release: Release) -> None:
         step_back()

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from google.protobuf.message import DecodeError
 
 from fedhw.data.writers import WriterSet
+from fedhw.improvement.actions import Progress
 from fedhw.improvement.contribution import Task
 from fedhw.privacy.budget import Limits
 from fedhw.privacy.ledger import Ledger
@@ -22,7 +23,7 @@ from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
 from fedhw_client.fleet.client_app import app, client_app
 from fedhw_client.fleet.contributor import Contributor, Reason
-from fedhw_client.fleet.shadow_evaluation import Shadow, ShadowState
+from fedhw_client.fleet.shadow_evaluation import Shadow
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests import contributing
@@ -215,5 +216,5 @@ def test_a_candidate_is_answered_from_wanted_to_told(adoption, parcel, tmp_path)
 
 
 def test_every_state_of_a_candidate_has_a_name():
-    names = {f"SHADOW_{state.name}" for state in ShadowState} | {"SHADOW_UNSPECIFIED"}
+    names = {f"SHADOW_{state.name}" for state in Progress} | {"SHADOW_UNSPECIFIED"}
     assert names == set(pb.Shadow.keys())

@@ -29,7 +29,7 @@ from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.latency_counts import LatencyCounts
 from fedhw_client.fleet.enrolment import Enrolment, enrol
 from fedhw_client.fleet.reporter import Reporter
-from fedhw_client.fleet.shadow_evaluation import RETRY_SECONDS, Shadow, ShadowState
+from fedhw_client.fleet.shadow_evaluation import RETRY_SECONDS, Shadow
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
 from tests.client.fleet.coordinators import Services
@@ -110,15 +110,15 @@ def write(agent: Agent, writers: WriterSet, n: int = 120) -> None:
     until(lambda: not agent.status().learning, SOON)
 
 
-def ask(shadow: Shadow, parcel: Parcel) -> ShadowState:
+def ask(shadow: Shadow, parcel: Parcel) -> Progress:
     """Ask, and send the files if they are wanted."""
     state = shadow.consider(parcel.manifest, parcel.signature, {})
-    return shadow.consider(*parcel) if state is ShadowState.WANTED else state
+    return shadow.consider(*parcel) if state is Progress.WANTED else state
 
 
-def settled(shadow: Shadow, parcel: Parcel) -> ShadowState:
+def settled(shadow: Shadow, parcel: Parcel) -> Progress:
     """The answer once nothing is evaluated."""
-    until(lambda: ask(shadow, parcel) is not ShadowState.EVALUATING, SOON)
+    until(lambda: ask(shadow, parcel) is not Progress.EVALUATING, SOON)
     return ask(shadow, parcel)
 
 
@@ -146,9 +146,9 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
     parcel = candidate(spoiling)
     expected = agent.evaluate(changed(agent.release, spoiling))
     before = (agent.release_name, agent.status().personal_version, agent.person.mixture)
-    assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.WANTED
-    assert shadow.consider(*parcel) is ShadowState.EVALUATING
-    assert settled(shadow, parcel) is ShadowState.TOLD
+    assert shadow.consider(parcel.manifest, parcel.signature, {}) is Progress.WANTED
+    assert shadow.consider(*parcel) is Progress.EVALUATING
+    assert settled(shadow, parcel) is Progress.TOLD
     [charge] = ledger.unsent()
     assert charge.about == name_of(parcel)
     report, said = told(charge.message), figures(charge.message)
@@ -162,7 +162,7 @@ def test_a_candidate_is_wanted_evaluated_and_told_of_once(
     assert said["ge_gain"] < -0.1
     # The same again costs nothing, says the same, and nothing in use has changed.
     spent = ledger.spent(clock.wall())
-    assert shadow.consider(*parcel) is ShadowState.TOLD
+    assert shadow.consider(*parcel) is Progress.TOLD
     assert ledger.unsent() == [charge]
     assert ledger.spent(clock.wall()) == spent
     after = (agent.release_name, agent.status().personal_version, agent.person.mixture)
@@ -188,7 +188,7 @@ def test_an_evaluation_is_what_adopting_would_come_to(agent, unseen_writers):
 
 def test_who_has_written_nothing_says_that_and_nothing_else(shadow, candidate, ledger):
     parcel = candidate(shuffled(1))
-    assert settled(shadow, parcel) is ShadowState.TOLD
+    assert settled(shadow, parcel) is Progress.TOLD
     said = figures(ledger.unsent()[0].message)
     assert said["active"] < 0.5
     assert said["ge_gain"] == pytest.approx(0, abs=0.35)
@@ -206,7 +206,7 @@ def test_it_is_told_to_the_coordinator_at_once(
     reporter = Reporter(agent, enrolment, ledger, LatencyCounts(WINDOW, clock), clock)
     shadow = Shadow(agent, enrolment, ledger, reporter.send_soon, clock)
     with closing(reporter), closing(shadow):
-        assert settled(shadow, parcel) is ShadowState.TOLD
+        assert settled(shadow, parcel) is Progress.TOLD
         until(lambda: services.fleet.reports.shadow_sums(name_of(parcel)) is not None)
         until(lambda: ledger.unsent() == [])
     [charge] = ledger.history()
@@ -214,7 +214,7 @@ def test_it_is_told_to_the_coordinator_at_once(
     assert services.fleet.reports.shadow_sums(name_of(parcel)).count == 1
     # Another one of the same candidate, after a restart: what it says stays the same.
     with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as again:
-        assert again.consider(*parcel) is ShadowState.TOLD
+        assert again.consider(*parcel) is Progress.TOLD
     assert ledger.history() == [charge]
 
 
@@ -229,12 +229,12 @@ def test_it_is_evaluated_in_the_background_one_after_the_other(
         return evaluate(release)
 
     monkeypatch.setattr(agent, "evaluate", waiting)
-    assert ask(shadow, first) is ShadowState.EVALUATING
-    assert ask(shadow, first) is ShadowState.EVALUATING
-    assert ask(shadow, second) is ShadowState.EVALUATING
+    assert ask(shadow, first) is Progress.EVALUATING
+    assert ask(shadow, first) is Progress.EVALUATING
+    assert ask(shadow, second) is Progress.EVALUATING
     allowed.set()
-    assert settled(shadow, first) is ShadowState.TOLD
-    assert settled(shadow, second) is ShadowState.TOLD
+    assert settled(shadow, first) is Progress.TOLD
+    assert settled(shadow, second) is Progress.TOLD
     names = {name_of(first), name_of(second)}
     assert {charge.about for charge in ledger.history()} == names
 
@@ -244,8 +244,8 @@ def test_when_the_budget_is_spent_it_declines(agent, enrolment, candidate, tmp_p
     ledger.charge(1, GaussianMechanism(EPSILON, 1e-6), clock.wall(), lambda: b"report")
     with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow:
         parcel = candidate(shuffled(1))
-        assert shadow.consider(parcel.manifest, parcel.signature, {}) is ShadowState.DECLINED
-        assert shadow.consider(*parcel) is ShadowState.DECLINED
+        assert shadow.consider(parcel.manifest, parcel.signature, {}) is Progress.DECLINED
+        assert shadow.consider(*parcel) is Progress.DECLINED
     assert [charge.about for charge in ledger.history()] == [1]
 
 
@@ -262,7 +262,7 @@ def test_a_budget_that_is_spent_meanwhile_pays_for_nothing(
     monkeypatch.setattr(agent, "evaluate", meanwhile)
     with closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow:
         parcel = candidate(shuffled(1))
-        assert settled(shadow, parcel) is ShadowState.DECLINED
+        assert settled(shadow, parcel) is Progress.DECLINED
     assert [charge.about for charge in ledger.history()] == [1]
 
 
@@ -274,7 +274,7 @@ def test_that_it_could_not_be_evaluated_is_not_seen(shadow, agent, candidate, le
 
     with monkeypatch.context() as patched:
         patched.setattr(agent, "evaluate", fails)
-        assert settled(shadow, parcel) is ShadowState.TOLD
+        assert settled(shadow, parcel) is Progress.TOLD
     [paid] = ledger.history()
     assert figures(paid.message)["active"] < 0.5
 
@@ -291,7 +291,7 @@ def test_that_it_could_not_be_evaluated_is_not_seen(shadow, agent, candidate, le
     ],
 )
 def test_a_candidate_that_is_not_whole_is_refused(shadow, candidate, ledger, harm):
-    assert shadow.consider(*harm(candidate(shuffled(1)))) is ShadowState.REFUSED
+    assert shadow.consider(*harm(candidate(shuffled(1)))) is Progress.REFUSED
     assert ledger.history() == []
 
 
@@ -300,7 +300,7 @@ def test_a_release_is_no_candidate_and_a_candidate_no_release(
 ):
     parcel = candidate(shuffled(1))
     released = parcel._replace(signature=key.sign(parcel.manifest))
-    assert shadow.consider(*released) is ShadowState.REFUSED
+    assert shadow.consider(*released) is Progress.REFUSED
     home = Home(tmp_path / "home")
     home.directory.mkdir()
     with closing(Adoption(agent, home, key.public)) as adoption:
@@ -310,7 +310,7 @@ def test_a_release_is_no_candidate_and_a_candidate_no_release(
 
 def test_a_ledger_that_is_lost_means_silence(shadow, candidate, tmp_path):
     (tmp_path / "ledger.db").unlink()
-    assert shadow.consider(*candidate(shuffled(1))) is ShadowState.REFUSED
+    assert shadow.consider(*candidate(shuffled(1))) is Progress.REFUSED
 
 
 def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_path, clock):
@@ -320,10 +320,10 @@ def test_another_alphabet_is_refused(enrolment, ledger, candidate, release, tmp_
         closing(Agent(replace(release, manifest=manifest), Store(tmp_path / "other.db"))) as agent,
         closing(Shadow(agent, enrolment, ledger, lambda: None, clock)) as shadow,
     ):
-        assert settled(shadow, parcel) is ShadowState.REFUSED
+        assert settled(shadow, parcel) is Progress.REFUSED
         # And considered anew after a while.
         clock.advance(RETRY_SECONDS - 1)
-        assert shadow.consider(*parcel) is ShadowState.REFUSED
+        assert shadow.consider(*parcel) is Progress.REFUSED
         clock.advance(1)
-        assert shadow.consider(*parcel) is ShadowState.EVALUATING
+        assert shadow.consider(*parcel) is Progress.EVALUATING
     assert ledger.history() == []
