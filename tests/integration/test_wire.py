@@ -37,8 +37,8 @@ from tests.integration.conftest import AgentProcess, Character, Launch
 from tests.waiting import PATIENCE, until
 
 INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
-MOST_MEMORY = 400.0
-"""MiB; two thirds of it are there from the start."""
+MOST_GROWTH_MIB = 200.0
+"""What an agent may hold more than at its start; caches of allocator and torch take some 100."""
 
 NAN, INF = math.nan, math.inf
 PASSPHRASE = "correct horse"
@@ -48,6 +48,12 @@ PASSPHRASE = "correct horse"
 def agent(launch: Launch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
     with launch(tmp_path_factory.mktemp("wire") / "home") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def most_mib(agent: AgentProcess) -> float:
+    """The most memory that the agent may take."""
+    return agent.resident_mib() + MOST_GROWTH_MIB
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +68,12 @@ def stub(channel: grpc.Channel) -> Any:
 
 
 @pytest.fixture
-def answering(agent: AgentProcess, written: list[Character]) -> Iterator[None]:
+def answering(agent: AgentProcess, written: list[Character], most_mib: float) -> Iterator[None]:
     """Looks after the test whether the agent answers others and is small."""
     yield
     with agent.connect() as device:
         assert device.recognize(written[0].glyph).label in device.status().alphabet
-    assert agent.resident_mib() < MOST_MEMORY
+    assert agent.resident_mib() < most_mib
     assert "Traceback" not in agent.logged
 
 
@@ -392,7 +398,9 @@ def check_answer(answer: pb.RecognizeResponse, top_k: int, alphabet: str) -> Non
 
 @settings(max_examples=100)
 @given(asked=st.lists(questions, min_size=1, max_size=3))
-def test_any_question(stub: Any, agent: AgentProcess, asked: list[pb.RecognizeRequest]) -> None:
+def test_any_question(
+    stub: Any, agent: AgentProcess, most_mib: float, asked: list[pb.RecognizeRequest]
+) -> None:
     alphabet = stub.GetStatus(pb.GetStatusRequest()).status.alphabet
     answers = []
     stream = stub.Recognize(iter(asked))
@@ -401,12 +409,14 @@ def test_any_question(stub: Any, agent: AgentProcess, asked: list[pb.RecognizeRe
         assert len(answers) == len(asked)
     for question, answer in zip(asked, answers, strict=False):
         check_answer(answer, question.top_k, alphabet)
-    assert agent.resident_mib() < MOST_MEMORY
+    assert agent.resident_mib() < most_mib
 
 
 @settings(max_examples=100)
 @given(asked=st.lists(corrections, max_size=4) | st.lists(good_corrections, max_size=4))
-def test_any_correction(stub: Any, agent: AgentProcess, asked: list[pb.LearnRequest]) -> None:
+def test_any_correction(
+    stub: Any, agent: AgentProcess, most_mib: float, asked: list[pb.LearnRequest]
+) -> None:
     stub.Forget(pb.ForgetRequest(everything=pb.Everything()))
     answer = unless_refused(lambda: stub.Learn(iter(asked)))
     kept = stub.GetStatus(pb.GetStatusRequest()).status.kept
@@ -415,7 +425,7 @@ def test_any_correction(stub: Any, agent: AgentProcess, asked: list[pb.LearnRequ
     else:
         assert all(a.id in ("", name) for a, name in zip(asked, answer.ids, strict=True))
         assert kept == len(set(answer.ids))
-    assert agent.resident_mib() < MOST_MEMORY
+    assert agent.resident_mib() < most_mib
 
 
 @pytest.mark.usefixtures("serving")
