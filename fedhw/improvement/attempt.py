@@ -375,14 +375,19 @@ def _evaluate(attempt: Attempt, facts: Facts, draw: random.Random) -> Transition
     outcome, reason = judge_candidate(facts.shadow, is_late or (have_all and have_reported))
     match outcome:
         case Outcome.PASS:
-            found = [] if facts.estimates is None else facts.estimates.estimates
-            baseline = tuple(each for each in found if each.name in GUARDED)
+            baseline = _baseline(facts)
             return _moved(
                 attempt, facts.now, "promote", reason, stage=Stage.ROLL_OUT, baseline=baseline
             )
         case Outcome.REJECT:
             return _moved(attempt, facts.now, Stage.REJECTED, reason)
     return Transition(attempt)
+
+
+def _baseline(facts: Facts) -> tuple[Estimate, ...]:
+    """Return the fleet's figures, as far as they judge a roll-out."""
+    found = [] if facts.estimates is None else facts.estimates.estimates
+    return tuple(each for each in found if each.name in GUARDED)
 
 
 def _drawn_for_evaluation(attempt: Attempt, facts: Facts, draw: random.Random) -> list[str]:
@@ -404,7 +409,11 @@ def _publish(attempt: Attempt, facts: Facts) -> Transition:
     if not newest.is_candidate:
         return _give_way(attempt, facts)
     reason = f"{newest.name} is for {_share(attempt, facts):.0%} of the devices"
-    published = {"version": newest.version, "window": facts.window}
+    published = {
+        "version": newest.version,
+        "window": facts.window,
+        "baseline": attempt.baseline or _baseline(facts),  # version 0.1 kept none before
+    }
     return _moved(attempt, facts.now, "publish", reason, **published)
 
 

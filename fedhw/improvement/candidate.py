@@ -54,7 +54,7 @@ def validate(candidate: GlobalExpert, running: GlobalExpert, public: Public) -> 
         recognised(expert, public.validation.observations, public.validation.labels)
         for expert in (candidate, running)
     )
-    figures = f"{new.mean():.1%} on {len(new)} public characters, {old.mean():.1%} before"
+    figures = f"{new.mean():.1%} on {len(new)} public observations, {old.mean():.1%} before"
     if looks_worse(new, old):
         return Verdict(Outcome.REJECT, f"worse on public data: {figures}")
     return Verdict(Outcome.PASS, figures)

@@ -79,7 +79,7 @@ class Plan:
     def consider(self, outlook: Outlook) -> Verdict:
         """Return PASS where an attempt should begin now, else WAIT."""
         if not outlook.has_public:
-            reason = "there are no public characters to rehearse and to judge by"
+            reason = "there are no public observations to rehearse and to judge by"
             return Verdict(Outcome.WAIT, reason)
         try:
             self.check_fleet(outlook.enrolled)

@@ -54,7 +54,7 @@ class Public:
         """Read what `save` wrote; raises InputError where it is missing or damaged."""
         if not directory.is_dir():
             raise InputError(
-                f"public: there are no public characters in {directory}; give some with "
+                f"public: there are no public observations in {directory}; give some with "
                 "`fedhw server public DATA RELEASE`"
             )
         return cls(load_npz(directory / REHEARSAL), load_npz(directory / VALIDATION))

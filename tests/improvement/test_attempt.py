@@ -220,6 +220,11 @@ def test_the_figures_of_the_fleet_before_it_are_kept_to_compare_with() -> None:
         promoted, _, decision = advance(attempt, known, Random(0))
         assert (promoted.stage, promoted.baseline) == (Stage.ROLL_OUT, baseline)
         assert decision.decision == "promote"
+        # An attempt of version 0.1 that was promoted, and not yet published, has kept none.
+        there = Newest(4, "v4-00000000", None, is_candidate=True)
+        known = facts(attempt, newest=there, estimates=estimates)
+        published = advance(replace(promoted, baseline=()), known, Random(0)).attempt
+        assert (published.version, published.baseline) == (4, baseline)
 
 
 @pytest.mark.parametrize("windows", [STALLED_WINDOWS, STALLED_WINDOWS + 1])

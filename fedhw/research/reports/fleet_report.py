@@ -227,7 +227,7 @@ def _origin(chronicle: Chronicle) -> str:
         f"{USUAL:g} the same accuracy takes {worth**2:,.1f} times as many devices",
         "rounds": f"{sum(d.rounds for d in days)} of at most {plan.cohort} devices, noise "
         f"{plan.noise:g}",
-        "versions": ", ".join(accuracies) + " of the public characters recognised",
+        "versions": ", ".join(accuracies) + " of the public observations recognised",
         "seed": str(scenario.seed),
         "release": f"version {manifest.version}, {manifest.architecture}, {manifest.created}",
         "fedhw": __version__,

@@ -35,7 +35,7 @@ def test_public_characters_are_those_of_the_release(
     told = typed("public", launch_data, release_directory, code=2)
     assert told.startswith("release: none was published yet")
     typed("publish", release_directory)
-    assert typed("improve", code=2).startswith("public: there are no public characters in")
+    assert typed("improve", code=2).startswith("public: there are no public observations in")
     save_npz(tmp_path / "others.npz", synthetic_writers(range(50, 52), 62))
     told = typed("public", tmp_path / "others.npz", release_directory, code=2)
     assert told.startswith("data: none of its 2 writers is among those")

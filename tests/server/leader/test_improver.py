@@ -621,7 +621,7 @@ def test_without_public_characters_nothing_is_begun(world: World) -> None:
     world.begin()
     world.step()
     assert world.attempts.all()[-1].stage == Stage.ABANDONED
-    assert world.reason.startswith("public: there are no public characters in")
+    assert world.reason.startswith("public: there are no public observations in")
 
 
 @pytest.mark.parametrize("restarting", [False, True])
@@ -759,7 +759,7 @@ def test_it_waits_for_public_characters(world: World) -> None:
     world.attempts.agree(AUTOMATIC)
     wrong_on_much(world)
     world.step()
-    assert world.reason == "there are no public characters to rehearse and to judge by"
+    assert world.reason == "there are no public observations to rehearse and to judge by"
 
 
 def test_by_hand_means_by_hand(world: World) -> None:
