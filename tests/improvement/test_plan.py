@@ -51,7 +51,7 @@ def test_an_attempt_waits_for_public_characters_and_for_devices():
     plan = Plan(automatic=True)
     outlook = Outlook(False, 600, 600, math.inf, 0.0, None, None)
     outcome, reason = plan.consider(outlook)
-    assert (outcome, reason[:34]) == (Outcome.WAIT, "there are no public observations to ")
+    assert (outcome, reason[:36]) == (Outcome.WAIT, "there are no public observations to ")
     outcome, reason = plan.consider(replace(outlook, has_public=True, enrolled=599))
     assert (outcome, reason[:16]) == (Outcome.WAIT, "rounds: 100 of 6")
     outcome, reason = plan.consider(replace(outlook, has_public=True))

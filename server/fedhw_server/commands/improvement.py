@@ -36,7 +36,7 @@ def public(
         given = Public.of(load_source(data, seed), Release.load(release))
         newest.check_fits(given.rehearsal)
         given.save(place.public)
-    say(f"{len(given.rehearsal)} characters to rehearse, {len(given.validation)} to judge by")
+    say(f"{len(given.rehearsal)} observations to rehearse, {len(given.validation)} to judge by")
 
 
 def improve(

@@ -40,10 +40,10 @@ def test_public_characters_are_those_of_the_release(
     told = typed("public", tmp_path / "others.npz", release_directory, code=2)
     assert told.startswith("data: none of its 2 writers is among those")
     told = typed("public", launch_data, release_directory)
-    assert re.fullmatch(r"\d+ characters to rehearse, \d+ to judge by\n", told)
+    assert re.fullmatch(r"\d+ observations to rehearse, \d+ to judge by\n", told)
     kept = Public.load(home.public)
     assert set(kept.writers) <= Release.load(release_directory).trained_on
-    assert f"{len(kept.rehearsal)} characters to rehearse, {len(kept.validation)}" in told
+    assert f"{len(kept.rehearsal)} observations to rehearse, {len(kept.validation)}" in told
 
 
 def test_public_characters_are_of_the_fleets_alphabet(
