@@ -6,10 +6,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 
 # The main job on synthetic writers: train a global expert, personalise, compare, report.
 demo: .venv/demo
-	$(BIN)/fedhw simulate --out out/demo --writers 30
+	$(BIN)/fedhw train-expert --epochs 12 --out out/demo-release
+	$(BIN)/fedhw simulate --release out/demo-release --writers 30 --out out/demo
 	@echo "To write with your own hand:"
 	@echo "  $(BIN)/pip install --constraint constraints.txt --editable '.[client]'"
-	@echo "  $(BIN)/fedhw client --release out/demo-release-synthetic-0 --pad"
+	@echo "  $(BIN)/fedhw client --release out/demo-release --pad"
 
 # Four files at a time, the doctests last: much of a test is waiting for what is real.
 test: .venv/test

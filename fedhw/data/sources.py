@@ -1,13 +1,15 @@
 """Sources of observations, as a user names them on the command line."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from fedhw import __version__
 from fedhw.data.npz import load_npz
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
-from fedhw.system.plugins import GENERATORS, SOURCES, installed, load
+from fedhw.system.plugins import GENERATORS, SOURCES, installed, load, package_of
 
 Source = Callable[[str, int], WriterSet]
 """Takes the text after the name and a colon, "" by default, and a seed."""
@@ -49,3 +51,29 @@ def load_source(source: str, seed: int = 0) -> WriterSet:
         known = ", ".join(["FILE.npz", *installed(SOURCES)])
         raise InputError(f"data: {source!r} is not a source; give one of {known}")
     return load_npz(Path(source))
+
+
+def source_identity(source: str, seed: int) -> str:
+    """Return a digest of all that decides what `load_source` returns, without loading it.
+
+    That is the content of the file or folder, whatever its name, the name and the version of what
+    reads it, and the seed.
+    """
+    name, _, where = source.partition(":")
+    reader = package_of(SOURCES, name)
+    if reader is None:
+        reader, name, where = f"fedhw {__version__}", "npz", source
+    place = Path(where)
+    content = _digest(place) if where and place.exists() else where
+    made_from = (reader, name, content, seed)
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()
+
+
+def _digest(place: Path) -> str:
+    """SHA-256 of a file, or of the paths and contents of all files in a folder."""
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        parts = [(str(file.relative_to(place)), _digest(file)) for file in files]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+    with place.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -164,15 +164,17 @@ def publish(
     trained_on: list[str],
     validation: dict[str, float],
     privacy: dict[str, float] | None = None,
+    made_from: str = "",
 ) -> None:
     """Write a release to `directory`, whole or not at all; a registry gives it its version.
 
     `generic` are public observations that no expert was trained on; `privacy` is the epsilon and
-    delta of people's data spent in making it, zeros for public data alone. Raises InputError when
-    `directory` exists.
+    delta of people's data spent in making it, zeros for public data alone. `made_from` is a digest
+    of all that decides the result. Raises InputError when `directory` exists.
     """
     check_new(directory)
-    training = json.dumps({"trained_on": sorted(trained_on)}, ensure_ascii=False, indent=1)
+    told = {"trained_on": sorted(trained_on), "made_from": made_from}
+    training = json.dumps(told, ensure_ascii=False, indent=1)
     anonymous = WriterSet.of(
         generic.observations,
         generic.labels,

@@ -26,14 +26,15 @@ def make_release(
     training: Training,
     hold_out: int | None,
     after_epoch: Callable[[int], None] = lambda epoch: None,
+    made_from: str = "",
 ) -> float:
     """Train on all but `hold_out` writers, publish to `directory`, return generic accuracy.
 
     The held-out writers are drawn from those with 150 characters or more; None is 60 of them, or
     half of them where there are fewer than 120. A tenth of the others' characters is the generic
     test set. An unfinished training leaves its state beside `directory`, and continues from it.
-    Raises InputError when `directory` exists, the architecture takes other observations, or there
-    are too few writers.
+    `made_from` is stored in the release. Raises InputError when `directory` exists, the
+    architecture takes other observations, or there are too few writers.
     """
     check_new(directory)
     takes = find_architecture(architecture).observation
@@ -73,6 +74,7 @@ def make_release(
         generic,
         trained_on=[writers.names[w] for w in trained_writers],
         validation={"generic_accuracy": reached, "generic_characters": len(generic)},
+        made_from=made_from,
     )
     checkpoint.unlink()
     return reached

@@ -61,6 +61,14 @@ def load_all(group: str, name: str) -> Iterator[Any]:
         raise broken
 
 
+def package_of(group: str, name: str) -> str | None:
+    """Return name and version of the package that has a plug-in, None where there is none."""
+    for point in entry_points(group=group, name=name):
+        if point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return None
+
+
 def first_line(error: Exception) -> str:
     r"""Return the type and the first line of an error that a plug-in has raised.
 

@@ -1,8 +1,8 @@
-"""A lock on a home, a directory that only its owner may read and one process may use."""
+"""Locks between processes: on a home, which one process may use, and on an output, in turn."""
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,3 +34,32 @@ def occupied(directory: Path, program: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def in_turn(output: Path, wait: Callable[[], None]) -> Iterator[None]:
+    """Keep other processes that write `output` waiting until the block ends.
+
+    `wait` is called before this one waits. The lock is a hidden file beside `output`; it
+    is removed in the end, and one that a killed process has left keeps nobody waiting.
+    """
+    output = output.resolve()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # The one before may have removed the file while this process waited for it.
+            if file.exists() and os.path.samestat(os.fstat(lock), file.stat()):
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(lock)

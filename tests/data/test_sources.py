@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedhw.data.npz import save_npz
-from fedhw.data.sources import load_source
+from fedhw.data.sources import load_source, source_identity
 from fedhw.errors import InputError
 from fedhw.handwriting.synthetic import synthetic_writers
 
@@ -45,3 +45,19 @@ def test_anything_else_is_one_sentence(source: str, said: str) -> None:
 def test_a_folder_goes_to_the_loader_of_its_kind(source: str, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         load_source(source)
+
+
+def test_a_folder_is_identified_by_its_content(tmp_path: Path) -> None:
+    def identity(name: str, **files: str) -> str:
+        folder = tmp_path / name
+        for file, content in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(content)
+        return source_identity(f"unipen:{folder}", 0)
+
+    same = [identity("a", x="1", y="2"), identity("b", x="1", y="2")]
+    others = [identity("c", x="1", y="3"), identity("d", x="1", z="2"), identity("a", x="2")]
+    assert same[0] == same[1]
+    assert len({*same, *others}) == 4
+    assert source_identity(f"digilets:{tmp_path / 'b'}", 0) not in {*same, *others}
+    assert source_identity("synthetic", 0) != source_identity("synthetic", 1)

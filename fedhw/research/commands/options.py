@@ -1,12 +1,17 @@
 """Options and output that the commands of research share."""
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedhw.errors import InputError
-from fedhw.system.console import DATA_HELP, MAX_SEED, out, write_json
+from fedhw.system.atomic import replacing
+from fedhw.system.console import DATA_HELP, MAX_SEED, err, out
+from fedhw.system.process_lock import in_turn
 
 OutOption = Annotated[Path, typer.Option("--out", help="Directory of the report.")]
 ReleaseOption = Annotated[
@@ -29,6 +34,18 @@ JsonOption = Annotated[
 ]
 
 
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Let other commands that write the same output wait until the block ends."""
+
+    def wait() -> None:
+        said = f"fedhw: another command is writing {output}; this one waits for it"
+        err.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    with in_turn(output, wait):
+        yield
+
+
 def check_places(report: Path, figures: Path | None) -> None:
     """Raise InputError where a report or its figures cannot be written."""
     from fedhw.research.reports.report_page import check_place
@@ -48,8 +65,36 @@ def check_figures(file: Path) -> None:
         raise InputError(f"json: {file} is a directory; give a file")
 
 
-def finish(report: Path, figures: Path | None, content: dict[str, Any]) -> None:
-    """Write the figures if a file is given, and print the path of the report."""
+def report_identity(release: Path | None, data: str, seed: int, *options: object) -> str:
+    """Return a digest of all that decides a report; None is a release trained on the data.
+
+    Raises InputError where there is no such release.
+    """
+    from fedhw import __version__
+    from fedhw.data.sources import source_identity
+    from fedhw.release.manifest import MANIFEST, Manifest
+
+    known = None if release is None else Manifest.load(release / MANIFEST).digest
+    made_from = (__version__, known, source_identity(data, seed), seed, options)
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()
+
+
+def is_finished(report: Path, made_from: str) -> bool:
+    """Whether the report that is made from this is there already; if so, say it."""
+    from fedhw.research.reports.report_page import is_report_from
+
+    if not is_report_from(report, made_from):
+        return False
+    said = f"{report} has the report of this command already; remove it to make it again"
+    out.print(said, markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
+def finish(report: Path, figures: Path | None) -> None:
+    """Copy the figures if a file is given, and print the path of the report."""
+    from fedhw.research.reports.report_page import PAGE, SUMMARY
+
     if figures is not None:
-        write_json(figures, content)
-    out.print(f"Report: {report / 'index.html'}", markup=False, highlight=False, soft_wrap=True)
+        with replacing(figures) as unfinished:
+            unfinished.write_bytes((report / SUMMARY).read_bytes())
+    out.print(f"Report: {report / PAGE}", markup=False, highlight=False, soft_wrap=True)

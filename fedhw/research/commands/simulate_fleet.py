@@ -12,8 +12,11 @@ from fedhw.research.commands.options import (
     ReleaseOption,
     SeedOption,
     WritersOption,
+    alone,
     check_places,
     finish,
+    is_finished,
+    report_identity,
 )
 from fedhw.system.console import out, progress
 
@@ -37,26 +40,33 @@ def simulate_fleet(
     json_file: JsonOption = None,
 ) -> None:
     """Simulate the days of a fleet, and write a report of what its coordinator decided."""
-    from fedhw.data.sources import load_source
-    from fedhw.improvement.public import Public
-    from fedhw.research.commands.quick_release import quick_place, release_or_quick
-    from fedhw.research.reports.fleet_report import summary, table, write_report
-    from fedhw.research.simulation.population import load_unseen
-    from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
-    from fedhw.research.simulation.simulated_fleet import simulate_fleet as simulate
+    with alone(out_dir):
+        check_places(out_dir, json_file)
+        asked = ("fleet", writers, days, epsilon, noise)
+        made_from = report_identity(release, data, seed, *asked)
+        if is_finished(out_dir, made_from):
+            finish(out_dir, json_file)
+            return
+        from fedhw.data.sources import load_source
+        from fedhw.improvement.public import Public
+        from fedhw.release.release import Release
+        from fedhw.research.commands.trained_release import quick_place, release_or_quick
+        from fedhw.research.reports.fleet_report import table, write_report
+        from fedhw.research.simulation.population import load_unseen
+        from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
+        from fedhw.research.simulation.simulated_fleet import simulate_fleet as simulate
 
-    check_places(out_dir, json_file)
-    quick = quick_place(out_dir, data, seed)
-    known = release_or_quick(release, data, seed, quick)
-    unseen = load_unseen(data, writers or DEVICES, seed)
-    people = draw_people(known, unseen, writers, seed)
-    scenario = Scenario.quick(days, epsilon, seed, devices=len(people), noise=noise)
-    public = Public.of(load_source(data, seed), known)
-    with progress() as shown:
-        bar = shown.add_task("days", total=scenario.days)
-        chronicle = simulate(
-            known, public, unseen, people, scenario, lambda day: shown.advance(bar)
-        )
-    out.print(table(chronicle))
-    write_report(chronicle, out_dir)
-    finish(out_dir, json_file, summary(chronicle))
+        quick = quick_place(out_dir, data, seed)
+        known = Release.load(release_or_quick(release, data, seed, quick))
+        unseen = load_unseen(data, writers or DEVICES, seed)
+        people = draw_people(known, unseen, writers, seed)
+        scenario = Scenario.quick(days, epsilon, seed, devices=len(people), noise=noise)
+        public = Public.of(load_source(data, seed), known)
+        with progress() as shown:
+            bar = shown.add_task("days", total=scenario.days)
+            chronicle = simulate(
+                known, public, unseen, people, scenario, lambda day: shown.advance(bar)
+            )
+        out.print(table(chronicle))
+        write_report(chronicle, out_dir, made_from)
+        finish(out_dir, json_file)

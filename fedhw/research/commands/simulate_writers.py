@@ -14,8 +14,11 @@ from fedhw.research.commands.options import (
     ReleaseOption,
     SeedOption,
     WritersOption,
+    alone,
     check_places,
     finish,
+    is_finished,
+    report_identity,
 )
 from fedhw.system.console import err, needs, out, progress
 
@@ -56,25 +59,32 @@ def simulate_writers(
     json_file: JsonOption = None,
 ) -> None:
     """Personalise for many writers, compare methods, and write a report with pictures."""
-    from fedhw.research.baselines import choose_methods
-    from fedhw.research.commands.quick_release import quick_place, release_or_quick
-    from fedhw.research.reports.writers_report import summary, table, write_report
-    from fedhw.research.simulation.experiment import forget
-    from fedhw.research.simulation.population import as_shots, draw_population
-    from fedhw.research.simulation.trial import Trial
+    with alone(out_dir):
+        check_places(out_dir, json_file)
+        asked = ("writers", writers, shots, methods)
+        made_from = report_identity(release, data, seed, *asked)
+        if is_finished(out_dir, made_from):
+            finish(out_dir, json_file)
+            return
+        from fedhw.release.release import Release
+        from fedhw.research.baselines import choose_methods
+        from fedhw.research.commands.trained_release import quick_place, release_or_quick
+        from fedhw.research.reports.writers_report import table, write_report
+        from fedhw.research.simulation.experiment import forget
+        from fedhw.research.simulation.population import as_shots, draw_population
+        from fedhw.research.simulation.trial import Trial
 
-    wanted, chosen = as_shots(shots), choose_methods(methods)
-    check_places(out_dir, json_file)
-    quick = quick_place(out_dir, data, seed)
-    known = release_or_quick(release, data, seed, quick)
-    population = draw_population(data, known, writers, wanted, seed)
-    trial = Trial(known, population, chosen, wanted, seed)
-    kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
-    experiment = _run(trial, _engine(engine, address), kept)
-    out.print(table(experiment))
-    write_report(experiment, out_dir)
-    forget(trial, kept)
-    finish(out_dir, json_file, summary(experiment))
+        wanted, chosen, where = as_shots(shots), choose_methods(methods), _engine(engine, address)
+        quick = quick_place(out_dir, data, seed)
+        known = Release.load(release_or_quick(release, data, seed, quick))
+        population = draw_population(data, known, writers, wanted, seed)
+        trial = Trial(known, population, chosen, wanted, seed)
+        kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
+        experiment = _run(trial, where, kept)
+        out.print(table(experiment))
+        write_report(experiment, out_dir, made_from)
+        forget(trial, kept)
+        finish(out_dir, json_file)
 
 
 def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":

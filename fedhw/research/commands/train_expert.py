@@ -27,14 +27,11 @@ def train_expert(
 ) -> None:
     """Train a global expert on many writers and make a release of it.
 
-    An interrupted training continues when the same command is given again.
+    An interrupted training continues when the same command is given again, and a finished one is
+    taken as it is.
     """
-    from fedhw.data.sources import load_source
-    from fedhw.research.commands.quick_release import make_shown_release
-    from fedhw.research.training import Training
+    from fedhw.research.commands.trained_release import train_or_reuse
 
-    training = Training(epochs=epochs, seed=seed)
-    writers = load_source(data, seed)
-    reached = make_shown_release(out_dir, writers, architecture, training, hold_out)
+    reached = train_or_reuse(out_dir, data, architecture, epochs, hold_out, seed)
     told = f"{out_dir}: generic accuracy {reached:.1%}"
     out.print(told, markup=False, highlight=False, soft_wrap=True)

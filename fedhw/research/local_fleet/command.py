@@ -97,13 +97,15 @@ def _writers(
     release: Path | None, data: str, seed: int, devices: int, quick: Path
 ) -> "tuple[Path, dict[str, WriterSet]]":
     """The directory of a release, and the characters of writers that it was not trained on."""
-    from fedhw.research.commands.quick_release import release_or_quick
+    from fedhw.release.release import Release
+    from fedhw.research.commands.trained_release import release_or_quick
     from fedhw.research.simulation.population import draw_writers, load_unseen
     from fedhw_client.commands.replay_writer import characters_of
 
     if release is None:
         say(f"training a quick global expert on {data}")
-    known, source = release_or_quick(release, data, seed, quick), load_unseen(data, devices, seed)
+    known = Release.load(release_or_quick(release, data, seed, quick))
+    source = load_unseen(data, devices, seed)
     drawn = [source.names[w] for w in draw_writers(known, source, devices, "half", seed)]
     return known.directory, {name: characters_of(source, name) for name in drawn}
 

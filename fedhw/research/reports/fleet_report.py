@@ -65,14 +65,15 @@ def table(chronicle: Chronicle) -> Table:
     return shown
 
 
-def write_report(chronicle: Chronicle, directory: Path) -> None:
+def write_report(chronicle: Chronicle, directory: Path, made_from: str = "") -> None:
     """Write `index.html` and `summary.json` to `directory`, whole or not at all.
 
-    An earlier report there is replaced. Raises InputError when there is anything else.
+    `made_from` is stored with the figures. An earlier report there is replaced.
+    Raises InputError when there is anything else.
     """
     title = f"{len(chronicle.days)} days of a fleet of {chronicle.writers:,} devices"
     sections = (_lead(chronicle), _pictures(chronicle), _decisions(chronicle), _origin(chronicle))
-    write_page(directory, title, sections, summary(chronicle))
+    write_page(directory, title, sections, summary(chronicle), made_from)
 
 
 def _told(day: Day) -> dict[str, Any]:

@@ -13,23 +13,38 @@ from fedhw.system.atomic import replacing
 
 PAGE = "index.html"
 SUMMARY = "summary.json"
+MADE_FROM = "made_from"
 
 
 def write_page(
-    directory: Path, title: str, sections: Iterable[str], figures: Mapping[str, Any]
+    directory: Path,
+    title: str,
+    sections: Iterable[str],
+    figures: Mapping[str, Any],
+    made_from: str,
 ) -> None:
     """Write sections of HTML and the figures to `directory`, whole or not at all.
 
-    An earlier report there is replaced. Raises InputError when there is anything else.
+    `made_from` is a digest of all that decides the report. An earlier report there is replaced.
+    Raises InputError when there is anything else.
     """
     check_place(directory)
     template = files("fedhw.research.reports").joinpath("report.html").read_text(encoding="utf-8")
     page = Template(template).substitute(title=title, sections="\n".join(sections))
-    content = json.dumps(figures, indent=2, allow_nan=False)
+    content = json.dumps({**figures, MADE_FROM: made_from}, indent=2, allow_nan=False)
     with replacing(directory) as unfinished:
         unfinished.mkdir()
         (unfinished / PAGE).write_text(page, encoding="utf-8")
         (unfinished / SUMMARY).write_text(content + "\n", encoding="utf-8")
+
+
+def is_report_from(directory: Path, made_from: str) -> bool:
+    """Whether there is a report that was made from this."""
+    try:
+        figures = json.loads((directory / SUMMARY).read_bytes())
+        return (directory / PAGE).is_file() and figures[MADE_FROM] == made_from
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # none, or that of an earlier version
 
 
 def check_place(directory: Path) -> None:

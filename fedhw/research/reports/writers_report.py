@@ -105,14 +105,15 @@ def table(experiment: Experiment) -> Table:
     return shown
 
 
-def write_report(experiment: Experiment, directory: Path) -> None:
+def write_report(experiment: Experiment, directory: Path, made_from: str = "") -> None:
     """Write `index.html` and `summary.json` to `directory`, whole or not at all.
 
-    An earlier report there is replaced. Raises InputError when there is anything else.
+    `made_from` is stored with the figures. An earlier report there is replaced.
+    Raises InputError when there is anything else.
     """
     writers = _writers(experiment)
     title = f"What personalisation did for {writers:,} writer{'s' * (writers != 1)}"
-    write_page(directory, title, _sections(experiment), summary(experiment))
+    write_page(directory, title, _sections(experiment), summary(experiment), made_from)
 
 
 def changes(experiment: Experiment) -> list[Change]:

@@ -1,6 +1,5 @@
 """Simulations as a user asks for them; bad input ends in one sentence and code 2."""
 
-import contextlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from fedhw.data.writers import WriterSet
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.release.release import Release
 from fedhw.research.baselines import METHODS
+from fedhw.research.commands.trained_release import quick_place
 from tests.command_line import run
 
 WRITERS = synthetic_writers(range(2000, 2004), 62)
@@ -115,16 +115,57 @@ def test_no_process_outlives_a_simulation_that_is_killed(
 def test_simulate_trains_a_release_of_its_own(tmp_path: Path) -> None:
     """Beside the report, where the next simulation finds it; half of the writers are held out."""
     save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2004), 186))
-    asked = ("--data", "writers.npz", "--methods", "ge", "--seed", 3, "--out", tmp_path / "report")
-    with contextlib.chdir(tmp_path):
-        assert run("simulate", *asked, "--json", tmp_path / "figures.json") == 0
+    asked = ("--data", tmp_path / "writers.npz", "--methods", "ge", "--out", tmp_path / "report")
+    assert run("simulate", *asked, "--json", tmp_path / "figures.json") == 0
     assert json.loads((tmp_path / "figures.json").read_text())["writers"] == 2
-    release = Release.load(tmp_path / "report-release-writers-npz-3")
-    assert release.trained_on < set(WRITERS.names)
-    made = release.manifest.created
-    with contextlib.chdir(tmp_path):
-        assert run("simulate", *asked) == 0
-    assert Release.load(release.directory).manifest.created == made
+    [place] = tmp_path.glob("report-release-*")
+    made = Release.load(place)
+    assert made.trained_on < set(WRITERS.names)
+    assert run("simulate", *asked, "--shots", 4) == 0
+    assert Release.load(place).manifest == made.manifest
+    assert list(tmp_path.glob("report-release-*")) == [place]
+
+
+@pytest.mark.parametrize("second", ["почерки.npz", "a_b.npz", "a/b.npz"])
+def test_other_data_get_another_release(second: str, tmp_path: Path) -> None:
+    """Whatever both files are called, and also where the second replaces the first."""
+    places = []
+    for seed, file in enumerate(("писатели.npz", second, second)):
+        save_npz(tmp_path / file, synthetic_writers(range(2000, 2002), 2, seed))
+        places.append(quick_place(tmp_path / "report", str(tmp_path / file), 0))
+    assert len(set(places)) == 3
+    (tmp_path / file).rename(tmp_path / "moved.npz")
+    assert quick_place(tmp_path / "report", str(tmp_path / "moved.npz"), 0) == places[-1]
+
+
+def test_a_finished_simulation_is_taken_as_it_is(
+    release_directory: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, figures = tmp_path / "report", tmp_path / "figures.json"
+    given = ["--release", release_directory, "--data", data, "--methods", "ge", "--out", report]
+    assert run("simulate", *given, "--json", figures) == 0
+    first, page = figures.read_bytes(), (report / "index.html").stat()
+    assert run("simulate", *given, "--json", figures) == 0
+    assert "has the report of this command already" in capsys.readouterr().out
+    assert figures.read_bytes() == first
+    assert (report / "index.html").stat() == page
+    save_npz(data, synthetic_writers(range(2000, 2003), 62))  # other data of the same name
+    assert run("simulate", *given, "--json", figures) == 0
+    assert json.loads(figures.read_text())["writers"] == 3
+
+
+def test_two_simulations_of_one_report_take_turns(tmp_path: Path) -> None:
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2004), 150))
+    command = [Path(sys.executable).with_name("fedhw"), "simulate", "--data", "writers.npz"]
+    command += ["--methods", "ge", "--shots", "4", "--out", "report"]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=-1, stderr=-1, text=True) for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted("already" in out for out, _ in said) == [False, True]
+    assert sorted("another command is writing report" in err for _, err in said) == [False, True]
+    assert len(list(tmp_path.iterdir())) == 3  # the data, one release and the report
 
 
 def npz(path: Path, **changes: object) -> Path:
