@@ -157,7 +157,7 @@ class Labels:
             raise InputError(f"labels: {len(self.texts)} is not 1 to {MAX_LABELS}; give that many")
         index: dict[str, int] = {}
         for number, text in enumerate(self.texts):
-            _check_text(number, text)
+            check_text(f"labels[{number}]", text)
             if index.setdefault(text, number) != number:
                 raise InputError(
                     f"labels[{number}]: {text!r} is also labels[{index[text]}]; give each class "
@@ -194,21 +194,28 @@ class Labels:
 
     def index(self, text: str) -> int:
         """Return the class with this name; raises InputError where there is none."""
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise InputError(
+                f"label: {str(text)[:20]} is of type {kind}; give it as a text such as "
+                f"{self.texts[0]!r}"
+            )
         try:
             return self._index[text]
         except KeyError:
             raise InputError(f"label: {text[:20]!r} is not known; use one of {self}") from None
 
 
-def _check_text(number: int, text: Any) -> None:
-    if not isinstance(text, str) or not 1 <= len(text) <= MAX_LABEL_CHARACTERS:
+def check_text(field: str, text: Any, longest: int = MAX_LABEL_CHARACTERS) -> None:
+    """Raise InputError unless this is a text of 1 to `longest` characters that can be shown."""
+    if not isinstance(text, str) or not 1 <= len(text) <= longest:
         raise InputError(
-            f"labels[{number}]: {str(text)[:20]!r} is not a text of 1 to {MAX_LABEL_CHARACTERS} "
-            "characters; give a shorter one"
+            f"{field}: {str(text)[:20]!r} is not a text of 1 to {longest} characters; give a "
+            "shorter one"
         )
     kinds = {unicodedata.category(character) for character in text}
     for kind, name in (("Cc", "a control character"), ("Cs", "a lone surrogate")):
         if kind in kinds:
             raise InputError(
-                f"labels[{number}]: {ascii(text)[:40]} has {name}; give a text that can be shown"
+                f"{field}: {ascii(text)[:40]} has {name}; give a text that can be shown"
             )

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.observation import Labels, Observations, ObservationType
+from fedhw.observation import Labels, Observations, ObservationType, check_text
+
+MAX_NAME_CHARACTERS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,9 +19,9 @@ class WriterSet:
 
     Shapes: observations [N, *shape], of one `ObservationType`; labels int64 [N], an index into
     `classes`; writer uint32 [N], an index into `names`; order uint32 [N], ascending in time within
-    a writer, ties allowed.
+    a writer, ties allowed. No two writers have the same name.
 
-    Raises InputError when an array does not fit this.
+    Raises InputError when an array or a name does not fit this.
 
     >>> glyphs, classes = np.zeros((4, 28, 28), np.uint8), Labels(("left", "right"))
     >>> two = WriterSet.of(glyphs, [0, 1, 0, 1], writer=[0, 0, 1, 1], names="ab", classes=classes)
@@ -55,6 +57,7 @@ class WriterSet:
                 raise InputError(f"{field}: dtype {array.dtype} is not a whole number; cast it")
         if not self.names:
             raise InputError("names: there are none; give at least one")
+        _check_names(self.names)
         _check_below("labels", self.labels, len(self.classes), "classes")
         _check_below("writer", self.writer, len(self.names), "writer names")
 
@@ -66,10 +69,14 @@ class WriterSet:
         writer: Sequence[int] | NDArray[np.integer],
         names: Sequence[str],
         classes: Labels,
-        order: Sequence[int] | NDArray[np.integer] | None = None,
+        order: Sequence[int] | NDArray[Any] | None = None,
     ) -> "WriterSet":
-        """Build a set from plain sequences; `order` defaults to the order of the rows."""
-        rows = np.arange(len(observations)) if order is None else order
+        """Build a set from plain sequences.
+
+        `order` may also be times: any numbers, dates, or texts such as 2024-05-17T12:30. It
+        defaults to the order of the rows.
+        """
+        rows = np.arange(len(observations)) if order is None else _ranked(np.asarray(order))
         return cls(
             observations=observations,
             labels=_whole("labels", labels, np.int64),
@@ -144,6 +151,35 @@ def stratified_split(
         mine = labels[learn] == label
         quantile[mine] = (np.arange(mine.sum()) + rng.random()) / mine.sum()
     return learn[np.argsort(quantile)][:shots], np.sort(test)
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(names):
+        check_text(f"names[{number}]", name, MAX_NAME_CHARACTERS)
+        if numbers.setdefault(name, number) != number:
+            raise InputError(
+                f"names[{number}]: {name!r} is also names[{numbers[name]}]; give each writer "
+                "another name"
+            )
+
+
+def _ranked(order: NDArray[Any]) -> NDArray[np.integer]:
+    """Return the order as small whole numbers: times are replaced by their rank."""
+    if order.dtype.kind in "iu" and (
+        order.size == 0 or (order.min() >= 0 and order.max() <= np.iinfo(np.uint32).max)
+    ):
+        return order
+    try:
+        times = order.astype("datetime64[us]") if order.dtype.kind == "U" else order
+        unknown = np.isnat(times) if times.dtype.kind in "mM" else np.isnan(times)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"order: {order.dtype} is no order; give whole numbers, times or dates"
+        ) from None
+    if unknown.any():
+        raise InputError("order: some values are missing; give one for each observation")
+    return np.unique(times, return_inverse=True)[1].reshape(times.shape)
 
 
 def _check_below(field: str, array: NDArray[np.integer], limit: int, what: str) -> None:

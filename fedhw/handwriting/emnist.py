@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,24 @@ def load_emnist(folder: Path, split: str, part: Literal["train", "test"]) -> Wri
         )
     except InputError as error:
         raise InputError(f"{folder / stem}: {error}") from error
+
+
+def split_in(folder: Path) -> str:
+    """Return the split whose training part is in a folder, byclass if that is there.
+
+    Without any it is byclass, too. Raises InputError where there are several others.
+    """
+    pattern = re.compile(r"emnist-(\w+)-train-images-idx3-ubyte(\.gz)?")
+    found = {
+        match[1] for file in folder.glob("emnist-*") if (match := pattern.fullmatch(file.name))
+    }
+    if not found or "byclass" in found:
+        return "byclass"
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: holds the splits {', '.join(sorted(found))}; give a folder with one of them"
+        )
+    return found.pop()
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

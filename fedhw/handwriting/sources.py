@@ -5,8 +5,9 @@ from pathlib import Path
 from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.handwriting.digilets import load_digilets
-from fedhw.handwriting.emnist import load_emnist
+from fedhw.handwriting.emnist import load_emnist, split_in
 from fedhw.handwriting.femnist import load_femnist
+from fedhw.handwriting.leaf import load_leaf
 from fedhw.handwriting.synthetic import SYNTHETIC_CHARACTERS, synthetic_writers
 from fedhw.handwriting.unipen import load_unipen
 
@@ -21,13 +22,17 @@ def synthetic(where: str, seed: int) -> WriterSet:
 
 
 def femnist(where: str, seed: int) -> WriterSet:
-    """`femnist` from the hub, or `femnist:FOLDER` of its parquet files."""
-    return load_femnist(Path(where) if where else None)
+    """`femnist` from the hub, or `femnist:FOLDER` of its parquet files or of LEAF's json files."""
+    folder = Path(where) if where else None
+    if folder is not None and any(folder.glob("*.json")) and not any(folder.glob("*.parquet")):
+        return load_leaf(folder)
+    return load_femnist(folder)
 
 
 def emnist(where: str, seed: int) -> WriterSet:
-    """`emnist:FOLDER`: the byclass training split."""
-    return load_emnist(_folder("emnist", where), "byclass", "train")
+    """`emnist:FOLDER`: the training part of the split that is there, of byclass among several."""
+    folder = _folder("emnist", where)
+    return load_emnist(folder, split_in(folder), "train")
 
 
 def unipen(where: str, seed: int) -> WriterSet:

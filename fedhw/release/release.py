@@ -184,8 +184,9 @@ def publish(
     )
     with replacing(directory) as unfinished:
         unfinished.mkdir()
-        safetensors.torch.save_file(expert.state_dict(), unfinished / WEIGHTS)
-        safetensors.torch.save_file(sketch._asdict(), unfinished / SKETCH)
+        for name, tensors in ((WEIGHTS, expert.state_dict()), (SKETCH, sketch._asdict())):
+            # Where the disk is full, their own writer raises no OSError.
+            (unfinished / name).write_bytes(safetensors.torch.save(tensors))
         save_npz(unfinished / GENERIC, anonymous)
         (unfinished / TRAINING).write_text(training, encoding="utf-8")
         names = (*FOR_DEVICES, *FOR_RESEARCH)

@@ -80,13 +80,18 @@ def make_release(
     return reached
 
 
+def default_hold_out(writers: WriterSet) -> int:
+    """Return how many writers are held out unless a user says how many."""
+    return min(60, int((writers.counts() >= HELD_OUT_CHARACTERS).sum()) // 2)
+
+
 def _without_held_out(
     writers: WriterSet, hold_out: int | None, rng: np.random.Generator
 ) -> list[int]:
     counts = writers.counts()
     candidates = np.flatnonzero(counts >= HELD_OUT_CHARACTERS)
     if hold_out is None:
-        hold_out = min(60, len(candidates) // 2)
+        hold_out = default_hold_out(writers)
     if hold_out > len(candidates):
         raise InputError(
             f"hold-out: {hold_out} writers are more than the {len(candidates)} with "

@@ -1,6 +1,7 @@
 """Train a global expert on many writers' observations."""
 
 import hashlib
+import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def train_expert(
 
     With a `checkpoint` path the state is saved after every epoch. An interrupted training continues
     from there, and has the same weights in the end as an uninterrupted one. Raises InputError when
-    the checkpoint is of another training or cannot be read.
+    the checkpoint is of another training or cannot be read, and when the weights become infinite.
     """
     scaled, target = expert.scale(observations), torch.from_numpy(labels)
     batches = max(1, len(scaled) // training.batch)
@@ -78,11 +79,18 @@ def train_expert(
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
+        if not all(weights.isfinite().all() for weights in expert.parameters()):
+            raise InputError(
+                f"data: the training diverged in epoch {epoch + 1}; remove extreme values, or let "
+                "the architecture scale them"
+            )
         if checkpoint is not None:
             state = {name: part.state_dict() for name, part in stateful.items()}
+            progress = {"random": random.get_state(), "epoch": epoch + 1}
+            content = io.BytesIO()  # where the disk is full, torch's own writer has no OSError
+            torch.save(state | progress | {"identity": identity}, content)
             with replacing(checkpoint) as unfinished:
-                progress = {"random": random.get_state(), "epoch": epoch + 1}
-                torch.save(state | progress | {"identity": identity}, unfinished)
+                unfinished.write_bytes(content.getbuffer())
         after_epoch(epoch + 1)
     expert.eval()
 

@@ -32,7 +32,12 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     workplace = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         unfinished = workplace / path.name
-        yield unfinished
+        try:
+            yield unfinished
+        except OSError as error:
+            # A write that fails for want of space does not say to which file.
+            error.filename = error.filename or str(path)
+            raise
         if durable:
             _sync(unfinished)
         replaced = workplace / _REPLACED

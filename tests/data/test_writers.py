@@ -68,6 +68,37 @@ def test_order_defaults_to_the_order_of_the_rows():
 
 
 @pytest.mark.parametrize(
+    "times",
+    [
+        [1_714_000_000_300, 1_714_000_000_100, 1_714_000_000_300, 1_714_000_000_000],
+        [0.3, -0.1, 0.3, -0.2],
+        [-1, -3, -1, -5],
+        np.array(["2024-05-02", "2024-05-01", "2024-05-02", "1969-05-01"], "datetime64[D]"),
+        ["2024-05-01T12:30", "2024-05-01", "2024-05-01T12:30", "2023"],
+    ],
+)
+def test_an_order_may_be_times(times):
+    glyphs = np.zeros((4, 28, 28), np.uint8)
+
+    writers = WriterSet.of(glyphs, [0] * 4, [0] * 4, ["ann"], BYCLASS, order=times)
+
+    assert writers.order.tolist() == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ([0.5, np.nan], "order: some values are missing"),
+        (np.array(["2024-05-01", "NaT"], "datetime64[s]"), "order: some values are missing"),
+        (["first", "second"], "order: <U6 is no order; give whole numbers, times or dates"),
+    ],
+)
+def test_what_is_no_order_is_told(order, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        WriterSet.of(np.zeros((2, 28, 28), np.uint8), [0, 0], [0, 0], ["ann"], BYCLASS, order)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("observations", np.zeros((4, 28, 28)), "observation: dtype float64 is not supported"),
@@ -85,6 +116,10 @@ def test_order_defaults_to_the_order_of_the_rows():
         ("writer", np.full(4, 2, np.uint16), "writer: value 2 is outside the 2 writer names"),
         ("order", np.zeros(4, np.float64), "order: dtype float64 is not a whole number"),
         ("names", (), "names: there are none"),
+        ("names", ("ann", "bo", "ann"), r"names\[2\]: 'ann' is also names\[0\]; give each writer"),
+        ("names", ("ann", ""), r"names\[1\]: '' is not a text of 1 to 256 characters"),
+        ("names", ("ann", "b\ud800"), r"names\[1\]: 'b\\ud800' has a lone surrogate"),
+        ("names", ("ann", "b\x1b[2J"), r"names\[1\]: .* has a control character"),
     ],
 )
 def test_a_wrong_field_is_named(two, field, value, message):

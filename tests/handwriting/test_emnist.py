@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedhw.data.sources import load_source
 from fedhw.errors import InputError
-from fedhw.handwriting.emnist import load_emnist
+from fedhw.handwriting.emnist import load_emnist, split_in
 
 STEM = "emnist-letters-train"
 IMAGES = f"{STEM}-images-idx3-ubyte"
@@ -97,6 +98,27 @@ def test_every_split_has_all_its_classes_and_no_more(tmp_path, split, part):
     labels_path.write_bytes(idx(labels + 1))
     with pytest.raises(InputError, match=f"{stem}: labels: value {CLASSES[split]} is outside"):
         load_emnist(tmp_path, split, part)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_folder_of_one_split_is_a_source(tmp_path, packed):
+    for name, array in (("images-idx3", np.zeros((2, 28, 28), np.uint8)), ("labels-idx1", [4, 46])):
+        content = idx(np.array(array, np.uint8))
+        file = tmp_path / f"emnist-balanced-train-{name}-ubyte{packed}"
+        file.write_bytes(gzip.compress(content) if packed else content)
+
+    writers = load_source(f"emnist:{tmp_path}")
+
+    assert (len(writers.classes), writers.labels.tolist()) == (47, [4, 46])
+
+
+def test_of_several_splits_byclass_is_read(tmp_path):
+    for split in ("letters", "balanced"):
+        (tmp_path / f"emnist-{split}-train-images-idx3-ubyte").touch()
+    with pytest.raises(InputError, match="holds the splits balanced, letters; give a folder with"):
+        split_in(tmp_path)
+    (tmp_path / "emnist-byclass-train-images-idx3-ubyte.gz").touch()
+    assert split_in(tmp_path) == "byclass"
 
 
 def test_an_unknown_split_or_part_is_named(folder):

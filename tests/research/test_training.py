@@ -9,6 +9,7 @@ from fedhw.experts.global_expert import GlobalExpert, build
 from fedhw.handwriting.augmentation import distort
 from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.research.training import Training, train_expert
+from tests.full_disk import disk_of
 
 WRITERS = synthetic_writers(6, 62)
 
@@ -58,6 +59,27 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str
     training = Training(epochs=epochs, batch=64)
     with pytest.raises(InputError, match="is unreadable or of another training; delete it or"):
         train_expert(expert, images, WRITERS.labels, training, checkpoint)
+
+
+def test_a_training_that_diverges_ends_at_once(tmp_path: Path) -> None:
+    """Not after the last epoch, with a release that no command takes."""
+    training = Training(epochs=50, batch=64, rate=1e30)
+    with pytest.raises(InputError, match="data: the training diverged in epoch 1; remove extreme"):
+        train_expert(
+            build("lenet5", 62), WRITERS.observations, WRITERS.labels, training, tmp_path / "kept"
+        )
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_full_disk_keeps_the_state_before(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "training"
+    with pytest.raises(KeyboardInterrupt):
+        trained(2, checkpoint, stop_after=1)
+    before = checkpoint.read_bytes()
+    with disk_of(100_000), pytest.raises(OSError, match="File too large") as failed:
+        trained(2, checkpoint)
+    assert failed.value.filename == str(checkpoint)
+    assert checkpoint.read_bytes() == before
 
 
 def test_distortion_grows_with_its_strength() -> None:

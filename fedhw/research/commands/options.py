@@ -34,15 +34,18 @@ JsonOption = Annotated[
 ]
 
 
+def warn(sentence: str | None) -> None:
+    """Print a warning, if there is one."""
+    if sentence is not None:
+        err.print(f"fedhw: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Let other commands that write the same output wait until the block ends."""
 
-    def wait() -> None:
-        said = f"fedhw: another command is writing {output}; this one waits for it"
-        err.print(said, markup=False, highlight=False, soft_wrap=True)
-
-    with in_turn(output, wait):
+    said = f"another command is writing {output}; this one waits for it"
+    with in_turn(output, lambda: warn(said)):
         yield
 
 

@@ -17,6 +17,7 @@ from fedhw.research.commands.options import (
     finish,
     is_finished,
     report_identity,
+    warn,
 )
 from fedhw.system.console import out, progress
 
@@ -51,6 +52,7 @@ def simulate_fleet(
         from fedhw.improvement.public import Public
         from fedhw.release.release import Release
         from fedhw.research.commands.trained_release import quick_place, release_or_quick
+        from fedhw.research.orientation import warn_if_turned
         from fedhw.research.reports.fleet_report import table, write_report
         from fedhw.research.simulation.population import load_unseen
         from fedhw.research.simulation.simulated_fleet import Scenario, draw_people
@@ -59,6 +61,7 @@ def simulate_fleet(
         quick = quick_place(out_dir, data, seed)
         known = Release.load(release_or_quick(release, data, seed, quick))
         unseen = load_unseen(data, writers or DEVICES, seed)
+        warn(warn_if_turned(known.expert, unseen))
         people = draw_people(known, unseen, writers, seed)
         scenario = Scenario.quick(days, epsilon, seed, devices=len(people), noise=noise)
         public = Public.of(load_source(data, seed), known)

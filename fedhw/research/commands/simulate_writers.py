@@ -19,6 +19,7 @@ from fedhw.research.commands.options import (
     finish,
     is_finished,
     report_identity,
+    warn,
 )
 from fedhw.system.console import err, needs, out, progress
 
@@ -69,6 +70,7 @@ def simulate_writers(
         from fedhw.release.release import Release
         from fedhw.research.baselines import choose_methods
         from fedhw.research.commands.trained_release import quick_place, release_or_quick
+        from fedhw.research.orientation import warn_if_turned
         from fedhw.research.reports.writers_report import table, write_report
         from fedhw.research.simulation.experiment import forget
         from fedhw.research.simulation.population import as_shots, draw_population
@@ -78,6 +80,7 @@ def simulate_writers(
         quick = quick_place(out_dir, data, seed)
         known = Release.load(release_or_quick(release, data, seed, quick))
         population = draw_population(data, known, writers, wanted, seed)
+        warn(warn_if_turned(known.expert, population.write(range(min(len(population), 20)))))
         trial = Trial(known, population, chosen, wanted, seed)
         kept = out_dir.resolve().with_name(f".{out_dir.resolve().name}.unfinished")
         experiment = _run(trial, where, kept)

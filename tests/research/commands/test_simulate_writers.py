@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,26 @@ def test_two_simulations_of_one_report_take_turns(tmp_path: Path) -> None:
     assert sorted("already" in out for out, _ in said) == [False, True]
     assert sorted("another command is writing report" in err for _, err in said) == [False, True]
     assert len(list(tmp_path.iterdir())) == 3  # the data, one release and the report
+
+
+def test_who_is_tested_is_known_before_a_release_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_npz(tmp_path / "few.npz", synthetic_writers(range(2000, 2004), 140))
+    asked = ("--data", tmp_path / "few.npz", "--out", tmp_path / "report")
+    assert run("simulate", *asked) == 2
+    assert "fewer than two writers have 150 characters" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["few.npz"]
+
+
+def test_turned_data_are_told(
+    release_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = np.ascontiguousarray(255 - WRITERS.observations.swapaxes(1, 2))
+    save_npz(tmp_path / "turned.npz", replace(WRITERS, observations=turned))
+    given = ["--release", release_directory, "--data", tmp_path / "turned.npz", "--methods", "ge"]
+    assert run("simulate", *given, "--out", tmp_path / "report") == 0
+    assert "of them inverted and transposed; give them that way" in capsys.readouterr().err
 
 
 def npz(path: Path, **changes: object) -> Path:
