@@ -114,30 +114,32 @@ def drawn(*strokes: tuple[list[float], list[float]]) -> pb.Glyph:
     return pb.Glyph(strokes=pb.Strokes(strokes=[pb.Stroke(x=x, y=y) for x, y in strokes]))
 
 
-GLYPHS = {
-    "missing": (None, INVALID),
-    "too small": (pb.Glyph(image=bytes(783)), INVALID),
-    "too large": (pb.Glyph(image=bytes(785)), INVALID),
-    "10 MB": (pb.Glyph(image=bytes(10_000_000)), EXHAUSTED),
-    "no strokes": (drawn(), INVALID),
-    "no points": (drawn(([], [])), INVALID),
-    "a stroke without points": (drawn(([1, 2], [1, 2]), ([], [])), INVALID),
-    "NaN": (drawn(([1, NAN], [1, 2])), INVALID),
-    "infinity": (drawn(([1, 2], [1, INF])), INVALID),
-    "absurd": (drawn(([1, 3e38], [1, -3e38])), INVALID),
-    "more x than y": (drawn(([1, 2], [1])), INVALID),
-    "more y than x": (drawn(([], [1])), INVALID),
-    "10,001 points": (drawn((list(range(10_001)),) * 2), INVALID),
-    "a million points": (drawn(([0.0] * 1_000_000,) * 2), EXHAUSTED),
-    "100,000 strokes": (drawn(*[([], [])] * 100_000), INVALID),
-    "a million strokes": (drawn(*[([], [])] * 1_000_000), EXHAUSTED),
+# Functions, since the large ones take seconds and every process collects this file.
+GLYPHS: dict[str, tuple[Callable[[], pb.Glyph | None], grpc.StatusCode]] = {
+    "missing": (lambda: None, INVALID),
+    "too small": (lambda: pb.Glyph(image=bytes(783)), INVALID),
+    "too large": (lambda: pb.Glyph(image=bytes(785)), INVALID),
+    "10 MB": (lambda: pb.Glyph(image=bytes(10_000_000)), EXHAUSTED),
+    "no strokes": (lambda: drawn(), INVALID),
+    "no points": (lambda: drawn(([], [])), INVALID),
+    "a stroke without points": (lambda: drawn(([1, 2], [1, 2]), ([], [])), INVALID),
+    "NaN": (lambda: drawn(([1, NAN], [1, 2])), INVALID),
+    "infinity": (lambda: drawn(([1, 2], [1, INF])), INVALID),
+    "absurd": (lambda: drawn(([1, 3e38], [1, -3e38])), INVALID),
+    "more x than y": (lambda: drawn(([1, 2], [1])), INVALID),
+    "more y than x": (lambda: drawn(([], [1])), INVALID),
+    "10,001 points": (lambda: drawn((list(range(10_001)),) * 2), INVALID),
+    "a million points": (lambda: drawn(([0.0] * 1_000_000,) * 2), EXHAUSTED),
+    "100,000 strokes": (lambda: drawn(*[([], [])] * 100_000), INVALID),
+    "a million strokes": (lambda: drawn(*[([], [])] * 1_000_000), EXHAUSTED),
 }
 
 
 @pytest.mark.usefixtures("serving")
 @pytest.mark.parametrize("name", GLYPHS)
 def test_a_glyph_that_is_none(stub: Any, name: str) -> None:
-    glyph, code = GLYPHS[name]
+    make, code = GLYPHS[name]
+    glyph = make()
     assert outcome(lambda: recognized(stub, glyph)) is code
     good = pb.LearnRequest(glyph=drawn(([0, 1], [0, 1])), label="7")
     bad = pb.LearnRequest(glyph=glyph, label="7")

@@ -1,8 +1,10 @@
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert, build
@@ -11,7 +13,10 @@ from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.research.training import Training, train_expert
 from tests.full_disk import disk_of
 
-WRITERS = synthetic_writers(6, 62)
+
+@cache
+def writers() -> WriterSet:
+    return synthetic_writers(6, 62)
 
 
 def trained(
@@ -25,12 +30,13 @@ def trained(
             raise KeyboardInterrupt
 
     training = Training(epochs=epochs, batch=64)
-    train_expert(expert, WRITERS.observations, WRITERS.labels, training, checkpoint, after_epoch)
+    images, labels = writers().observations, writers().labels
+    train_expert(expert, images, labels, training, checkpoint, after_epoch)
     return expert
 
 
 def test_training_fits_its_data() -> None:
-    assert accuracy(trained(40), WRITERS.observations, WRITERS.labels) > 0.5
+    assert accuracy(trained(40), writers().observations, writers().labels) > 0.5
 
 
 def test_a_training_cut_off_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -47,7 +53,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str
     checkpoint = tmp_path / "training"
     with pytest.raises(KeyboardInterrupt):
         trained(4, checkpoint, stop_after=2)
-    images, expert, epochs = WRITERS.observations, build("lenet5", 62), 4
+    images, expert, epochs = writers().observations, build("lenet5", 62), 4
     if change == "epochs":
         epochs = 5
     elif change == "data":
@@ -58,7 +64,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, change: str
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     training = Training(epochs=epochs, batch=64)
     with pytest.raises(InputError, match="is unreadable or of another training; delete it or"):
-        train_expert(expert, images, WRITERS.labels, training, checkpoint)
+        train_expert(expert, images, writers().labels, training, checkpoint)
 
 
 def test_a_training_that_diverges_ends_at_once(tmp_path: Path) -> None:
@@ -83,7 +89,7 @@ def test_a_full_disk_keeps_the_state_before(tmp_path: Path) -> None:
 
 
 def test_distortion_grows_with_its_strength() -> None:
-    ink = build("lenet5", 62).scale(WRITERS.observations[:32])
+    ink = build("lenet5", 62).scale(writers().observations[:32])
     moved = [
         (distort(ink, strength, torch.Generator().manual_seed(0)) - ink).abs().mean().item()
         for strength in (0.0, 0.3, 1.0)

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,7 +23,10 @@ from fedhw.research.simulation.simulated_devices import (
     relearn,
 )
 
-WRITTEN = synthetic_writers(range(700, 703), 186)
+
+@cache
+def written() -> WriterSet:
+    return synthetic_writers(range(700, 703), 186)
 
 
 @pytest.fixture
@@ -55,24 +59,24 @@ def write(devices: Sequence[Device], written: WriterSet, first: int, last: int) 
 @pytest.fixture
 def devices(version: Version) -> list[Device]:
     """Three that have learned 160 characters of their own."""
-    some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
-    write(some, WRITTEN, 0, 160)
+    some = [Device.new(name, version, seed=0) for name in written().names]
+    write(some, written(), 0, 160)
     relearn(some)
     return some
 
 
 def test_a_device_does_what_a_personalizer_does(release: Release, version: Version) -> None:
     """Alone and among others, from the first character on."""
-    some = [Device.new(name, version, seed=0) for name in WRITTEN.names]
-    people = [Personalizer(release.expert, release.sketch, release.labels) for _ in WRITTEN.names]
+    some = [Device.new(name, version, seed=0) for name in written().names]
+    people = [Personalizer(release.expert, release.sketch, release.labels) for _ in written().names]
     for first in range(0, 62, 20):
-        tested = write(some, WRITTEN, first, first + 20)
+        tested = write(some, written(), first, first + 20)
         for w, (person, own) in enumerate(zip(people, tested, strict=True)):
             for row, right, ge_right, opened in zip(
-                WRITTEN.rows_of(w)[first:], own.right, own.ge_right, own.opened, strict=False
+                written().rows_of(w)[first:], own.right, own.ge_right, own.opened, strict=False
             ):
-                label = release.labels[WRITTEN.labels[row]]
-                guess = person.store(WRITTEN.observations[row], label)
+                label = release.labels[written().labels[row]]
+                guess = person.store(written().observations[row], label)
                 assert (guess.label == label) == right
                 assert (guess.ge_label == label) == ge_right
                 assert (guess.opening > 0.5) == opened
@@ -92,8 +96,9 @@ def test_a_device_does_what_a_personalizer_does(release: Release, version: Versi
 
 def test_recognising_changes_nothing(devices: list[Device]) -> None:
     before = copy.deepcopy([device.person for device in devices])
-    rows = [WRITTEN.rows_of(w) for w in range(3)]
-    recognise(devices, [WRITTEN.observations[r] for r in rows], [WRITTEN.labels[r] for r in rows])
+    rows = [written().rows_of(w) for w in range(3)]
+    images, labels = ([of[r] for r in rows] for of in (written().observations, written().labels))
+    recognise(devices, images, labels)
     for person, device in zip(before, devices, strict=True):
         assert person.mixture is not None
         assert device.person.mixture is not None

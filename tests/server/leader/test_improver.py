@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedhw.data.writers import WriterSet
 from fedhw.experts.evaluation import accuracy, recognised
 from fedhw.experts.global_expert import GlobalExpert
 from fedhw.handwriting.synthetic import synthetic_writers
@@ -66,8 +68,12 @@ RECIPE = Recipe(rate=5e-3, rehearsal=0.0, radius=100.0, optimiser=FedAvgM(1.0, 0
 LONGEST_PAUSE = ROUND_RETRY_SECONDS * 2**MAX_FAILED_ROUNDS
 
 
-PEOPLE = synthetic_writers(range(300, 312), 124)
-NAMES = [f"pen-{number}" for number in range(len(PEOPLE.names))]
+NAMES = [f"pen-{number}" for number in range(12)]
+
+
+@cache
+def people() -> WriterSet:
+    return synthetic_writers(range(300, 312), 124)
 
 
 class KilledError(Exception):
@@ -192,8 +198,8 @@ class World:
         if self.gain is not None:
             better = 50 + round(100 * self.gain) + NAMES.index(name) % 2
             return Evaluation(100, better, 50, better, 50)
-        rows = PEOPLE.rows_of(NAMES.index(name))
-        images, labels = PEOPLE.observations[rows], PEOPLE.labels[rows]
+        rows = people().rows_of(NAMES.index(name))
+        images, labels = people().observations[rows], people().labels[rows]
         new, old = (
             int(recognised(expert, images, labels).sum())
             for expert in (candidate.expert, self.registry.release(1).expert)
