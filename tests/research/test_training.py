@@ -72,7 +72,11 @@ def test_a_training_that_diverges_ends_at_once(tmp_path: Path) -> None:
     training = Training(epochs=50, batch=64, rate=1e30)
     with pytest.raises(InputError, match="data: the training diverged in epoch 1; remove extreme"):
         train_expert(
-            build("lenet5", 62), WRITERS.observations, WRITERS.labels, training, tmp_path / "kept"
+            build("lenet5", 62),
+            writers().observations,
+            writers().labels,
+            training,
+            tmp_path / "kept",
         )
     assert not (tmp_path / "kept").exists()
 
