@@ -4,6 +4,8 @@ A command is an entry point of the group `fedhw.commands`: a name, and a Typer a
 or a function. Our own commands join in the same way.
 """
 
+import errno
+import io
 import sys
 from typing import Annotated, Any
 
@@ -15,6 +17,9 @@ from fedhw import __version__
 from fedhw.errors import InputError
 from fedhw.system.console import err, out
 from fedhw.system.plugins import COMMANDS, installed, load
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a write fails with where there is no more room."""
 
 
 class InstalledCommands(TyperGroup):
@@ -88,13 +93,16 @@ def fedhw(
 
 def main() -> None:
     """Run the command line; on an InputError print one sentence and exit with code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of a name
     try:
         app()
     except (InputError, ConnectionError) as error:
-        err.print(f"fedhw: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        message = str(error)
     except OSError as error:
-        where = error.filename or "input or output"
-        message = f"fedhw: {where}: {error.strerror or error}; give a path that can be used"
-        err.print(message, markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        mend = "free some space" if error.errno in _FULL else "give a path that can be used"
+        message = f"{error.filename or 'disk'}: {error.strerror or error}; {mend}"
+    else:
+        return
+    err.print(f"fedhw: {message}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)

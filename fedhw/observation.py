@@ -82,11 +82,11 @@ class ObservationType:
 
     def check(self, observation: Observations) -> None:
         """Raise InputError unless this is one observation of finite numbers."""
-        self._check(observation, observation.shape)
+        self._check(observation, axes_before=0)
 
     def check_batch(self, observations: Observations) -> None:
         """Raise InputError unless these are observations [N, *shape] of finite numbers."""
-        self._check(observations, observations.shape[1:])
+        self._check(observations, axes_before=1)
 
     def to_bytes(self, observation: Observations) -> bytes:
         """Return the bytes of an observation; raises InputError where it is not of this type."""
@@ -124,7 +124,10 @@ class ObservationType:
     def _stored(self) -> np.dtype[Any]:
         return np.dtype(self.dtype).newbyteorder("<")
 
-    def _check(self, values: Observations, shape: tuple[int, ...]) -> None:
+    def _check(self, values: Observations, axes_before: int) -> None:
+        if not isinstance(values, np.ndarray):
+            raise InputError(f"observation: a {type(values).__name__} is no array; give {self}")
+        shape = values.shape[axes_before:]
         if values.dtype != self.dtype:
             raise InputError(f"observation: dtype {values.dtype} is not {self.dtype}; give {self}")
         if shape != self.shape:
@@ -194,12 +197,7 @@ class Labels:
 
     def index(self, text: str) -> int:
         """Return the class with this name; raises InputError where there is none."""
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise InputError(
-                f"label: {str(text)[:20]} is of type {kind}; give it as a text such as "
-                f"{self.texts[0]!r}"
-            )
+        check_is_text("label", text)
         try:
             return self._index[text]
         except KeyError:
@@ -208,10 +206,10 @@ class Labels:
 
 def check_text(field: str, text: Any, longest: int = MAX_LABEL_CHARACTERS) -> None:
     """Raise InputError unless this is a text of 1 to `longest` characters that can be shown."""
-    if not isinstance(text, str) or not 1 <= len(text) <= longest:
+    check_is_text(field, text)
+    if not 1 <= len(text) <= longest:
         raise InputError(
-            f"{field}: {str(text)[:20]!r} is not a text of 1 to {longest} characters; give a "
-            "shorter one"
+            f"{field}: {text[:20]!r} is not a text of 1 to {longest} characters; give a shorter one"
         )
     kinds = {unicodedata.category(character) for character in text}
     for kind, name in (("Cc", "a control character"), ("Cs", "a lone surrogate")):
@@ -219,3 +217,10 @@ def check_text(field: str, text: Any, longest: int = MAX_LABEL_CHARACTERS) -> No
             raise InputError(
                 f"{field}: {ascii(text)[:40]} has {name}; give a text that can be shown"
             )
+
+
+def check_is_text(field: str, value: Any) -> None:
+    """Raise InputError unless this is a str."""
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise InputError(f"{field}: {repr(value)[:20]} is of type {kind}, not str; give a text")

@@ -1,5 +1,6 @@
 """What is true of every command, whoever brings it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
 from tests.command_line import run
+from tests.full_disk import disk_of
 
 Install = Callable[..., None]
 
@@ -140,3 +142,33 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     assert run("train-expert", *asked) == 2
     message = capsys.readouterr().err
     assert message.endswith("file: File exists; give a path that can be used\n")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2003), 10))
+    before = set(tmp_path.iterdir())
+    asked = ("--data", tmp_path / "writers.npz", "--epochs", 1, "--out", tmp_path / "release")
+    with disk_of(100_000):
+        assert run("train-expert", *asked) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"fedhw: {tmp_path / '.release.training'}: File too large; free some space"
+    assert set(tmp_path.iterdir()) == before
+
+
+DRAWING = """
+from fedhw.system.console import out, say
+
+def draw() -> None:
+    "Draw a line."
+    say("größe")
+    out.print("größe ━")
+"""
+
+
+def test_what_a_terminal_cannot_show_is_replaced(install: Install, tmp_path: Path) -> None:
+    """As in a locale of another alphabet."""
+    install("artist", DRAWING, draw="draw")
+    command = [sys.executable, "-m", "fedhw", "draw"]
+    told = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, env=told, capture_output=True, check=True)
+    assert done.stdout.split() == [b"gr??e", b"gr??e", b"?"]

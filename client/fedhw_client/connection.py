@@ -26,7 +26,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.observation import ObservationType
+from fedhw.observation import ObservationType, check_is_text
 from fedhw.v1 import device_pb2 as pb
 from fedhw.v1 import device_pb2_grpc as pb_grpc
 from fedhw_client.store.device_home import Home
@@ -106,7 +106,7 @@ class Device:
         """Correct up to 1,000 observations, all or none; returns the corrections' names."""
         # The names are made here, so that a request that is sent twice is stored once.
         requests = [
-            pb.LearnRequest(glyph=self._glyph(writing), label=label, id=uuid.uuid4().hex)
+            pb.LearnRequest(glyph=self._glyph(writing), label=_text(label), id=uuid.uuid4().hex)
             for writing, label in corrections
         ]
         with _translated():
@@ -136,7 +136,7 @@ class Device:
             raise InputError("forget: name one of id, label, a period or everything")
         request = pb.ForgetRequest(
             id=id,
-            label=label,
+            label=None if label is None else _text(label),
             everything=pb.Everything() if everything else None,
             period=pb.Period(start=_timestamp(start), end=_timestamp(end)) if period else None,
         )
@@ -358,8 +358,16 @@ def _observed(observation: NDArray[Any], takes: ObservationType) -> pb.Glyph:
     return pb.Glyph(image=takes.to_bytes(observation))
 
 
+def _text(label: str) -> str:
+    check_is_text("label", label)
+    return label
+
+
 def _drawn(strokes: Sequence[NDArray[Any]]) -> pb.Glyph:
-    paths = [np.asarray(stroke) for stroke in strokes]
+    try:
+        paths = [np.asarray(stroke, np.float64) for stroke in strokes]
+    except (TypeError, ValueError):
+        raise InputError("strokes: they are not numbers [P, 2] each; give (x, y) a point") from None
     for number, stroke in enumerate(paths):
         if stroke.ndim != 2 or stroke.shape[1] != 2:
             raise InputError(

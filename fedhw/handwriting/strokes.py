@@ -46,8 +46,9 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
     """
     if not 0 < width <= 1:
         raise InputError(f"width: {width} is not a fraction of the box; use 0.05..0.3")
+    points = _checked_points(strokes)
     ends = np.cumsum([len(stroke) for stroke in strokes])
-    return coverage(signed_distances(_checked_points(strokes), ends, width))
+    return coverage(signed_distances(points, ends, width))
 
 
 def signed_distances(
@@ -103,6 +104,8 @@ def _checked_points(strokes: Sequence[Stroke]) -> NDArray[np.float64]:
     if len(strokes) == 0:
         raise InputError("strokes: there are none; give at least one stroke of one point")
     for number, stroke in enumerate(strokes):
+        if not isinstance(stroke, np.ndarray) or stroke.dtype.kind not in "iuf":
+            raise InputError(f"strokes[{number}]: it is no array of numbers; give one [P, 2]")
         if stroke.ndim != 2 or stroke.shape[1] != 2 or len(stroke) == 0:
             raise InputError(
                 f"strokes[{number}]: shape {stroke.shape} is not [P, 2] with P at least 1; "

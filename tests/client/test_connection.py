@@ -85,9 +85,22 @@ def test_writing_that_does_not_fit_is_refused(release_directory, tmp_path):
                 device.recognize(writing)
 
 
-def test_strokes_that_are_none_are_refused_without_an_agent(tmp_path: Path):
+@pytest.mark.parametrize(
+    "strokes", [[np.zeros((3, 3))], [["a", "b"]], [[[1, 2], [3]]], [None], "seven", [b"7"]]
+)
+def test_strokes_that_are_none_are_refused_without_an_agent(strokes, tmp_path: Path):
     with connect(tmp_path) as device, pytest.raises(InputError, match="strokes"):
-        device.recognize([np.zeros((3, 3))])
+        device.recognize(strokes)
+
+
+@pytest.mark.parametrize("label", [7, 7.0, b"7", ["7"]])
+def test_a_label_of_another_type_is_refused_without_an_agent(label, tmp_path: Path):
+    said = "label: .* is of type .*, not str; give a text"
+    with connect(tmp_path) as device:
+        with pytest.raises(InputError, match=said):
+            device.learn([np.zeros((2, 2))], label)
+        with pytest.raises(InputError, match=said):
+            device.forget(label=label)
 
 
 def test_floats_and_bytes_are_the_same_glyph(release_directory, tmp_path):

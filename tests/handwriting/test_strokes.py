@@ -83,6 +83,9 @@ def test_a_wider_line_leaves_more_ink():
         ([np.array([[0.0, np.nan]])], "strokes: a coordinate is not a number"),
         ([np.array([[0.0, 1.0], [np.inf, 0.0]])], "strokes: a coordinate is not a number"),
         ([np.array([[0.0, 1e300]])], "strokes: a coordinate is not a number"),
+        ([np.array([["a", "b"]])], r"strokes\[0\]: it is no array of numbers"),
+        ([[[0, 1]]], r"strokes\[0\]: it is no array of numbers"),
+        ([None], r"strokes\[0\]: it is no array of numbers"),
     ],
 )
 def test_unusable_strokes_are_refused(strokes, message):

@@ -215,6 +215,13 @@ def test_characters_stored_while_learning_goes_on_wait_for_the_next_learning(pub
         (np.zeros((28, 28), np.uint8), "ä", "label: 'ä'"),
         (np.zeros((28, 28), np.uint8), "", "label: ''"),
         (np.zeros((28, 28), np.uint8), "ab", "label: 'ab'"),
+        (np.zeros((28, 28), np.uint8), 7, "label: 7 is of type int, not str; give a text"),
+        (np.zeros((28, 28), np.uint8), 7.0, r"label: 7\.0 is of type float, not str"),
+        (np.zeros((28, 28), np.uint8), None, "label: None is of type NoneType, not str"),
+        (np.zeros((28, 28), np.uint8), b"7", "label: b'7' is of type bytes, not str"),
+        (np.zeros((28, 28), np.uint8), ["7"], r"label: \['7'\] is of type list, not str"),
+        ([[0] * 28] * 28, "a", r"observation: a list is no array; give uint8 \[28, 28\]"),
+        (None, "a", "observation: a NoneType is no array"),
     ],
 )
 def test_bad_input_is_told_and_leaves_no_trace(public, glyph, label, said):

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from tests.command_line import run
+from tests.full_disk import disk_of
+from tests.server.conftest import Pen
 
 
 @pytest.mark.parametrize("where", ["before", "environment"])
@@ -42,3 +44,13 @@ def test_without_a_coordinator_each_says_so(tmp_path, capsys, command):
         "give its --home\n"
     )
     assert not place.exists()
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "enroll guest", "revoke pen", "publish"])
+def test_a_full_disk_is_told_and_changes_nothing(typed, ready, releases, command):
+    Pen("pen").join(ready)
+    given = [*command.split(), *([releases[1]] if command == "publish" else [])]
+    before = typed("devices", "--json"), typed("releases", "--json")
+    with disk_of(4096):
+        assert "free some space" in typed(*given, code=2)
+    assert (typed("devices", "--json"), typed("releases", "--json")) == before

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -32,13 +33,21 @@ class LocalEngine(Engine):
         if self.processes == 1:
             yield from ((cohort, trial.run(cohort)) for cohort in cohorts)
             return
-        pool = ProcessPoolExecutor(
-            min(self.processes, len(cohorts)),
-            # A fork of a process that has threads, as torch has, may hang.
-            multiprocessing.get_context("spawn"),
-            _begin,
-            (trial,),
-        )
+        try:
+            pool = ProcessPoolExecutor(
+                min(self.processes, len(cohorts)),
+                # A fork of a process that has threads, as torch has, may hang.
+                multiprocessing.get_context("spawn"),
+                _begin,
+                # As bytes: of itself torch would send its tensors through shared memory, of which
+                # a container may have little.
+                (pickle.dumps(trial),),
+            )
+        except OSError as error:
+            raise InputError(
+                f"engine: there is no shared memory for processes ({error.strerror}); make "
+                "/dev/shm larger"
+            ) from None
         with pool:
             try:
                 # Ctrl+C reaches children, too; they ignore it, since this process ends them.
@@ -59,9 +68,9 @@ class LocalEngine(Engine):
 _trial: Trial
 
 
-def _begin(trial: Trial) -> None:
+def _begin(trial: bytes) -> None:
     global _trial
-    _trial = trial
+    _trial = pickle.loads(trial)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -24,6 +24,7 @@ from fedhw.research.simulation.engines.local import LocalEngine
 from fedhw.research.simulation.engines.ray import RayEngine
 from fedhw.research.simulation.population import RecordedPopulation, SyntheticPopulation
 from fedhw.research.simulation.trial import Outcome, Trial
+from tests.full_disk import disk_of
 
 ENGINES = [LocalEngine(1), LocalEngine(2), RayEngine(), RayEngine(actors=1), FlowerEngine()]
 
@@ -99,6 +100,19 @@ def test_a_process_that_is_killed_is_told(trial: Trial, odd: ModuleType, tmp_pat
     with pytest.raises(InputError, match=r"^engine: a process was killed.*; give the same command"):
         ran(LocalEngine(2), mortal)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_processes_need_hardly_any_shared_memory(
+    trial: Trial, expected: Outcome, alike: Callable[[Outcome, Outcome], None]
+) -> None:
+    """A limit on the size of files stands for a small /dev/shm, as containers have it."""
+    with disk_of(20_000):
+        alike(ran(LocalEngine(2), trial), expected)
+    with (
+        disk_of(0),
+        pytest.raises(InputError, match=r"no shared memory for processes .*; make /dev/shm larger"),
+    ):
+        ran(LocalEngine(2), trial)
 
 
 @pytest.fixture
