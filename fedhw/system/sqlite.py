@@ -4,9 +4,10 @@ A transaction waits for other processes before its first statement, so no statem
 SQLite uses real time.
 """
 
+import errno
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ class StoreDamagedError(StoreError):
     """The file is damaged."""
 
 
+Migration = str | Callable[[sqlite3.Connection], None]
+"""A script of SQL, or a function that is called in the migration's transaction."""
+
+
 class Database:
     """One SQLite file; threads take turns, processes wait for each other `timeout_seconds`.
 
@@ -42,7 +47,7 @@ class Database:
     def __init__(
         self,
         path: Path,
-        migrations: Sequence[str],
+        migrations: Sequence[Migration],
         *,
         name: str,
         mend: str,
@@ -86,7 +91,10 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection for an exclusive transaction, which is committed or rolled back."""
+        """Yield the connection for an exclusive transaction, which is committed or rolled back.
+
+        An OSError in it is raised as a StoreError, a full disk as a StoreFullError.
+        """
         with self._turn, self._explaining():
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -112,7 +120,7 @@ class Database:
             self._connection.execute("ROLLBACK")
             self._set(pragma, value)
 
-    def _migrate(self, migrations: Sequence[str]) -> None:
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
         if self._version() == len(migrations):
             return
         with self.transaction() as db:
@@ -124,7 +132,10 @@ class Database:
                 )
             try:
                 for migration in migrations[version:]:
-                    run_script(db, migration)
+                    if callable(migration):
+                        migration(db)
+                    else:
+                        run_script(db, migration)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorname != "SQLITE_ERROR":
                     raise
@@ -146,17 +157,18 @@ class Database:
         # SQLite's message about a damaged file may not be valid UTF-8.
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
             raise self._explained(error) from error
 
-    def _explained(self, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError | OSError) -> StoreError:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return self._full() if full else self._unusable(error)
         misuse = isinstance(error, sqlite3.ProgrammingError)
         name = getattr(error, "sqlite_errorname", "SQLITE_MISUSE" if misuse else "SQLITE_CORRUPT")
         match name.split("_")[1]:
             case "FULL":
-                return StoreFullError(
-                    f"{self._name}: the disk is full; free some space, nothing stored is lost"
-                )
+                return self._full()
             case "IOERR":
                 return StoreError(
                     f"{self._name}: the disk fails ({name}); free some space or check it"
@@ -169,6 +181,11 @@ class Database:
                 return self._unusable(error)
         # This includes statements that do not compile: ours are tested, so the schema is damaged.
         return self.damaged()
+
+    def _full(self) -> StoreFullError:
+        return StoreFullError(
+            f"{self._name}: the disk is full; free some space, nothing stored is lost"
+        )
 
     def _unusable(self, error: Exception) -> StoreError:
         return StoreError(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
@@ -91,6 +92,16 @@ def contents(home: Path) -> list[tuple[bytes, str]]:
     with closing(Store(home / "device.db")) as store:
         assert store.notices == []
         return [(row.observation, row.label) for row in store.rows()]
+
+
+def stored(home: Path) -> list[bytes]:
+    """The corrections as the files have them: encrypted."""
+    with TemporaryDirectory() as copy:
+        for part in home.glob("device.db*"):
+            shutil.copy(part, copy)
+        with closing(sqlite3.connect(Path(copy) / "device.db")) as db:
+            found = db.execute("SELECT sealed FROM samples ORDER BY position").fetchall()
+    return [sealed for (sealed,) in found]
 
 
 def pairs(characters: list[Character]) -> list[tuple[bytes, str]]:
@@ -322,14 +333,15 @@ def test_damaged_pages_cost_only_what_stood_on_them(
     launch: Launch, home: Path, written: list[Character], seed: int
 ) -> None:
     database = home / "device.db"
-    content, rng = database.read_bytes(), random.Random(seed)
+    content, sealed, rng = database.read_bytes(), stored(home), random.Random(seed)
     # Three pages that hold corrections, all but the first page of the file.
-    holding = sorted({content.index(c.glyph.tobytes()) // PAGE_BYTES for c in written[:120]} - {0})
+    holding = sorted({content.index(row) // PAGE_BYTES for row in sealed} - {0})
     lost = rng.sample(holding, 3)
     for page in lost:
         overwrite(database, page * PAGE_BYTES, PAGE_BYTES, seed)
     damaged = database.read_bytes()
-    readable = pairs([c for c in written[:120] if c.glyph.tobytes() in damaged])
+    whole = [c for c, row in zip(written, sealed, strict=False) if row in damaged]
+    readable = pairs(whole)
     assert 90 < len(readable) < 120
     with launch(home) as agent:
         told_and_kept(agent, damaged)
@@ -361,12 +373,12 @@ def test_a_damaged_log_costs_only_what_stood_there(
         for character in written[:40]:
             device.learn(*character)
         agent.kill()
-    log = home / "device.db-wal"
+    log, sealed = home / "device.db-wal", stored(home)
     content = log.read_bytes()
     # In the middle of the log: SQLite drops all of it from there on.
-    overwrite(log, content.rindex(written[20].glyph.tobytes()), 100)
+    overwrite(log, content.rindex(sealed[20]), 100)
     damaged = log.read_bytes()
-    readable = pairs([c for c in written[:40] if c.glyph.tobytes() in damaged])
+    readable = pairs([c for c, row in zip(written, sealed, strict=False) if row in damaged])
     assert len(readable) >= 39
     with launch(home) as agent, agent.connect() as device:
         assert device.status().kept == len(readable)
@@ -381,7 +393,7 @@ def test_a_damaged_mixture_is_learned_anew(
     launch: Launch, home: Path, written: list[Character]
 ) -> None:
     with closing(sqlite3.connect(home / "device.db")) as database, database:
-        database.execute("UPDATE personal SET checksum = checksum + 1")
+        database.execute("UPDATE personal SET sealed = zeroblob(100)")
         (version,) = database.execute("SELECT personal_version FROM counters").fetchone()
     with launch(home) as agent, agent.connect() as device:
         until(lambda: device.status().personal_version > version)

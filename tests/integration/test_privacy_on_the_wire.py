@@ -19,6 +19,8 @@ from fedhw.release.registry import Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import enrolment_pb2, release_pb2, statistics_pb2
+from fedhw_client.store.corrections import Store
+from fedhw_client.store.sample_keys import SampleKeys
 from fedhw_server.store.members import SETTLED
 from tests.integration.conftest import AgentProcess, Character, CoordinatorProcess
 from tests.integration.leaks import Secrets
@@ -129,9 +131,12 @@ def recording(
 
 
 def stored(home: Path) -> list[bytes]:
-    """The personal mixture, as it is stored, if there is one."""
+    """The personal mixture, decrypted, if there is one."""
+    keys = SampleKeys(home / "device.db")
     with closing(sqlite3.connect(f"{(home / 'device.db').as_uri()}?mode=ro", uri=True)) as db:
-        return [tensors for (tensors,) in db.execute("SELECT tensors FROM personal")]
+        found = db.execute("SELECT release, key, sealed FROM personal").fetchall()
+    mixtures = [keys.unseal(key, sealed, release.encode()) for release, key, sealed in found]
+    return [tensors for tensors in mixtures if tensors is not None]
 
 
 def write(agent: AgentProcess, written: list[Character]) -> list[str]:
@@ -206,11 +211,13 @@ def test_nothing_else_has_left_the_device(recording: Recording) -> None:
 
 
 def test_the_search_finds_what_is_there(recording: Recording) -> None:
-    database = (recording.home / "device.db").read_bytes()
-    with closing(sqlite3.connect(recording.home / "device.db")) as db:
-        labels = db.execute("SELECT label FROM samples ORDER BY position").fetchall()
-    text = "".join(label for (label,) in labels).encode()
     secrets = recording.secrets
+    assert secrets.found((recording.home / "device.db").read_bytes()) == set()
+    with closing(Store(recording.home / "device.db")) as store:
+        rows, personal = store.rows(), store.personal
+    assert personal is not None
+    database = b"".join((*(row.observation for row in rows), personal.tensors))
+    text = "".join(row.label for row in rows).encode()
     assert secrets.found(database) == {"glyph", "weights"}
     assert secrets.found(text) == {"text"}
     assert secrets.found(b"glyph: dtype; " + next(iter(secrets.pieces["exception"]))) == {

@@ -211,17 +211,26 @@ class DurablePerson:
                 f"release: {recogniser.release} does not know the labels of {unknown} stored "
                 "corrections; give a release that does, or another --home"
             )
-        foreign = sum(len(row.observation) != release.observation.nbytes for row in rows)
-        if foreign:
-            raise InputError(
-                f"release: {recogniser.release} takes {release.observation}, unlike {foreign} "
-                "stored corrections; give a release that takes them, or another --home"
-            )
+        self._check_observations(release, rows)
         replay = self._replayed(empty, rows, recogniser).skip_to(self._store.next_position)
         version = self._store.personal_version
         person = Person(replay, recogniser.release, self._mixture(release), version)
         person = self._recounted(person)
         return InUse(release, person, recogniser.of_person(person))
+
+    def _check_observations(self, release: Release, rows: Sequence[StoredSample]) -> None:
+        """Raise InputError unless the release takes what is stored; record what it takes."""
+        takes, stored = release.observation, self._store.observation
+        if stored == takes:
+            return
+        # Older stores have not recorded their type, only so many bytes.
+        if rows and (stored or any(len(row.observation) != takes.nbytes for row in rows)):
+            raise InputError(
+                f"release: {release.manifest.name} takes {takes}, unlike {len(rows)} stored "
+                f"corrections of {stored or 'another type'}; give a release that takes them, or "
+                "another --home"
+            )
+        self._store.set_observation(takes)
 
     def _recounted(self, person: Person) -> Person:
         """Recount the guesses: all of them from the windows, recent ones from the rows."""

@@ -1,22 +1,30 @@
 """The store of corrections and of the learned mixture, in one SQLite file.
 
 A correction is durable when `append` returns: SQLite in WAL mode with synchronous=FULL syncs every
-commit to disk (https://www.sqlite.org/pragma.html#pragma_synchronous). Removed rows are overwritten
-(secure_delete), and the write-ahead log that still has them is truncated.
+commit to disk (https://www.sqlite.org/pragma.html#pragma_synchronous). Each row is encrypted under
+a key of its own, which `scrub` destroys once the row is removed. Besides, removed rows are
+overwritten (secure_delete), and so is the write-ahead log before it is cut.
 """
 
+import fcntl
+import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from fedhw.system.sqlite import Database, StoreDamagedError, StoreError
+from fedhw.observation import ObservationType
+from fedhw.system.atomic import sync_entry
+from fedhw.system.private_files import overwrite, write_private
+from fedhw.system.sqlite import Database, StoreDamagedError, StoreError, run_script
 from fedhw_client.store.salvage import carve
+from fedhw_client.store.sample_keys import SPARE, SampleKeys
 from fedhw_client.store.stored_sample import StoredSample
 
 WINDOW = 20
@@ -25,7 +33,49 @@ WINDOW = 20
 SALVAGING, SET_ASIDE = "salvaging-", "damaged-"
 """Prefixes of a damaged database's directory: while its rows are salvaged, and afterwards."""
 
-MIGRATIONS = [
+_ENCRYPTED_SCHEMA = """
+    ALTER TABLE samples RENAME TO plain_samples;
+    ALTER TABLE personal RENAME TO plain_personal;
+    -- Each row encrypted, but for its position, under the key of this number.
+    CREATE TABLE samples (
+      position INTEGER PRIMARY KEY,
+      key INTEGER NOT NULL,
+      sealed BLOB NOT NULL
+    ) STRICT;
+    -- The mixture in use, at most one; it fits one release only.
+    CREATE TABLE personal (
+      release TEXT NOT NULL,
+      key INTEGER NOT NULL,
+      sealed BLOB NOT NULL
+    ) STRICT;
+    -- The type of every observation, as JSON, once it is known.
+    CREATE TABLE observation (
+      shape TEXT NOT NULL,
+      dtype TEXT NOT NULL
+    ) STRICT;
+"""
+_PLAIN_COLUMNS = "position, id, at, glyph, label, ge_right, right"
+
+
+def _encrypt_all(keys: SampleKeys, db: sqlite3.Connection) -> None:
+    """Encrypt the rows and the mixture of a store from before there were keys."""
+    run_script(db, _ENCRYPTED_SCHEMA)
+    rows = db.execute(f"SELECT {_PLAIN_COLUMNS}, checksum FROM plain_samples").fetchall()
+    mixtures = db.execute("SELECT release, tensors, checksum FROM plain_personal").fetchall()
+    keys.add(len(rows) + len(mixtures) + SPARE)
+    for *columns, ge_right, right, checksum in rows:
+        row = StoredSample._make([*columns, bool(ge_right), bool(right)])
+        if row.checksum != checksum:
+            raise StoreDamagedError(f"store: sample {row.position} is damaged")
+        db.execute("INSERT INTO samples VALUES (?, ?, ?)", row.seal(keys))
+    for release, tensors, checksum in mixtures:
+        if zlib.crc32(tensors) == checksum:
+            sealed = keys.seal(tensors, release.encode())
+            db.execute("INSERT INTO personal VALUES (?, ?, ?)", (release, *sealed))
+    run_script(db, "DROP TABLE plain_samples; DROP TABLE plain_personal;")
+
+
+MIGRATIONS: list[str | Callable[[SampleKeys, sqlite3.Connection], None]] = [
     f"""
     CREATE TABLE samples (
       position INTEGER PRIMARY KEY,
@@ -65,6 +115,7 @@ MIGRATIONS = [
       opened INTEGER NOT NULL
     ) STRICT;
     """,
+    _encrypt_all,
 ]
 """Each entry migrates the schema by one version, from an empty file on; never edit one."""
 
@@ -123,74 +174,62 @@ class Selection:
         """Whether it selects all corrections."""
         return self == Selection()
 
-    def condition(self) -> tuple[str, dict[str, object]]:
-        """Return an SQL condition and its values."""
-        clauses = {
-            "id = :id": self.id,
-            "label = :label": self.label,
-            "at >= :start": self.start,
-            "at < :end": self.end,
-        }
-        given = [clause for clause, value in clauses.items() if value is not None]
-        return " AND ".join(given) or "TRUE", vars(self).copy()
+    def selects(self, row: StoredSample) -> bool:
+        """Return whether a correction is selected."""
+        return (
+            self.id in (None, row.id)
+            and self.label in (None, row.label)
+            and (self.start is None or row.at >= self.start)
+            and (self.end is None or row.at < self.end)
+        )
 
 
 class Store:
-    """The database of one device; safe for threads.
+    """The database of one device and its keys; callers let threads take turns.
 
     Opening it migrates an older schema. A damaged database is moved to a directory beside it, its
     undamaged corrections go into a new one, and `notices` says so. Raises InputError when the
-    schema is newer than this program or the disk refuses.
+    schema is newer than this program, the keys are missing, another program has the store open, or
+    the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notices: list[str] = []
-        # Carved before SQLite opens the file: it silently drops what a damaged log has behind the
-        # damage. A database that an interrupted start set aside is carved again.
-        found = [carve(place / path.name) for place in sorted(path.parent.glob(f"{SALVAGING}*"))]
-        written = {row.position: row for rows in (carve(path), *found) for row in rows}
         try:
-            self._db = _opened(path)
-        except StoreDamagedError:
-            _set_aside(path)
-            self._db = _opened(path)
-        known = self.known([row.id for row in written.values()])
-        self._restore(
-            [
-                row
-                for row in written.values()
-                if row.position >= self.next_position and row.id not in known
-            ]
-        )
-        with suppress(StoreError):  # on a full disk the log stays for now
-            self._cut_off_log()
+            self._lock = _locked(path)
+            try:
+                self._open()
+            except BaseException:
+                self._lock.close()
+                raise
+        except OSError as error:
+            raise StoreError(
+                f"store: {path} cannot be used ({error}); check the disk and the home"
+            ) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the files."""
+        with suppress(StoreError):
+            self._cut_off_log()  # SQLite would delete it as it is
         self._db.close()
+        self._lock.close()
 
     def rows(self) -> list[StoredSample]:
         """Return every correction, the oldest first."""
-        return [_row(*found) for found in self._db.read(f"{_SELECT} ORDER BY position")]
+        return self._unsealed("ORDER BY position")
 
     def select(self, selection: Selection) -> list[int]:
         """Return the positions of the selected corrections, the oldest first."""
-        condition, values = selection.condition()
-        found = self._db.read(
-            f"SELECT position FROM samples WHERE {condition} ORDER BY position", values
-        )
-        return [position for (position,) in found]
+        return [row.position for row in self.rows() if selection.selects(row)]
 
     def newest(self, n: int) -> list[StoredSample]:
         """Return at most n corrections, the newest first."""
-        newest = self._db.read(f"{_SELECT} ORDER BY position DESC LIMIT ?", (n,))
-        return [_row(*found) for found in newest]
+        return self._unsealed("ORDER BY position DESC LIMIT ?", n)
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Return those of the ids that are stored."""
-        ask = "SELECT id FROM samples WHERE id = ?"
-        return {found for name in ids for (found,) in self._db.read(ask, (name,))}
+        return set(ids) & set(self._names.values())
 
     def judged(self, start: float, end: float) -> list[Judged]:
         """Return how the kept corrections of a period were judged, the oldest first.
@@ -198,13 +237,15 @@ class Store:
         Where a sample has no opinion, the local expert counts as right where the global one was,
         and the gate as closed.
         """
-        found = self._db.read(
-            "SELECT label, ge_right, coalesce(le_right, ge_right), right, coalesce(opened, 0) "
-            "FROM samples LEFT JOIN opinions USING (position) WHERE at >= ? AND at < ? "
-            "ORDER BY position",
-            (start, end),
-        )
-        return [Judged(label, *map(bool, judgements)) for label, *judgements in found]
+        opinions = {
+            position: (bool(le_right), bool(opened))
+            for position, le_right, opened in self._db.read("SELECT * FROM opinions")
+        }
+        judged = []
+        for row in filter(Selection(start=start, end=end).selects, self.rows()):
+            le_right, opened = opinions.get(row.position, (row.ge_right, False))
+            judged.append(Judged(row.label, row.ge_right, le_right, row.right, opened))
+        return judged
 
     def windows(self, n: int) -> list[Window]:
         """Return at most the n newest windows, the oldest first."""
@@ -232,15 +273,30 @@ class Store:
     @property
     def personal(self) -> StoredMixture | None:
         """The stored mixture, None if there is none or it is damaged."""
-        for release, tensors, checksum in self._db.read("SELECT * FROM personal"):
-            if zlib.crc32(tensors) == checksum:
+        for release, key, sealed in self._db.read("SELECT * FROM personal"):
+            tensors = self._keys.unseal(key, sealed, release.encode())
+            if tensors is not None:
                 return StoredMixture(release, tensors)
         return None
 
     @property
+    def observation(self) -> ObservationType | None:
+        """The type of the observations, None where it was not recorded."""
+        for shape, dtype in self._db.read("SELECT * FROM observation"):
+            return ObservationType(tuple(json.loads(shape)), dtype)
+        return None
+
+    def set_observation(self, observation: ObservationType) -> None:
+        """Record the type of the observations."""
+        shape = json.dumps(observation.shape)
+        with self._db.transaction() as db:
+            db.execute("DELETE FROM observation")
+            db.execute("INSERT INTO observation VALUES (?, ?)", (shape, observation.dtype))
+
+    @property
     def size(self) -> int:
         """Bytes on disk."""
-        parts = (self.path, _beside(self.path, "-wal"))
+        parts = (self.path, _beside(self.path, "-wal"), *self._keys.files)
         return sum(part.stat().st_size for part in parts if part.exists())
 
     def append(
@@ -254,11 +310,10 @@ class Store:
         Raises StoreFullError, and InputError when the disk refuses for another reason.
         """
         with self._db.transaction() as db:
+            self._provide_keys(len(rows))
             _delete(db, evicted)
-            db.executemany(
-                "INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*row, row.checksum) for row in rows],
-            )
+            sealed = [row.seal(self._keys) for row in rows]
+            db.executemany("INSERT INTO samples VALUES (?, ?, ?)", sealed)
             db.executemany("REPLACE INTO opinions VALUES (?, ?, ?)", opinions)
             db.executemany(
                 "INSERT INTO windows VALUES (?, 1, ?, ?) ON CONFLICT (number) DO UPDATE SET "
@@ -270,69 +325,179 @@ class Store:
                 "UPDATE counters SET next_position = max(next_position, ?)",
                 [(row.position + 1,) for row in rows],
             )
+        self._drop_names(evicted)
+        self._names |= {row.position: row.id for row in rows}
 
     def remove(self, positions: Collection[int], everything: bool = False) -> None:
         """Remove corrections, their guesses, and the mixture that was learned from them.
 
         With `everything`, all counts are removed, too. Traces stay on the disk until `scrub`.
         """
+        removed = [row for row in self.rows() if row.position in positions]
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE windows SET guesses = guesses - 1, ge_right = windows.ge_right - "
-                "samples.ge_right, right = windows.right - samples.right FROM samples "
-                f"WHERE samples.position = ? AND number = samples.position / {WINDOW}",
-                [(position,) for position in positions],
+                "UPDATE windows SET guesses = guesses - 1, ge_right = ge_right - ?, "
+                "right = right - ? WHERE number = ?",
+                [(row.ge_right, row.right, row.position // WINDOW) for row in removed],
             )
             _delete(db, positions)
             db.execute("DELETE FROM windows WHERE guesses <= 0 OR ?", (everything,))
             db.execute("DELETE FROM personal")
+        self._drop_names(positions)
 
     def scrub(self) -> None:
-        """Erase the traces of removed corrections: the log, and damaged databases.
+        """Erase the traces of removed corrections: their keys, the log, and damaged databases.
 
-        Raises StoreError when there is no room to write the log back to the file, or another
-        program keeps it open.
+        Mixtures that are no longer in use lose their keys, too. Raises StoreError when the disk
+        fails, when there is no room to write the log back to the file, or when another program
+        keeps it open.
         """
+        self._destroy_unused_keys()
         self._cut_off_log()
         for copy in self.path.parent.glob(f"{SET_ASIDE}*/*"):
-            # Best effort: a copy-on-write file system may keep the old blocks.
-            with copy.open("r+b") as file:
-                file.write(bytes(copy.stat().st_size))
-                file.flush()
-                os.fsync(file.fileno())
+            _overwrite_all(copy)
             copy.unlink()
 
     def set_personal(self, personal: StoredMixture | None, version: int) -> None:
         """Store the mixture in use in place of the one before."""
         with self._db.transaction() as db:
+            self._provide_keys(1)
             db.execute("DELETE FROM personal")
             if personal is not None:
-                checksum = zlib.crc32(personal.tensors)
-                db.execute("INSERT INTO personal VALUES (?, ?, ?)", (*personal, checksum))
+                release, tensors = personal
+                sealed = self._keys.seal(tensors, release.encode())
+                db.execute("INSERT INTO personal VALUES (?, ?, ?)", (release, *sealed))
             db.execute("UPDATE counters SET personal_version = ?", (version,))
+
+    def _open(self) -> None:
+        path = self.path
+        # Carved before SQLite opens the file: it silently drops what a damaged log has behind the
+        # damage. A database that an interrupted start set aside is carved again.
+        found = [carve(place / path.name) for place in sorted(path.parent.glob(f"{SALVAGING}*"))]
+        written = {row.position: row for rows in (carve(path), *found) for row in rows}
+        self._keys = SampleKeys(path)
+        try:
+            self._open_database()
+        except StoreDamagedError:
+            _set_aside(path, self._keys)
+            self._open_database()
+        try:
+            known = self.known([row.id for row in written.values()])
+            self._restore(
+                [
+                    row
+                    for row in written.values()
+                    if row.position >= self.next_position and row.id not in known
+                ]
+            )
+            with suppress(StoreError):  # on a full disk traces stay for now
+                self._destroy_unused_keys()
+                self._cut_off_log()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open_database(self) -> None:
+        """Open the database and read all of it; raises StoreDamagedError where that fails."""
+        self._db = Database(
+            self.path,
+            [step if isinstance(step, str) else partial(step, self._keys) for step in MIGRATIONS],
+            name="store",
+            mend="restart the agent, which saves what is whole",
+            pragmas={
+                "journal_mode": "WAL",
+                "synchronous": "FULL",
+                "secure_delete": "ON",
+                "cell_size_check": "ON",
+                "temp_store": "MEMORY",
+            },
+            timeout_seconds=1.0,
+            checked=True,
+        )
+        try:
+            if self._keys.are_missing and self._db.read("SELECT 1 FROM samples LIMIT 1"):
+                master, keys = (file.name for file in self._keys.files[::2])
+                raise StoreError(
+                    f"store: {self.path} cannot be read without its keys; put {master} and {keys} "
+                    "back beside it, or move it away to begin anew"
+                )
+            if self._db.read("SELECT count(*) FROM counters") != [(1,)]:
+                raise self._db.damaged()
+            self._names = {row.position: row.id for row in self.rows()}
+        except BaseException:
+            self._db.close()
+            raise
 
     def _restore(self, rows: Sequence[StoredSample]) -> None:
         """Store salvaged rows, and only then mark damaged databases as done."""
         if rows:
+            with self._db.transaction():
+                # None is destroyed yet: this is all there is of the rows until they are restored.
+                self._keys.add(len(rows) + SPARE)
             self.append(sorted(rows))
             self.notices.append(f"{len(rows)} corrections were saved from a damaged store.")
         for place in self.path.parent.glob(f"{SALVAGING}*"):
             kept = place.rename(place.with_name(place.name.replace(SALVAGING, SET_ASIDE)))
             self.notices.append(f"The store was damaged; the damaged file is kept in {kept}.")
 
+    def _unsealed(self, order: str, *values: object) -> list[StoredSample]:
+        columns = "SELECT position, key, sealed FROM samples"
+        found = self._db.read(f"{columns} {order}", values)
+        rows = [
+            StoredSample.unseal(position, key, sealed, self._keys)
+            for position, key, sealed in found
+        ]
+        whole = [row for row in rows if row is not None]
+        if len(whole) < len(rows):
+            raise self._db.damaged()
+        return whole
+
+    def _drop_names(self, positions: Collection[int]) -> None:
+        for position in positions:
+            self._names.pop(position, None)
+
+    def _provide_keys(self, n: int) -> None:
+        """Make sure that n records can be encrypted."""
+        if self._keys.fresh < n:
+            self._destroy_unused_keys()
+        if self._keys.fresh < n:
+            self._keys.add(n + SPARE)
+
+    def _destroy_unused_keys(self) -> None:
+        with self._db.transaction() as db:
+            used = db.execute("SELECT key FROM samples UNION SELECT key FROM personal")
+            self._keys.destroy_all_but({key for (key,) in used})
+
     def _cut_off_log(self) -> None:
-        [(busy, _, _)] = self._db.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Write the log back to the file, overwrite it, and cut it."""
+        self._checkpoint("RESTART")
+        with self._db.transaction():  # keeps others from writing to it
+            _overwrite_all(_beside(self.path, "-wal"))
+        self._checkpoint("TRUNCATE")
+
+    def _checkpoint(self, mode: str) -> None:
+        [(busy, _, _)] = self._db.read(f"PRAGMA wal_checkpoint({mode})")
         if busy:
-            raise StoreError("store: another program keeps it open; close that one and try again")
+            raise _busy()
 
 
-_COLUMNS = "position, id, at, glyph, label, ge_right, right"
-_SELECT = f"SELECT {_COLUMNS} FROM samples"
+def _busy() -> StoreError:
+    return StoreError("store: another program keeps it open; close that one and try again")
 
 
-def _row(*columns: Any) -> StoredSample:
-    *others, ge_right, right = columns
-    return StoredSample._make([*others, bool(ge_right), bool(right)])
+def _locked(path: Path) -> BinaryIO:
+    """Lock the store: two programs would destroy each other's keys."""
+    lock = os.fdopen(os.open(_beside(path, "-lock"), os.O_RDWR | os.O_CREAT, 0o600), "rb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise _busy() from None
+    return lock
+
+
+def _overwrite_all(path: Path) -> None:
+    overwrite(path, bytes(path.stat().st_size))
 
 
 def _delete(db: sqlite3.Connection, positions: Collection[int]) -> None:
@@ -344,43 +509,15 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _opened(path: Path) -> Database:
-    database = Database(
-        path,
-        MIGRATIONS,
-        name="store",
-        mend="restart the agent, which saves what is whole",
-        pragmas={
-            "journal_mode": "WAL",
-            "synchronous": "FULL",
-            "secure_delete": "ON",
-            "cell_size_check": "ON",
-            "journal_size_limit": "1048576",
-        },
-        timeout_seconds=1.0,
-        checked=True,
-    )
-    try:
-        _verify(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _verify(database: Database) -> None:
-    """Raise StoreDamagedError where a checksum is wrong or the counters are missing."""
-    for *row, checksum in database.read(f"SELECT {_COLUMNS}, checksum FROM samples"):
-        if _row(*row).checksum != checksum:
-            raise database.damaged()
-    if database.read("SELECT count(*) FROM counters") != [(1,)]:
-        raise database.damaged()
-
-
-def _set_aside(path: Path) -> None:
-    """Move a damaged database to a directory of its own."""
+def _set_aside(path: Path, keys: SampleKeys) -> None:
+    """Move a damaged database to a directory of its own, with a copy of its keys."""
     aside = path.with_name(f"{SALVAGING}{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
     aside.mkdir(mode=0o700)
+    for file in keys.files:
+        if file.exists():
+            write_private(aside / file.name, file.read_bytes())
+    sync_entry(aside)
+    sync_entry(aside.parent)
     for part in (path, _beside(path, "-wal"), _beside(path, "-shm")):
         if part.exists():
             part.rename(aside / part.name)

@@ -6,8 +6,10 @@ Names and offsets follow the SQLite file format, https://www.sqlite.org/fileform
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fedhw.observation import MAX_OBSERVATION_BYTES
+from fedhw_client.store.sample_keys import SampleKeys
 from fedhw_client.store.stored_sample import StoredSample
 
 PAGE_BYTES = 4096
@@ -20,36 +22,59 @@ _MOST_CELLS = _LARGEST_PAGE // 16
 # An upper bound for a row: observation, name and label.
 _LARGEST_RECORD = 2 * MAX_OBSERVATION_BYTES
 _LEAF = 0x0D
-_COLUMNS = 8
+_MOST_COLUMNS = 8
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _WAL_WORD_ORDER = {0x377F0682: "<8I", 0x377F0683: ">8I"}
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
 
 def carve(database: Path) -> list[StoredSample]:
-    """Return the rows with a valid checksum in a database and its write-ahead log, by position.
+    """Return the intact rows in a database and its write-ahead log, by position.
+
+    A row is intact when it can be decrypted with the keys beside the database; in a store from
+    before rows were encrypted, when its checksum is right.
 
     Any part of the two files may be damaged: the header, the schema, interior pages. Carve before
     SQLite opens the database, which may empty the log. Of several rows at one position the last
     one written to the log is returned, and of several with one id the one at the last position,
     so that a new store takes them all.
 
-    A deleted row comes back as long as a page from before its deletion is left in the database or
-    in the log. So the store, with secure_delete on, truncates the log after forgetting. A row that
+    A deleted row comes back as long as its key is there and a page from before its deletion is left
+    in the database or in the log. A row that
     is larger than its page continues in overflow pages, which are read as they were when the row
     was written. A log with a damaged header is read whole, in pages of `PAGE_BYTES` bytes.
 
     Raises OSError when a file cannot be read; a missing file counts as empty.
     """
-    content = _content(database)
+    content, keys = _content(database), SampleKeys(database)
     pages = _Pages(content, _page_size(content))
-    rows = {row.position: row for page in _possible_pages(content) for row in _rows(page, pages)}
+    rows: dict[int, StoredSample] = {}
+    for page in _possible_pages(content):
+        rows |= _unsealed(_rows(page, pages), keys)
     for transaction in _transactions(_content(database.with_name(f"{database.name}-wal"))):
         pages.write(transaction)
-        found = (row for _, page in transaction for row in _rows(page, pages))
-        rows |= {row.position: row for row in found}
+        for _, page in transaction:
+            rows |= _unsealed(_rows(page, pages), keys)
     by_id = {rows[position].id: rows[position] for position in sorted(rows)}
     return sorted(by_id.values())
+
+
+class _Sealed(NamedTuple):
+    """An encrypted row, and the number of its key."""
+
+    position: int
+    key: int
+    content: bytes
+
+
+def _unsealed(rows: Iterable[StoredSample | _Sealed], keys: SampleKeys) -> dict[int, StoredSample]:
+    """Return the rows that are plain or can be decrypted, by position."""
+    found = {}
+    for row in rows:
+        plain = StoredSample.unseal(*row, keys) if isinstance(row, _Sealed) else row
+        if plain is not None:
+            found[row.position] = plain
+    return found
 
 
 class _Pages:
@@ -123,7 +148,7 @@ def _is_intact(header: bytes) -> bool:
     return header[24:] == struct.pack(">2I", first, second)
 
 
-def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample]:
+def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample | _Sealed]:
     """Yield the rows of a table's leaf page (section 1.6); cells that do not parse are skipped."""
     if page[0:1] != bytes([_LEAF]):
         return
@@ -166,17 +191,20 @@ def _overflowing(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memor
     return position, memoryview(record)
 
 
-def _row(position: int, record: memoryview) -> StoredSample | None:
+def _row(position: int, record: memoryview) -> StoredSample | _Sealed | None:
     """Return the row in a record, None where it is not one (section 2.1)."""
-    body, cursor = _varint(record, 0)
-    values: list[int | float | str | bytes | None] = []
-    for _ in range(_COLUMNS):
+    header, cursor = _varint(record, 0)
+    body, values = header, list[int | float | str | bytes | None]()
+    while cursor < header and len(values) < _MOST_COLUMNS:
         serial, cursor = _varint(record, cursor)
         value, body = _value(record, serial, body)
         values.append(value)
     match values:
-        # The position is the rowid, so its own column is NULL; a whole number of seconds is kept
-        # as an integer though its column is REAL.
+        # The position is the rowid, so its own column is NULL.
+        case [None, int(key), bytes(content)]:
+            return _Sealed(position, key, content)
+        # Before rows were encrypted. A whole number of seconds is kept as an integer though its
+        # column is REAL.
         case [None, str(id_), int() | float() as at, bytes(content), str(label), 0 | 1 as ge_right,
               0 | 1 as right, int(checksum)]:  # fmt: skip
             row = StoredSample(

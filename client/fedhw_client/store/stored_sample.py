@@ -4,6 +4,10 @@ import struct
 import zlib
 from typing import NamedTuple
 
+from fedhw_client.store.sample_keys import SampleKeys
+
+_FIXED = struct.Struct("<d??2I")
+
 
 class StoredSample(NamedTuple):
     """An observation, its true label, and whether it was recognised.
@@ -24,9 +28,41 @@ class StoredSample(NamedTuple):
     ge_right: bool
     right: bool
 
+    def seal(self, keys: SampleKeys) -> tuple[int, int, bytes]:
+        """Return the position, and the number of the key under which all the rest is encrypted.
+
+        That are the fixed fields, little-endian, then the lengths of id and label in bytes, then
+        id, label and observation, text as UTF-8.
+        """
+        id_, label = self.id.encode(), self.label.encode()
+        fixed = _FIXED.pack(self.at, self.ge_right, self.right, len(id_), len(label))
+        record = b"".join((fixed, id_, label, self.observation))
+        return self.position, *keys.seal(record, self.position.to_bytes(8))
+
+    @classmethod
+    def unseal(
+        cls, position: int, key: int, sealed: bytes, keys: SampleKeys
+    ) -> "StoredSample | None":
+        """Return the sample that `seal` encrypted, None when its key does not open it."""
+        record = keys.unseal(key, sealed, position.to_bytes(8))
+        if record is None:
+            return None
+        at, ge_right, right, id_bytes, label_bytes = _FIXED.unpack_from(record)
+        label = _FIXED.size + id_bytes
+        observation = label + label_bytes
+        return cls(
+            position,
+            record[_FIXED.size : label].decode(),
+            at,
+            record[observation:],
+            record[label:observation].decode(),
+            ge_right,
+            right,
+        )
+
     @property
     def checksum(self) -> int:
-        """CRC-32 of all fields, 0 to 2**32 - 1: it detects damage, not forgery.
+        """CRC-32 of all fields, 0 to 2**32 - 1, which stores had before they were encrypted.
 
         It covers the fixed fields, little-endian, then the lengths of id, observation and label in
         bytes, then these three, text as UTF-8. Raises struct.error for a position beyond 64 bits.

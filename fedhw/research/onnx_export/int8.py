@@ -4,11 +4,13 @@ The global expert is nearly all of the file. The private networks are small, and
 can replace them by those of somebody else.
 """
 
+import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -24,12 +26,19 @@ def quantised(model: onnx.ModelProto, observations: Observations) -> onnx.ModelP
 
     Weights are int8 of 7 bits with a scale for each channel, activations uint8, since most come
     from a ReLU: ONNX Runtime's static quantisation, written as pairs of QuantizeLinear and
-    DequantizeLinear.
+    DequantizeLinear. It writes temporary files, so what is private is zero in them.
     """
+    of_global_expert = _behind(model, "ge_scores")
+    private = _private(model, of_global_expert)
+    public = copy.deepcopy(model)
+    for tensor in public.graph.initializer:
+        if tensor.name in private:
+            zeros = np.zeros_like(onnx.numpy_helper.to_array(tensor))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
     with tempfile.TemporaryDirectory() as folder:
         prepared, made = (Path(folder) / name for name in ("prepared.onnx", "made.onnx"))
         # The optimiser would merge nodes of the global expert with those of the private networks.
-        quant_pre_process(model, prepared, skip_optimization=True)
+        quant_pre_process(public, prepared, skip_optimization=True)
         quantize_static(
             prepared,
             made,
@@ -39,11 +48,15 @@ def quantised(model: onnx.ModelProto, observations: Observations) -> onnx.ModelP
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_quantize=_behind(model, "ge_scores"),
+            nodes_to_quantize=of_global_expert,
             # Steps of 1/256 of the range of all scores are too coarse to choose among a few.
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
-        return onnx.load(made)
+        whole = onnx.load(made)
+    for tensor in whole.graph.initializer:
+        if tensor.name in private:
+            tensor.CopyFrom(private[tensor.name])
+    return whole
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -67,3 +80,13 @@ def _behind(model: onnx.ModelProto, output: str) -> list[str]:
             found.add(maker.name)
             asked += maker.input
     return sorted(found)
+
+
+def _private(model: onnx.ModelProto, public: Sequence[str]) -> dict[str, onnx.TensorProto]:
+    """The numbers that only nodes which are not public use, by name."""
+    used = {name for node in model.graph.node if node.name in public for name in node.input}
+    return {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.name not in used and tensor.data_type == onnx.TensorProto.FLOAT
+    }

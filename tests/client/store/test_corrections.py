@@ -1,4 +1,6 @@
+import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -161,7 +163,7 @@ def test_the_mixture_in_use_is_the_last_one(store):
 def test_a_damaged_mixture_is_none(store, path):
     store.set_personal(StoredMixture("r", b"first"), 1)
     with directly(path) as db:
-        db.execute("UPDATE personal SET tensors = x'00'")
+        db.execute("UPDATE personal SET sealed = x'00'")
     assert store.personal is None
 
 
@@ -195,6 +197,22 @@ def test_a_migration_that_fails_changes_nothing(store, monkeypatch):
         reopened(store)
     monkeypatch.undo()
     assert Store(store.path).rows() == rows(0, 1)
+
+
+def sealed(path: Path, position: int) -> bytes:
+    """A row as the file has it."""
+    with directly(path) as db:
+        ask = "SELECT sealed FROM samples WHERE position = ?"
+        [(content,)] = db.execute(ask, (position,)).fetchall()
+    return bytes(content)
+
+
+def crashed(path: Path, tmp_path: Path) -> Path:
+    """A copy of a store's files while it is open, as a kill leaves them."""
+    (tmp_path / "crashed").mkdir()
+    for part in path.parent.glob(f"{path.name}*"):
+        shutil.copy(part, tmp_path / "crashed")
+    return tmp_path / "crashed" / path.name
 
 
 def damage(path: Path, offset: int, length: int = 100) -> None:
@@ -235,8 +253,7 @@ def test_a_glyph_that_changed_on_the_disk_is_not_believed(store, path):
     store.append(rows(*range(20)))
     store.close()
     content = path.read_bytes()
-    where = content.index(row(7).observation) + 200
-    damage(path, where, 1)
+    damage(path, content.index(sealed(path, 7)) + 200, 1)
     again = Store(path)
     assert again.rows() == rows(*range(7), *range(8, 20))
     assert again.notices
@@ -247,11 +264,8 @@ def test_a_damaged_log_loses_nothing_that_is_whole_in_it(store, path, tmp_path):
     store.scrub()
     for position in range(1, 40):
         store.append(rows(position))
-    copy = tmp_path / "crashed" / "device.db"
-    copy.parent.mkdir()
-    copy.write_bytes(path.read_bytes())
+    copy = crashed(path, tmp_path)
     log = copy.with_name("device.db-wal")
-    log.write_bytes(path.with_name("device.db-wal").read_bytes())
     damage(log, 32 + 24 + 100, 4)  # in the first frame: SQLite drops all that follow
     again = Store(copy)
     assert again.rows() == rows(*range(40))
@@ -289,18 +303,15 @@ def test_a_log_without_its_database_is_read(store, path):
 
 def test_what_was_never_committed_does_not_come_back(store, path, tmp_path):
     store.append(rows(0))
-    crashed = tmp_path / "crashed" / "device.db"
-    crashed.parent.mkdir()
+    many = [row(n).seal(store._keys) for n in range(1, 200)]
     with directly(path) as db:
         db.execute("PRAGMA cache_size = 1")
         db.execute("BEGIN")
-        many = [(*row(n), row(n).checksum) for n in range(1, 200)]
-        db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", many)
-        for part in (path, path.with_name("device.db-wal")):
-            (crashed.parent / part.name).write_bytes(part.read_bytes())
+        db.executemany("INSERT INTO samples VALUES (?, ?, ?)", many)
+        copy = crashed(path, tmp_path)
         db.execute("ROLLBACK")
-    assert b"id-100" in crashed.with_name("device.db-wal").read_bytes()
-    again = Store(crashed)
+    assert many[100][-1] in copy.with_name("device.db-wal").read_bytes()
+    again = Store(copy)
     assert again.rows() == rows(0)
     assert again.notices == []
 
@@ -360,17 +371,25 @@ def test_an_opinion_is_stored_with_its_sample_or_not_at_all(store):
     assert opinions(store) == [0]
 
 
-def test_a_store_from_before_there_were_opinions_goes_on(path, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr("fedhw_client.store.corrections.MIGRATIONS", MIGRATIONS[:1])
-        Store(path).close()
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_from_before_there_were_keys_goes_on_encrypted(path, version):
+    written = [row(0), row(1)._replace(observation=b"\xab\xcd" * (GLYPH.nbytes // 2))]
     with directly(path) as db:
-        glyphs = [(*one, one.checksum) for one in rows(0, 1)]
+        db.execute("PRAGMA journal_mode = WAL")
+        for migration in MIGRATIONS[:version]:
+            db.executescript(migration)
+        db.execute(f"PRAGMA user_version = {version}")
+        glyphs = [(*one, one.checksum) for one in written]
         db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", glyphs)
         db.execute("UPDATE counters SET next_position = 2")
+        weights = b"secret-weights"
+        db.execute("INSERT INTO personal VALUES ('r', ?, ?)", (weights, zlib.crc32(weights)))
     store = Store(path)
-    assert store.rows() == rows(0, 1)
+    assert store.rows() == written
+    assert store.personal == StoredMixture("r", weights)
     assert store.judged(0.0, 9.0) == [Judged("a", False, False, True, False)] * 2
+    left = b"".join(part.read_bytes() for part in path.parent.iterdir())
+    assert not any(trace in left for trace in (b"\xab\xcd\xab\xcd", b"id-1", weights))
     store.append([row(2)], opinions=[Opinion(2, True, True)])
     assert reopened(store).judged(0.0, 0.5)[-1] == Judged("a", False, True, True, True)
 

@@ -1,3 +1,4 @@
+import shutil
 import tempfile
 
 import numpy as np
@@ -57,3 +58,13 @@ def test_it_leaves_no_files_and_the_given_graph_as_it_was(model, release, tmp_pa
     quantised(model, release.generic.observations[:64])
     assert model.SerializeToString() == before
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_private_is_in_its_temporary_files(model, release, mixture, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)  # so they can be read
+    quantised(model, release.generic.observations[:64])
+    written = [path.read_bytes() for path in tmp_path.rglob("*.onnx")]
+    assert len(written) >= 2
+    for tensor in (*mixture.local, *mixture.gate):
+        assert not any(tensor.numpy().tobytes() in content for content in written)
