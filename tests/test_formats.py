@@ -249,6 +249,16 @@ def test_a_store_has_kept_everything(device, facts):
         assert store.personal.release == told["mixture of"]
 
 
+def test_a_store_is_encrypted_when_it_is_opened(device):
+    with closing(sqlite3.connect(device.database)) as db:
+        plain = [bytes(glyph) for (glyph,) in db.execute("SELECT glyph FROM samples")]
+        plain += [bytes(tensors) for (tensors,) in db.execute("SELECT tensors FROM personal")]
+    assert any(one in device.database.read_bytes() for one in plain)
+    with closing(Store(device.database)):
+        files = list(device.directory.glob("device.db*"))
+        assert not any(one[:512] in file.read_bytes() for file in files for one in plain)
+
+
 def test_an_agent_reads_as_it_did_and_goes_on(device, files, facts):
     told, unseen = facts["device"], load_npz(files / "unseen.npz")
     with closing(Agent(Release.load(device.release), Store(device.database))) as agent:

@@ -310,7 +310,7 @@ class Store:
         Raises StoreFullError, and InputError when the disk refuses for another reason.
         """
         with self._db.transaction() as db:
-            self._provide_keys(len(rows))
+            self._provide_keys(db, len(rows))
             _delete(db, evicted)
             sealed = [row.seal(self._keys) for row in rows]
             db.executemany("INSERT INTO samples VALUES (?, ?, ?)", sealed)
@@ -333,7 +333,7 @@ class Store:
 
         With `everything`, all counts are removed, too. Traces stay on the disk until `scrub`.
         """
-        removed = [row for row in self.rows() if row.position in positions]
+        removed = [row for one in positions for row in self._unsealed("WHERE position = ?", one)]
         with self._db.transaction() as db:
             db.executemany(
                 "UPDATE windows SET guesses = guesses - 1, ge_right = ge_right - ?, "
@@ -352,7 +352,8 @@ class Store:
         fails, when there is no room to write the log back to the file, or when another program
         keeps it open.
         """
-        self._destroy_unused_keys()
+        with self._db.transaction() as db:
+            self._destroy_unused_keys(db)
         self._cut_off_log()
         for copy in self.path.parent.glob(f"{SET_ASIDE}*/*"):
             _overwrite_all(copy)
@@ -361,7 +362,7 @@ class Store:
     def set_personal(self, personal: StoredMixture | None, version: int) -> None:
         """Store the mixture in use in place of the one before."""
         with self._db.transaction() as db:
-            self._provide_keys(1)
+            self._provide_keys(db, 1)
             db.execute("DELETE FROM personal")
             if personal is not None:
                 release, tensors = personal
@@ -391,7 +392,8 @@ class Store:
                 ]
             )
             with suppress(StoreError):  # on a full disk traces stay for now
-                self._destroy_unused_keys()
+                with self._db.transaction() as db:
+                    self._destroy_unused_keys(db)
                 self._cut_off_log()
         except BaseException:
             self._db.close()
@@ -440,9 +442,9 @@ class Store:
             kept = place.rename(place.with_name(place.name.replace(SALVAGING, SET_ASIDE)))
             self.notices.append(f"The store was damaged; the damaged file is kept in {kept}.")
 
-    def _unsealed(self, order: str, *values: object) -> list[StoredSample]:
+    def _unsealed(self, clause: str, *values: object) -> list[StoredSample]:
         columns = "SELECT position, key, sealed FROM samples"
-        found = self._db.read(f"{columns} {order}", values)
+        found = self._db.read(f"{columns} {clause}", values)
         rows = [
             StoredSample.unseal(position, key, sealed, self._keys)
             for position, key, sealed in found
@@ -456,17 +458,16 @@ class Store:
         for position in positions:
             self._names.pop(position, None)
 
-    def _provide_keys(self, n: int) -> None:
+    def _provide_keys(self, db: sqlite3.Connection, n: int) -> None:
         """Make sure that n records can be encrypted."""
         if self._keys.fresh < n:
-            self._destroy_unused_keys()
+            self._destroy_unused_keys(db)
         if self._keys.fresh < n:
             self._keys.add(n + SPARE)
 
-    def _destroy_unused_keys(self) -> None:
-        with self._db.transaction() as db:
-            used = db.execute("SELECT key FROM samples UNION SELECT key FROM personal")
-            self._keys.destroy_all_but({key for (key,) in used})
+    def _destroy_unused_keys(self, db: sqlite3.Connection) -> None:
+        used = db.execute("SELECT key FROM samples UNION SELECT key FROM personal")
+        self._keys.destroy_all_but({key for (key,) in used})
 
     def _cut_off_log(self) -> None:
         """Write the log back to the file, overwrite it, and cut it."""

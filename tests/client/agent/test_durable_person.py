@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedhw.errors import InputError
+from fedhw.observation import ObservationType
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.person import Person, relearn
 from fedhw.release.release import Release
@@ -109,6 +111,19 @@ def test_a_restart_brings_back_the_same_state(durable, store, release, clock):
     )
     for kept, was in zip(weights(after), weights(before), strict=True):
         assert torch.equal(kept, was)
+
+
+def test_the_type_of_observations_is_recorded_and_checked(durable, store, release, clock):
+    assert store.observation == release.observation
+    store.set_observation(ObservationType((14, 56), "uint8"))
+    assert DurablePerson(release, store, 16, clock).in_use.person.version == 0
+    assert store.observation == release.observation  # there was nothing of the other type
+    durable.learn([Correction(CROSS, "Q")])
+    store.set_observation(ObservationType((14, 56), "uint8"))  # as many bytes
+    message = r"takes uint8 \[28, 28\], unlike 1 stored corrections of uint8 \[14, 56\]; give"
+    with pytest.raises(InputError, match=message):
+        DurablePerson(release, store, 16, clock)
+    assert len(store.rows()) == 1
 
 
 def test_a_move_that_cannot_be_installed_changes_nothing(durable, release):

@@ -3,6 +3,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from fedhw_client.store.corrections import (
     StoredMixture,
     Window,
 )
+from fedhw_client.store.salvage import carve
+from fedhw_client.store.sample_keys import SPARE
 from fedhw_client.store.stored_sample import StoredSample
 
 
@@ -132,6 +135,68 @@ def test_what_is_removed_is_on_the_disk_no_more(store, path):
         assert trace not in content
     assert store.personal is None
     assert [kept.position for kept in store.rows()] == [0, 2]
+
+
+def test_keys_of_what_made_room_are_destroyed_and_used_no_more(store):
+    batches = [range(first, first + 64) for first in range(0, 3 * SPARE, 64)]
+    store.append(rows(*batches[0]))
+    first = store._keys._wrapped.copy()
+    for evicted, batch in pairwise(batches):
+        store.append(rows(*batch), evicted)
+    store.set_personal(StoredMixture("r", b"weights"), 1)
+    assert len(store._keys._wrapped) == len(first)
+    assert not set(first) & set(store._keys._wrapped)
+    store = reopened(store)
+    assert store.rows() == rows(*batches[-1])
+    assert store.personal == StoredMixture("r", b"weights")
+
+
+def test_more_rows_than_keys_get_more_keys(store):
+    many = rows(*range(2 * SPARE))
+    store.append(many)
+    store.set_personal(StoredMixture("r", b"weights"), 1)
+    store = reopened(store)
+    assert store.rows() == many
+    store.append(rows(2 * SPARE))
+    assert reopened(store).rows() == [*many, *rows(2 * SPARE)]
+
+
+def test_a_store_without_its_keys_is_left_as_it_is(store, path):
+    store.append(rows(0))
+    store.close()
+    before = path.read_bytes()
+    keys = {file: file.read_bytes() for file in store._keys.files}
+    for file in keys:
+        file.unlink()
+    with pytest.raises(StoreError, match=r"without its keys; put device\.db-master and"):
+        Store(path)
+    assert path.read_bytes() == before
+    assert not any(file.exists() for file in keys)
+    for file, content in keys.items():
+        file.write_bytes(content)
+    assert Store(path).rows() == rows(0)
+
+
+def test_a_store_opens_once_at_a_time(store, path):
+    store.append(rows(0))
+    with pytest.raises(StoreError, match="another program keeps it open"):
+        Store(path)
+    store.append(rows(1))
+    assert reopened(store).rows() == rows(0, 1)
+
+
+def test_the_keys_of_a_damaged_store_are_kept_with_it_until_something_is_forgotten(store, path):
+    store.append(rows(*range(5)))
+    store.close()
+    keys = [file.read_bytes() for file in store._keys.files]
+    damage(path, 0)
+    again = Store(path)
+    [aside] = path.parent.glob("damaged-*")
+    assert [(aside / file.name).read_bytes() for file in store._keys.files] == keys
+    assert carve(aside / path.name) == rows(*range(5))
+    again.scrub()
+    assert not list(aside.iterdir())
+    assert again.rows() == rows(*range(5))
 
 
 def test_everything_takes_the_counts_and_the_damaged_files_with_it(store, path):
