@@ -21,7 +21,7 @@ _PAGE_SIZES = [2**n for n in range(9, 17)]
 _MOST_CELLS = _LARGEST_PAGE // 16
 # An upper bound for a row: observation, name and label.
 _LARGEST_RECORD = 2 * MAX_OBSERVATION_BYTES
-_LEAF = 0x0D
+_LEAF, _NULL = 0x0D, 0
 _MOST_COLUMNS = 8
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _WAL_WORD_ORDER = {0x377F0682: "<8I", 0x377F0683: ">8I"}
@@ -162,7 +162,6 @@ def _rows(page: memoryview, pages: _Pages) -> Iterator[StoredSample | _Sealed]:
                 continue
             if row is not None:
                 yield row
-                break
 
 
 def _within(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memoryview]:
@@ -194,13 +193,14 @@ def _overflowing(page: memoryview, cell: int, pages: _Pages) -> tuple[int, memor
 def _row(position: int, record: memoryview) -> StoredSample | _Sealed | None:
     """Return the row in a record, None where it is not one (section 2.1)."""
     header, cursor = _varint(record, 0)
+    if record[cursor] != _NULL:  # the position is the rowid, so its own column is NULL
+        return None
     body, values = header, list[int | float | str | bytes | None]()
     while cursor < header and len(values) < _MOST_COLUMNS:
         serial, cursor = _varint(record, cursor)
         value, body = _value(record, serial, body)
         values.append(value)
     match values:
-        # The position is the rowid, so its own column is NULL.
         case [None, int(key), bytes(content)]:
             return _Sealed(position, key, content)
         # Before rows were encrypted. A whole number of seconds is kept as an integer though its

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedhw.handwriting.glyph import GLYPH
+from fedhw_client.store.corrections import Store
 from fedhw_client.store.salvage import PAGE_BYTES, carve
 from fedhw_client.store.stored_sample import StoredSample
 
@@ -365,3 +366,59 @@ def test_carving_changes_nothing(logged: Files, database: Path) -> None:
     carve(database)
     assert Files(database.read_bytes(), wal_of(database).read_bytes()) == logged
     assert len(list(database.parent.iterdir())) == 2
+
+
+# Encrypted rows, as stores have had them since version 3 of their schema; those before are above.
+
+
+class Encrypted(NamedTuple):
+    """A store's files, and where each row is in its database."""
+
+    directory: Path
+    sealed: dict[StoredSample, bytes]
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Encrypted:
+    directory = tmp_path_factory.mktemp("encrypted")
+    with closing(Store(directory / "samples.db")) as store:
+        store.append(ROWS)
+    with closing(sqlite3.connect(directory / "samples.db")) as db:
+        found = db.execute("SELECT sealed FROM samples ORDER BY position").fetchall()
+    return Encrypted(directory, {row: one for row, (one,) in zip(ROWS, found, strict=True)})
+
+
+@given(damage=damages)
+@settings(max_examples=15)
+@example(damage=[(0.0, bytes(6000)), (0.5, bytes(6000))])
+def test_damage_takes_encrypted_rows_of_its_pages_alone(
+    encrypted: Encrypted, damage: Damage
+) -> None:
+    whole = (encrypted.directory / "samples.db").read_bytes()
+    content, met = damaged(whole, damage, 0, PAGE_BYTES)
+    with tempfile.TemporaryDirectory() as directory:
+        place = shutil.copytree(encrypted.directory, directory, dirs_exist_ok=True)
+        (Path(place) / "samples.db").write_bytes(content)
+        found = set(carve(Path(place) / "samples.db"))
+    assert found <= set(ROWS)
+    assert found >= {
+        row for row, one in encrypted.sealed.items() if whole.find(one) // PAGE_BYTES not in met
+    }
+
+
+def test_encrypted_rows_come_back_from_the_log_and_from_overflow_pages(database: Path) -> None:
+    sizes = (1, 3500, 4000, 4100, 9000, 64 * 1024)
+    rows = [sample(n)._replace(observation=random.Random(n).randbytes(n)) for n in sizes]
+    with closing(Store(database)) as store:
+        store.append(rows)
+        assert carve(database) == rows
+    assert not wal_of(database).exists()
+    assert carve(database) == rows
+
+
+def test_encrypted_rows_without_their_keys_do_not_come_back(database: Path) -> None:
+    with closing(Store(database)) as store:
+        store.append(ROWS)
+    for keys in database.parent.glob("samples.db-keys*"):
+        keys.unlink()
+    assert carve(database) == []
