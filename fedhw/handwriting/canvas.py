@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from fedhw.handwriting.pictures import fit_ink
+from fedhw.handwriting.components import bounding_box
+from fedhw.handwriting.glyph import SIDE
 from fedhw.handwriting.strokes import LINE_WIDTH
 
 Polyline = NDArray[np.float64]
@@ -26,6 +27,7 @@ _PIXELS_PER_UNIT = (_CANVAS_PIXELS - 2 * _MARGIN_PIXELS) / BOX
 _LINE_PIXELS = LINE_WIDTH * BOX * _PIXELS_PER_UNIT
 _BLUR_PIXELS = 1.8  # standard deviation, of averaged pixels
 _INK_FROM = 20  # of 255
+_BORDER = 2 / 24  # on every side, of the longer side
 
 _SPACING = 15.0  # between the points of a smoothed stroke
 _SMOOTHING_POINTS = 1.2
@@ -60,7 +62,14 @@ def draw(strokes: Sequence[Polyline]) -> NDArray[np.uint8]:
         for x, y in (points[0], points[-1]):
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     ink = _blurred(_averaged(np.asarray(image)))
-    return fit_ink(np.clip(ink, 0, 255).astype(np.uint8), seen=ink > _INK_FROM)
+    top, left, height, width = bounding_box(ink > _INK_FROM)
+    cropped = np.clip(ink, 0, 255).astype(np.uint8)[top : top + height, left : left + width]
+    side = max(height, width)
+    border = round(side * _BORDER)
+    square = Image.new("L", (side + 2 * border, side + 2 * border))
+    corner = border + (side - width) // 2, border + (side - height) // 2
+    square.paste(Image.fromarray(cropped), corner)
+    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def smooth(stroke: Polyline) -> Polyline:

@@ -1,73 +1,156 @@
 """Pictures of single characters, as a camera, scanner or drawing program saves them."""
 
+import warnings
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from fedhw.data.encoders import Encoder
 from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH, SIDE
+from fedhw.handwriting.line_width import with_usual_line
+from fedhw.handwriting.segmentation import character_on
 
-INK = 0.15
-"""A pixel is ink from this fraction of the picture's contrast on."""
+MAX_PIXELS = 50_000_000
+"""The most pixels of a picture; they take 200 MB while it is read."""
 
-BORDER = 2 / 24
-"""EMNIST's border on every side, as a fraction of the side (arXiv 1702.05373)."""
+MAX_FILE_BYTES = 64 * 2**20
+"""The most bytes of a picture's file."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, in Pillow's names; its other formats start programs or take more memory a pixel."""
+
+_PAGE_PIXELS = 4096  # the longer side of a page, at most
+_BAND_ROWS = 64  # of a page, reduced at a time
+
+_LEAST_CONTRAST = 16  # of a glyph, in levels of 255
+
+_MOST_GROUND = 0.5  # at most this share of a picture is ink on a transparent ground
+_ONE_COLOUR = 48  # levels within which nearly all of an ink's colours are
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
     """Read one character from an image file as a glyph [28, 28], ink 255 on paper 0.
 
-    Ink may be darker or lighter than paper, whose brightness is that of the picture's edge. A
-    picture of 28 x 28 pixels keeps its size; any other is cropped to its ink, centred in a square
-    and scaled. Raises InputError for a file that is not a picture or shows no ink.
+    The picture is turned as its EXIF orientation says. Colours, light, place, size and the line's
+    width do not matter; the line becomes as wide as that of `rasterise`. A picture of 28 x 28
+    pixels is a glyph already: only its brightness is adapted. Raises InputError for a file that is
+    too large, is not a picture, has several pages or shows no ink.
     """
+    page = _on_paper(_page(path))
+    if page.size == (SIDE, SIDE):
+        glyph = _brightened(np.asarray(page.convert("L"), np.float32))
+    else:
+        ink = character_on(page)
+        glyph = with_usual_line(ink) if ink.any() else None
+    if glyph is None:
+        raise InputError(f"{path}: shows no ink; give a picture of one character with a margin")
+    return glyph
+
+
+def _page(path: Path) -> Image.Image:
+    """The picture in RGBA, upright as viewers show it, its longer side at most `_PAGE_PIXELS`."""
+    # Pillow warns of many things that do not matter here, and raises whatever a damaged file
+    # leads to.
     try:
-        with Image.open(path) as image:
-            grey = _grey(image)
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise InputError(
+                    f"{path}: is over {MAX_FILE_BYTES >> 20} MiB; crop it to the character"
+                )
+            image = Image.open(file, formats=FORMATS)
+            _check_size(path, image)
+            return _upright(image)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; give the path of an image") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+    except PermissionError:
+        raise InputError(f"{path}: may not be read; change its permissions") from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise _too_large(path) from None
+    except InputError:
+        raise
+    except Exception:
         raise InputError(f"{path}: is not a readable image; save it as PNG") from None
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path)
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview in it
+        raise InputError(f"{path}: has {pages} pages; save the one of the character as PNG")
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(
+        f"{path}: has over {MAX_PIXELS // 10**6} megapixels; crop it to the character"
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # In bands, since a picture in another mode is another 200 MB.
+    image.load()
+    factor = ceil(max(image.size) / _PAGE_PIXELS)
+    page = Image.new("RGBA", (ceil(image.width / factor), ceil(image.height / factor)))
+    deep = image.mode[0] in "IF"
+    darkest, brightest = np.ravel(image.getextrema())[:2]
+    for top in range(0, image.height, _BAND_ROWS * factor):
+        bottom = min(top + _BAND_ROWS * factor, image.height)
+        band = image.crop((0, top, image.width, bottom))
+        if deep:
+            above = np.asarray(band, np.float32) - darkest
+            band = Image.fromarray(
+                (above * (255 / max(brightest - darkest, 1e-9))).astype(np.uint8)
+            )
+        page.paste(band.convert("RGBA").reduce(factor), (0, top // factor))
+    turn = _turn(image)
+    return page if turn is None else page.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data, which viewers ignore
+        return None
+
+
+def _on_paper(page: Image.Image) -> Image.Image:
+    """Lay a picture in RGBA on opaque paper, in RGB; opaque ink becomes black on white."""
+    pixels = np.asarray(page)
+    colour, opacity = pixels[..., :3], pixels[..., 3]
+    opaque = opacity > 127
+    if opaque.all():
+        return page.convert("RGB")
+    colours = colour[opaque]
+    paper = np.median(colours, axis=0) if len(colours) else np.zeros(3)
+    unlike = np.abs(colours - paper).max(axis=1) > _ONE_COLOUR
+    if opaque.mean() < _MOST_GROUND or unlike.mean() < 0.02:
+        return Image.fromarray(255 - opacity).convert("RGB")
+    return Image.fromarray(np.where(opaque[..., None], colour, paper).astype(np.uint8))
+
+
+def _brightened(grey: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+    """A glyph of full contrast, ink 255 on paper 0, whose brightness is that of the edge."""
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     contrast = np.abs(grey - np.median(edge))
-    if contrast.max() < 16:
-        raise InputError(f"{path}: shows no ink; give a picture of one character")
-    ink = (contrast * (255 / contrast.max())).astype(np.uint8)
-    return ink if ink.shape == (SIDE, SIDE) else fit_ink(ink, seen=ink >= 255 * INK)
-
-
-def fit_ink(ink: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Crop ink [H, W] to where it is `seen`, centre it in a square, scale to a glyph [28, 28]."""
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = cropped.shape
-    side = max(height, width)
-    border = max(1, round(side * BORDER))
-    square = np.zeros((side + 2 * border, side + 2 * border), np.uint8)
-    top, left = border + (side - height) // 2, border + (side - width) // 2
-    square[top : top + height, left : left + width] = cropped
-    small = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    return np.asarray(small, np.uint8)
-
-
-def _grey(image: Image.Image) -> NDArray[np.float32]:
-    """Return brightness 0..255; deep greys are scaled by their range, since Pillow clips them."""
-    if image.mode.startswith(("I", "F")):
-        deep = np.asarray(image, np.float32)
-        low, high = float(deep.min()), float(deep.max())
-        return (deep - low) * (255 / (high - low)) if high > low else np.zeros_like(deep)
-    return np.asarray(_on_white(image).convert("L"), np.float32)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Lay a picture with transparency on white paper."""
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    if contrast.max() < _LEAST_CONTRAST:
+        return None
+    glyph: NDArray[np.uint8] = (contrast * (255 / contrast.max())).astype(np.uint8)
+    return glyph
 
 
 FROM_PICTURE = Encoder(GLYPH, load_picture)

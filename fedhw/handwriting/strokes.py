@@ -24,7 +24,8 @@ MAX_COORDINATE = 1e9
 # box, fitted to glyphs that were drawn and blurred on a large canvas.
 _INNER = SIDE - 2 * 2
 _SEEN_BEYOND_EDGE = 0.027
-_BLUR = 0.45  # pixels, standard deviation: the blur and the pixel's own extent
+BLUR_PIXELS = 0.45
+"""Standard deviation of a line's edge in a glyph: its blur and the pixel's own extent."""
 
 _CENTRES = np.arange(SIDE, dtype=np.float32) + 0.5
 _INK_FROM = np.array([NormalDist().inv_cdf((ink - 0.5) / 255) for ink in range(1, 256)], np.float32)
@@ -61,12 +62,17 @@ def signed_distances(
     """
     low, high = points.min(axis=0), points.max(axis=0)
     extent = float((high - low).max()) or 1.0
-    pixels_per_box = _INNER / (1 + width + 2 * _SEEN_BEYOND_EDGE)
-    placed = ((points - (low + high) / 2) / extent * pixels_per_box + SIDE / 2).astype(np.float32)
+    box = box_pixels(width)
+    placed = ((points - (low + high) / 2) / extent * box + SIDE / 2).astype(np.float32)
 
     distance = np.sqrt(_squared_distance(*_segments(placed, ends)))
-    edge = np.float32(width / 2 * pixels_per_box)
-    return (edge - distance) / np.float32(_BLUR)
+    edge = np.float32(width / 2 * box)
+    return (edge - distance) / np.float32(BLUR_PIXELS)
+
+
+def box_pixels(width: float) -> float:
+    """Return the longer side of the strokes' bounding box in a glyph's pixels, for a line width."""
+    return _INNER / (1 + width + 2 * _SEEN_BEYOND_EDGE)
 
 
 def coverage(distances: NDArray[np.float32]) -> NDArray[np.uint8]:
