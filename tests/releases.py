@@ -39,6 +39,13 @@ def spoiling(expert: GlobalExpert, sketch: Sketch) -> Sketch:
     return sketch
 
 
+def overflowing(expert: GlobalExpert, sketch: Sketch) -> Sketch:
+    """Have finite weights that are too large to compute with."""
+    for part in expert.parameters():
+        part.fill_(1e6)
+    return Sketch(sketch.steps, torch.full_like(sketch.scale, 1e31))
+
+
 def changed(release: Release, change: Change, version: int = 1) -> Release:
     """A later release, in memory."""
     expert = copy.deepcopy(release.expert)

@@ -47,6 +47,13 @@ class Mixture(NamedTuple):
             for w in range(len(self.gate.w))
         ]
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether no number has overflowed; a gate that always stays open holds infinity."""
+        return all(part.isfinite().all() for part in self.local) and not any(
+            part.isnan().any() for part in self.gate
+        )
+
     def opening(self, features: Tensor, scores: Tensor) -> Tensor:
         """Return the gate's opening [W, N, 1] in (0, 1)."""
         return self.gate.opening(gate_view(features, scores))

@@ -29,6 +29,9 @@ from fedhw.experts.mixture import Mixture
 from fedhw.personalization.method import Activations, Cohort, Method, PersonalModel
 from fedhw.release.sketch import Sketch
 
+FARTHEST_SPREADS = 1e6
+"""Distance from the sketch's mean, in its spreads, at which a sample is left out: it overflows."""
+
 
 def _no_pause() -> None:
     """Do nothing; a lambda could not be pickled."""
@@ -73,9 +76,12 @@ class Learner(Method):
     def learn(
         self, expert: GlobalExpert, cohort: Cohort, sketch: Sketch, seed: int
     ) -> PersonalMixture:
-        """Learn U, V, b, w, c of every writer; see the module for the objective."""
+        """Learn U, V, b, w, c of every writer; see the module for the objective.
+
+        With an expert or a sketch whose numbers overflow, a mixture is not finite.
+        """
         random = torch.Generator().manual_seed(seed)
-        features, scores, mask = cohort.activations.features, cohort.activations.scores, cohort.mask
+        scores, mask = cohort.activations.scores, cohort.mask
         writers, (depth, classes) = len(mask), expert.head.weight.T.shape
         generic = sketch.features()
         centre, spread = generic.mean(0), generic.std(0)
@@ -86,7 +92,10 @@ class Learner(Method):
         generic_input = _with_ones(gate_view((generic - centre) / spread, generic_scores))
         generic_target = generic_scores.softmax(-1)
 
-        own_input = _with_ones(gate_view((features - centre) / spread, scores))
+        standard = (cohort.activations.features - centre) / spread
+        mask = mask & (standard.abs().amax(-1) < FARTHEST_SPREADS)  # not so for NaN
+        standard, scores = (torch.where(mask[..., None], x, 0.0) for x in (standard, scores))
+        own_input = _with_ones(gate_view(standard, scores))
         own_target = torch.zeros_like(scores).scatter_(2, cohort.labels[..., None], 1.0)
         share = (mask / mask.sum(1, keepdim=True).clamp_min(1))[:, None]
 
@@ -172,12 +181,13 @@ def orthogonal(m: Tensor) -> Tensor:
 
     Directions weaker than a tenth of the strongest are damped, and so is a whole matrix near zero:
     there the momentum is rounding error, which must not become a full step. The damping also makes
-    the result of a writer independent of the other writers in the cohort.
+    the result of a writer independent of the other writers in the cohort. What is not finite stays
+    so, and its writer's alone.
     """
     tall = m.shape[-2] > m.shape[-1]
     wide = m.mT if tall else m
     exact = wide.double()
-    values, vectors = torch.linalg.eigh(exact @ exact.mT)
+    values, vectors = torch.linalg.eigh((exact @ exact.mT).nan_to_num(0, 0, 0))
     damped = values + 1e-2 * values[..., -1:] + 3e-5
     root = (vectors * damped.rsqrt()[..., None, :]) @ vectors.mT
     near: Tensor = root.to(m.dtype) @ wide

@@ -63,8 +63,9 @@ class Person:
     """One person: the corrections that are kept, with features of a release, and the mixture.
 
     `mixture` [W = 1] is the one in use, None where the global expert decides alone; `version`
-    counts the mixtures so far. `tried_at` is the position in the stream of the last learning. The
-    accuracies are those of the global expert and of the model in use.
+    counts the mixtures so far. `tried_at` is the position in the stream of the last learning, and
+    `has_failed` whether its numbers were not finite. The accuracies are those of the global expert
+    and of the model in use.
     """
 
     replay: Replay = field(default_factory=Replay)
@@ -72,6 +73,7 @@ class Person:
     mixture: Mixture | None = None
     version: int = 0
     tried_at: int = 0
+    has_failed: bool = False
     ge_accuracy: Prequential = field(default_factory=Prequential)
     accuracy: Prequential = field(default_factory=Prequential)
 
@@ -111,16 +113,24 @@ def relearn(
 
     The new mixture is used unless it looks worse on the samples held back. If `forced`, it is used
     in any case, since the old one may have learned samples that must be forgotten; with nothing to
-    rehearse there is no mixture then.
+    rehearse there is no mixture then. A mixture whose numbers overflow counts as none.
     """
-    learned = _learned(people, base, learner)
+    found = _learned(people, base, learner)
+    failed = [mixture is not None and not mixture.is_usable for mixture in found]
+    learned = [
+        None if has_failed else mixture for mixture, has_failed in zip(found, failed, strict=True)
+    ]
+    tried = [
+        replace(person.tried(), has_failed=has_failed)
+        for person, has_failed in zip(people, failed, strict=True)
+    ]
     judges = [[] if forced else p.replay.held_back(MAX_JUDGING_SAMPLES) for p in people]
     rights = _right(base, judges, learned), _right(base, judges, [p.mixture for p in people])
     return [
-        replace(person.tried(), mixture=mixture, version=person.version + 1)
+        replace(person, mixture=mixture, version=person.version + 1)
         if forced or (mixture is not None and not looks_worse(new, old))
-        else person.tried()
-        for person, mixture, new, old in zip(people, learned, *rights, strict=True)
+        else person
+        for person, mixture, new, old in zip(tried, learned, *rights, strict=True)
     ]
 
 
@@ -130,9 +140,10 @@ def take_up(learned: Person, now: Person) -> Person:
     Since then only corrections have arrived. If there are too many of them, the mixture is stale
     and is not used.
     """
+    now = replace(now, tried_at=learned.tried_at, has_failed=learned.has_failed)
     if now.replay.next_position > (1 + STALE_SHARE) * learned.tried_at:
-        return replace(now, tried_at=learned.tried_at)
-    return replace(now, tried_at=learned.tried_at, mixture=learned.mixture, version=learned.version)
+        return now
+    return replace(now, mixture=learned.mixture, version=learned.version)
 
 
 def follow(
@@ -190,8 +201,9 @@ def adopt(
 ) -> list[Person]:
     """Use the release that is offered; a person for whom it is worse keeps the one in use.
 
-    All samples that are held back judge. A rollback is followed in any case: the operator has a
-    reason that no device can see. The same expert under another name needs no learning.
+    All samples that are held back judge, and it is worse where learning for it fails. A rollback is
+    followed in any case: the operator has a reason that no device can see. The same expert under
+    another name needs no learning.
     """
     if offered.expert is running.expert:
         return [replace(person, release=offered.release) for person in people]
@@ -200,7 +212,7 @@ def adopt(
         return moved
     rights = _right_on_held_back(moved, offered), _right_on_held_back(people, running)
     return [
-        old if looks_worse(new_right, old_right) else new
+        old if new.has_failed or looks_worse(new_right, old_right) else new
         for new, old, new_right, old_right in zip(moved, people, *rights, strict=True)
     ]
 

@@ -8,7 +8,7 @@ FADING = 0.99
 
 
 class Prequential(NamedTuple):
-    """Accuracy over all guesses and with fading memory; both are NaN before the first guess.
+    """Accuracy over all guesses and with fading memory; each is NaN while it has no guess.
 
     The fading is that of Gama, Sebastiao, Rodrigues 2013, On evaluating stream learning
     algorithms, Machine Learning 90:317.
@@ -42,4 +42,4 @@ class Prequential(NamedTuple):
     @property
     def recent(self) -> float:
         """The share of about the last hundred guesses that were right."""
-        return self.faded_right / self.faded_guesses if self.guesses else math.nan
+        return self.faded_right / self.faded_guesses if self.faded_guesses else math.nan

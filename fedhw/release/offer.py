@@ -9,6 +9,7 @@ from fedhw.errors import InputError
 from fedhw.release.manifest import Manifest
 from fedhw.release.release import check_architecture, open_files, sha256
 from fedhw.release.signing import verify
+from fedhw.release.trial import try_out
 
 MAX_RELEASE_BYTES = 64 * 1024 * 1024
 """Bytes of all files together; those of a LeNet-5 have 600 kB."""
@@ -73,7 +74,7 @@ def verify_offer(
 
 
 def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Raise RefusedError unless these are the manifest's files for devices, and fit it."""
+    """Raise RefusedError unless these are the manifest's files for devices, fit it, and work."""
     size = sum(map(len, files.values()))
     if size > MAX_RELEASE_BYTES:
         raise RefusedError(
@@ -89,7 +90,7 @@ def verify_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
             f"{manifest.for_devices}",
         )
     with _refusing(Refusal.FILES):
-        open_files(manifest, files)
+        try_out(manifest.name, *open_files(manifest, files))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from fedhw.errors import InputError
 from fedhw.release.manifest import FORMAT, MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from fedhw.release.release import Release, open_files, read_files
 from fedhw.release.signing import ReleaseKey, SignatureError, verify
+from fedhw.release.trial import try_out
 from fedhw.system.atomic import replacing
 
 SIGNATURE = "manifest.sig"
@@ -70,12 +71,13 @@ class Registry:
     def publish(self, directory: Path) -> Manifest:
         """Publish the release in a directory as the newest version.
 
-        Raises InputError for one that cannot be loaded, that has other observations or labels than
-        the fleet's corrections, or that has the same files as the newest version.
+        Raises InputError for one that cannot be loaded or fails when it is tried, that has other
+        observations or labels than the fleet's corrections, or that has the same files as the
+        newest version.
         """
         manifest = Manifest.load(directory / MANIFEST)
         files = read_files(directory, manifest)
-        open_files(manifest, files)
+        try_out(manifest.name, *open_files(manifest, files))
         return self._publish(replace(manifest, restores=None), files)
 
     def rollback(self, version: int) -> Manifest:

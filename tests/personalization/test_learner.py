@@ -13,6 +13,7 @@ from fedhw.handwriting.synthetic import synthetic_writers
 from fedhw.personalization import learner as module
 from fedhw.personalization.learner import Learner, orthogonal
 from fedhw.personalization.method import Activations, pad_cohort
+from fedhw.release.sketch import Sketch
 
 
 def learn(learner, world, cohort):
@@ -173,3 +174,36 @@ def test_orthogonal_makes_no_direction_stronger_than_one(rank, rows, columns, se
     near = orthogonal(m)
     assert near.isfinite().all()
     assert torch.linalg.svdvals(near).max() < 1.001
+
+
+@pytest.mark.parametrize("writer", [0, 3])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf, 3e38])
+def test_a_matrix_that_overflows_harms_no_other_writer(number, writer):
+    m = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    expected = orthogonal(m)
+    m[writer, 1, 2] = number
+    others = [w for w in range(4) if w != writer]
+    torch.testing.assert_close(orthogonal(m)[others], expected[others])
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, 1e30])
+def test_a_sample_that_overflows_is_left_out(world, cohort, number):
+    features = cohort.activations.features.clone()
+    features[0, 2] = number
+    scores = world.expert.head(features)
+    mask = cohort.mask.clone()
+    mask[0, 2] = False
+    with_it = cohort._replace(activations=Activations(*cohort.activations[:1], features, scores))
+    learned, without = (
+        learn(Learner(steps=3), world, c) for c in (with_it, cohort._replace(mask=mask))
+    )
+    for part, expected in zip(learned.mixture.local, without.mixture.local, strict=True):
+        torch.testing.assert_close(part, expected)
+    assert learned.mixture.is_usable
+
+
+def test_a_mixture_that_overflows_is_not_usable(world, cohort):
+    sketch = Sketch(world.sketch.steps, torch.full_like(world.sketch.scale, 1e37))
+    with torch.no_grad():
+        learned = Learner(steps=2).learn(world.expert, cohort, sketch, 0)
+    assert not learned.mixture.is_usable

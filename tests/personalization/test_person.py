@@ -29,6 +29,8 @@ from fedhw.personalization.recogniser import Recogniser
 from fedhw.personalization.replay import Replay, Sample
 from fedhw.release.release import Release
 from fedhw.release.sketch import Sketch
+from tests.releases import changed
+from tests.releases import overflowing as too_large
 
 WRITTEN = synthetic_writers(range(700, 704), 186)
 QUICK = Learner(steps=6)
@@ -68,6 +70,12 @@ def blind(running: Base) -> Base:
         for part in expert.parameters():
             part.zero_()
     return Base(expert, running.sketch, "blind")
+
+
+@pytest.fixture(scope="module")
+def overflowing(release: Release) -> Base:
+    made = changed(release, too_large)
+    return Base(made.expert, made.sketch, "overflowing")
 
 
 def write(person: Person, base: Base, writer: int, first: int, last: int) -> Person:
@@ -240,6 +248,29 @@ def test_the_same_expert_under_another_name_is_nothing_to_learn_for(running):
         assert after.mixture is person.mixture
         assert after.replay is person.replay
         assert after.version == person.version
+
+
+def test_a_learning_that_overflows_leaves_what_was_in_use_and_is_told(running, overflowing):
+    person = write(new(running), running, 0, 0, 40)
+    [before] = relearn([person], running, QUICK)
+    [tried] = relearn([before], overflowing, QUICK)
+    assert tried.has_failed
+    assert tried.mixture is before.mixture
+    assert (tried.version, tried.tried_at) == (before.version, 40)
+    assert take_up(tried, write(before, running, 0, 40, 41)).has_failed
+    [by_force] = relearn([before], overflowing, QUICK, forced=True)
+    assert (by_force.has_failed, by_force.mixture) == (True, None)
+    [mended] = relearn([tried], running, QUICK)
+    assert not mended.has_failed
+    assert mended.mixture is not None
+
+
+def test_a_release_for_which_learning_fails_is_held_back(running, overflowing):
+    people = [write(new(running), running, w, 0, 4) for w in range(2)]
+    kept = adopt(people, running, overflowing, QUICK, is_rollback=False)
+    assert all(one is other for one, other in zip(kept, people, strict=True))
+    followed = adopt(people, running, overflowing, QUICK, is_rollback=True)
+    assert [(each.release, each.mixture) for each in followed] == [("overflowing", None)] * 2
 
 
 def test_what_was_learned_is_counted_where_a_release_takes_it_away(running, blind):

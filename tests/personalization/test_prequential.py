@@ -23,3 +23,9 @@ def test_the_recent_accuracy_weighs_each_guess_by_its_age(rights):
     weights = 0.99 ** np.arange(len(rights))[::-1]
     assert np.isclose(accuracy.recent, np.average(rights, weights=weights))
     assert accuracy.total == np.mean(rights)
+
+
+def test_without_recent_guesses_the_total_is_known_all_the_same():
+    older = Prequential(guesses=20, right=5)
+    assert older.total == 0.25
+    assert np.isnan(older.recent)

@@ -63,3 +63,14 @@ def nudge(amount: float) -> Callable[[Tensors], None]:
         tensors["head.bias"] += amount
 
     return nudged
+
+
+def too_large(tensors: Tensors) -> None:
+    """Make finite weights that are too large to compute with."""
+    for weights in tensors.values():
+        weights.fill_(1e6)
+
+
+def largest_scale(tensors: Tensors) -> None:
+    """Make a sketch of steps and scales that are finite, while its features are not."""
+    tensors["scale"].fill_(1e37)

@@ -28,7 +28,7 @@ from fedhw.release.offer import (
 from fedhw.release.release import Release, read_files
 from fedhw.release.signing import ReleaseKey
 from fedhw.v1 import release_pb2 as pb
-from tests.release.conftest import Vary
+from tests.release.conftest import Vary, largest_scale, too_large
 
 KEY, OTHER = ReleaseKey(Ed25519PrivateKey.generate()), ReleaseKey(Ed25519PrivateKey.generate())
 
@@ -223,6 +223,8 @@ def narrow(tensors: dict[str, torch.Tensor]) -> None:
         {"sketch": one_step},
         {"sketch": scalar_steps},
         {"sketch": narrow},
+        {"weights": too_large},
+        {"sketch": largest_scale},
     ],
     ids=lambda harm: "-".join(f"{k}-{v.__name__}" for k, v in harm.items()),
 )

@@ -24,7 +24,7 @@ from fedhw.release.offer import verify_files, verify_offer
 from fedhw.release.registry import SIGNATURE, Registry
 from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey, verify
-from tests.release.conftest import Vary, nudge, rewrite
+from tests.release.conftest import Vary, nudge, rewrite, too_large
 
 
 @pytest.fixture
@@ -101,6 +101,7 @@ def test_what_must_not_be_published_is_refused(
         (lambda: registry.publish(release_directory), "its files are those of v1-"),
         (lambda: registry.publish(vary("same", validation={})), "its files are those of v1-"),
         (lambda: registry.publish(reversed_), "is not the fleet's"),
+        (lambda: registry.publish(vary("over", too_large)), "numbers that are not finite when"),
         (lambda: registry.publish(broken), "is not the file in the manifest"),
         (lambda: registry.publish(tmp_path / "nowhere"), "does not exist"),
         (lambda: registry.rollback(1), "its files are those of v1-"),

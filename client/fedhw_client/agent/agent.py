@@ -34,6 +34,11 @@ CAPACITY = 2000
 MAX_CORRECTIONS = 1000
 """Corrections that one call may bring."""
 
+LEARNING_FAILED = (
+    "The last learning failed, so recognition goes on without it; the corrections are kept."
+)
+"""The notice in a status until a learning succeeds."""
+
 log = structlog.get_logger()
 
 
@@ -256,7 +261,7 @@ class Agent:
             learnings=self._learner.learnings,
             learning_seconds=self._learner.learning_seconds,
             store_bytes=self._store.size,
-            notices=tuple(self._store.notices),
+            notices=(*self._store.notices, *([LEARNING_FAILED] if person.has_failed else [])),
         )
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:

@@ -135,7 +135,11 @@ class BackgroundLearner:
                 self._due.clear()
                 if self._stopping.is_set():  # only now: `close` may have come a moment before
                     return
-                self._learn()
+                try:
+                    self._learn()
+                except Exception as error:  # of any kind: recognising goes on without it
+                    log.error("learning failed", error=type(error).__name__)
+                    self._person.note_failed()
             self._changed()
 
     def _learn(self) -> None:
@@ -143,7 +147,10 @@ class BackgroundLearner:
             in_use = self._person.try_to_learn()
             [learned] = relearn([in_use.person], base_of(in_use.release), self._learner)
             is_new = self._person.take_up(learned)
-        log.info("learned", swapped=is_new, version=self._person.in_use.person.version)
+        if learned.has_failed:
+            log.error("learning failed", error="numbers that are not finite")
+        else:
+            log.info("learned", swapped=is_new, version=self._person.in_use.person.version)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

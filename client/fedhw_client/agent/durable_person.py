@@ -119,6 +119,11 @@ class DurablePerson:
             self.in_use = self.in_use.of_person(self.in_use.person.tried())
             return self.in_use
 
+    def note_failed(self) -> None:
+        """Note that a learning has failed; what was in use stays so."""
+        with self._turn:
+            self.in_use = self.in_use.of_person(replace(self.in_use.person, has_failed=True))
+
     def take_up(self, learned: Person) -> bool:
         """Use what was learned unless it is stale; returns whether it is used."""
         with self._turn:

@@ -75,6 +75,10 @@ def _learned(release: "Release", file: Path, rank: int | None) -> "Mixture":
     for row in kept.rows:
         person.keep(release.observation.from_bytes(row.observation), row.label)
     person.relearn(forced=True)
+    if person.person.has_failed:
+        raise InputError(
+            f"release: {release.manifest.name} gives numbers that are not finite; give another one"
+        )
     mixture, replay = person.person.mixture, person.person.replay
     if mixture is None:
         raise InputError(f"profile: {file} holds no corrections; correct some first")

@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -22,12 +23,12 @@ from fedhw.personalization.stream import Personalizer
 from fedhw.privacy.statistics import Tally
 from fedhw.release.release import Release
 from fedhw.system.clock import SettableClock
-from fedhw_client.agent.agent import CAPACITY, MAX_CORRECTIONS, Agent
+from fedhw_client.agent.agent import CAPACITY, LEARNING_FAILED, MAX_CORRECTIONS, Agent
 from fedhw_client.agent.correction import Correction
 from fedhw_client.agent.durable_person import base_of
 from fedhw_client.store.corrections import Selection, Store
 from fedhw_client.store.profile import Profile
-from tests.releases import changed, shuffled, spoiling
+from tests.releases import changed, overflowing, shuffled, spoiling
 from tests.waiting import until
 
 CROSS = np.maximum(np.eye(28, dtype=np.uint8), np.eye(28, dtype=np.uint8)[::-1]) * 255
@@ -225,6 +226,41 @@ def test_no_more_is_kept_than_there_is_room_for(release, tmp_path):
     assert again.status().kept == 40
     assert sum(window.guesses for window in again.progress(99)) == 71
     again.close()
+
+
+def test_a_status_is_told_after_all_that_is_kept_is_forgotten_by_its_period(release, tmp_path):
+    def check(agent: Agent) -> None:
+        status = agent.status()
+        assert (status.kept, status.accuracy.guesses) == (0, 20)
+        assert 0 <= status.accuracy.total <= 1
+        assert math.isnan(status.accuracy.recent)
+
+    with closing(Agent(release, Store(tmp_path / "device.db"), capacity=20)) as agent:
+        for n in (20, 20, 1):
+            agent.learn(corrections("Q", n))
+        # The first 20 have made room, but still count.
+        assert agent.forget(Selection(end=time.time() + 60)) == 21
+        check(agent)
+    with closing(Agent(release, Store(tmp_path / "device.db"), capacity=20)) as agent:
+        check(agent)
+        agent.learn(corrections("Q", 1))
+        assert agent.status().accuracy.recent in (0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_release_that_overflows_ends_no_agent_and_a_good_one_mends_it(release, tmp_path):
+    with closing(Agent(changed(release, overflowing), Store(tmp_path / "device.db"))) as agent:
+        agent.learn(corrections("Q", 8) + corrections("R", 8, BAR))
+        until(lambda: agent.status().notices == (LEARNING_FAILED,))
+        settled(agent)
+        assert agent.is_alive
+        assert agent.recognize(CROSS).decided_by == "global"
+        assert agent.undo().label == "R"
+        assert agent.forget(Selection(label="Q")) == 8
+        assert agent.status().notices == (LEARNING_FAILED,)
+        assert agent.adopt(better(release, 2))
+        assert agent.status().notices == ()
+        assert agent.recognize(BAR).label == "R"
 
 
 def test_what_is_older_than_may_be_kept_is_forgotten(release, tmp_path):

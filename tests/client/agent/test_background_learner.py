@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fedhw.release.release import Release
 from fedhw.system.clock import SettableClock
@@ -114,3 +115,28 @@ def test_the_same_files_under_another_name_keep_what_was_learned(learner, durabl
     assert durable.in_use.release.manifest.version == release.manifest.version + 3
     assert durable.in_use.person.mixture is mixture
     assert durable.in_use.person.version == version
+
+
+class Failing(torch.nn.Linear):
+    """The head of a plug-in, which fails on many samples at once."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        raise OSError("no such accelerator")
+
+
+def test_whatever_a_release_raises_the_learner_goes_on(release, tmp_path):
+    failing = changed(release, lambda expert, sketch: sketch)
+    failing.expert.head.__class__ = Failing
+    clock = SettableClock()
+    with closing(Store(tmp_path / "device.db")) as store:
+        durable = DurablePerson(failing, store, 64, clock)
+        with closing(BackgroundLearner(durable, lambda: None, Working())) as learner:
+            durable.learn([Correction(CROSS, "Q")] * 8)
+            learner.wake()
+            until(lambda: durable.in_use.person.has_failed)
+            until(lambda: not learner.is_learning)
+            assert learner.is_alive
+            durable.learn([Correction(CROSS, "Q")] * 8)
+            learner.wake_if_due()
+            until(lambda: learner.learnings == 2)
+            assert durable.in_use.recogniser.predict_one(CROSS).decided_by == "global"
