@@ -258,7 +258,7 @@ async def _serve(
         listener, secret = listen("pad-port", settings.pad_port), secrets.token_urlsafe()
         port = listener.getsockname()[1]
         coordinator = None if enrolment is None else enrolment.invitation.statistics
-        pad = HttpServer(pad_app(agent, secret, port, coordinator), listener)
+        pad = HttpServer(pad_app(agent, observe_all, secret, port, coordinator, clock), listener)
         say(f"pad: {pad_url(secret, port)}")
     await server.start()
     async with asyncio.TaskGroup() as tasks:

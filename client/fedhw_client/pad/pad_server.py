@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -25,6 +25,7 @@ from fedhw.data.observation_picture import png_url
 from fedhw.errors import InputError
 from fedhw.observation import Labels, Observations
 from fedhw.personalization.recogniser import Recognition
+from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.agent import Agent, Status
 from fedhw_client.agent.async_encode import encode
 from fedhw_client.agent.correction import Correction
@@ -61,11 +62,19 @@ def pad_url(token: str, port: int) -> str:
     return f"http://127.0.0.1:{port}/{token}/"
 
 
-def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None) -> Starlette:
+def pad_app(
+    agent: Agent,
+    observe: Callable[[float], object],
+    token: str,
+    port: int,
+    coordinator: str | None = None,
+    clock: Clock = SystemClock(),
+) -> Starlette:
     """Return the pad of this agent, for a server that listens on loopback at `port`.
 
-    The page says what leaves the device: nothing, or reports to a `coordinator`. The server must
-    not keep an access log, since the path has the token. Raises InputError where the release's
+    `observe` is called with the seconds that each recognition took. The page says what leaves the
+    device: nothing, or reports to a `coordinator`. The server must not keep an access log, since
+    the path has the token. Raises InputError where the release's
     observations cannot be made from strokes.
     """
 
@@ -79,8 +88,12 @@ def pad_app(agent: Agent, token: str, port: int, coordinator: str | None = None)
         return JSONResponse(list(agent.release.labels))
 
     async def recognize(request: Request) -> Response:
-        recognition = agent.recognize(await observation_in(await _json_object(request)))
-        return JSONResponse(_recognition(recognition, agent.release.labels))
+        asked = await _json_object(request)
+        began = clock.monotonic()
+        recognition = agent.recognize(await observation_in(asked))
+        response = JSONResponse(_recognition(recognition, agent.release.labels))
+        observe(clock.monotonic() - began)
+        return response
 
     async def learn(request: Request) -> Response:
         asked = await _json_object(request)

@@ -29,12 +29,18 @@ def agent(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def pad(agent: Agent) -> Iterator[httpx.Client]:
+def observed() -> list[float]:
+    """The seconds of each recognition, as the metrics and reports are told them."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def pad(agent: Agent, observed: list[float]) -> Iterator[httpx.Client]:
     """A client that asks as the page does."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
-            pad_app(agent, TOKEN, port),
+            pad_app(agent, observed.append, TOKEN, port),
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=1,
@@ -192,9 +198,11 @@ def test_forgetting_must_say_what(pad, agent, selection):
     assert agent.status().kept == 1
 
 
-def test_a_character_is_recognised(pad, agent):
+def test_a_character_is_recognised(pad, agent, observed):
     before = agent.status().recognitions
+    heard = len(observed)
     told = pad.post("recognize", json={"strokes": SEVEN}).json()
+    assert [seconds > 0 for seconds in observed[heard:]] == [True]
     assert agent.status().recognitions == before + 1
     assert [told["label"], told["probability"]] == list(told["candidates"][0].values())
     chances = [candidate["probability"] for candidate in told["candidates"]]
