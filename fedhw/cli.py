@@ -17,6 +17,7 @@ from fedhw import __version__
 from fedhw.errors import InputError
 from fedhw.system.console import err, out
 from fedhw.system.plugins import COMMANDS, installed, load
+from fedhw.system.printable import sentence
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What a write fails with where there is no more room."""
@@ -104,5 +105,5 @@ def main() -> None:
         message = f"{error.filename or 'disk'}: {error.strerror or error}; {mend}"
     else:
         return
-    err.print(f"fedhw: {message}", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"fedhw: {sentence(message)}", markup=False, highlight=False, soft_wrap=True)
     sys.exit(2)

@@ -18,6 +18,9 @@ _KINDS: dict[object, Any] = {str: str, int: int, float: int | float}
 
 DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_ADDRESS = re.compile(r"[!-~]{1,300}")
+"""HOST:PORT; a host is a DNS name of up to 253 characters in ASCII, or an IP address."""
+
 
 def proof_of_keys(device: str, node_key: str) -> bytes:
     """Return what the report key signs to prove that the node key (PEM) is of the same device."""
@@ -72,6 +75,8 @@ class Invitation:
         good = {
             "format": self.format == FORMAT,
             "device": DEVICE_NAME.fullmatch(self.device) is not None,
+            "statistics": _ADDRESS.fullmatch(self.statistics) is not None,
+            "flower": _ADDRESS.fullmatch(self.flower) is not None,
             "release_key": re.fullmatch(r"[0-9a-f]{64}", self.release_key) is not None,
             "app": re.fullmatch(r"[0-9a-f]{64}", self.app) is not None,
             "window": self.window > 0,

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,17 +23,42 @@ from rich.text import Text
 from fedhw.errors import InputError
 from fedhw.system.atomic import replacing
 from fedhw.system.plugins import SOURCES, installed
+from fedhw.system.printable import printable, sentence
 
 DATA_HELP = f"FILE.npz, or NAME or NAME:WHERE of a source: {', '.join(installed(SOURCES))}"
 MAX_SEED = 2**63 - 1
 
-out = Console()
-err = Console(stderr=True)
+
+class Printable(RenderHook):
+    """Makes all text of a console printable; the layout and the colours stay."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Return renderables that escape what these show."""
+        return [_Escaped(each) for each in renderables]
 
 
-def say(sentence: str) -> None:
+@dataclass(frozen=True)
+class _Escaped:
+    shown: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown, options):
+            is_text = segment.control is None
+            yield segment._replace(text=printable(segment.text)) if is_text else segment
+
+
+def _console(stderr: bool = False) -> Console:
+    console = Console(stderr=stderr)
+    console.push_render_hook(Printable())
+    return console
+
+
+out, err = _console(), _console(stderr=True)
+
+
+def say(told: str) -> None:
     """Print a sentence at once and without wrapping."""
-    print(sentence, flush=True)
+    print(sentence(told), flush=True)
 
 
 @contextmanager

@@ -1,8 +1,18 @@
 """The log: one line of JSON on stderr for each event."""
 
 import sys
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict
+
+from fedhw.system.printable import LONGEST_SENTENCE_CHARACTERS
+
+
+def _shortened(_: Any, __: str, event: EventDict) -> EventDict:
+    """Cut off long texts; outsiders choose some of them."""
+    most = LONGEST_SENTENCE_CHARACTERS
+    return {name: each[:most] if isinstance(each, str) else each for name, each in event.items()}
 
 
 def log_as_json() -> None:
@@ -11,6 +21,7 @@ def log_as_json() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
+            _shortened,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],

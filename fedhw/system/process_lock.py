@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,14 @@ from fedhw.errors import InputError
 
 @contextmanager
 def occupied(directory: Path, program: str) -> Iterator[None]:
-    """Create the directory and lock it against other processes of this program.
+    """Create the directory, close it to other users and lock it against other processes.
 
-    Raises InputError when another process uses it or it is not writable.
+    Raises InputError when another process of this program uses it, it is not writable, or another
+    user can change what is in it.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(directory)
         lock = os.open(directory / f"{program}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise InputError(
@@ -34,6 +37,21 @@ def occupied(directory: Path, program: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def is_occupied(directory: Path, program: str) -> bool:
+    """Whether a process of this program uses the directory."""
+    try:
+        lock = os.open(directory / f"{program}.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 @contextmanager
@@ -63,3 +81,16 @@ def in_turn(output: Path, wait: Callable[[], None]) -> Iterator[None]:
                 return
         finally:
             os.close(lock)
+
+
+def _close_to_others(directory: Path) -> None:
+    found = directory.stat()
+    if found.st_uid == os.geteuid():
+        if found.st_mode & 0o077:
+            directory.chmod(0o700)
+    # Root can change everything anyway, and owns the volumes of containers, open to one group.
+    elif found.st_uid != 0 or found.st_mode & stat.S_IWOTH:
+        raise InputError(
+            f"home: {directory} is another user's, who could change what is in it; give one of "
+            "your own with --home"
+        )

@@ -1,4 +1,4 @@
-"""Outputs are written in turn, whatever became of who wrote before."""
+"""Outputs are written in turn, whatever became of who wrote before; a home is for one user."""
 
 import multiprocessing
 import os
@@ -7,9 +7,15 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fedhw.system.process_lock import in_turn
+import pytest
+
+from fedhw.errors import InputError
+from fedhw.system.process_lock import in_turn, is_occupied, occupied
 
 FORK = multiprocessing.get_context("fork")
+
+STRANGER = 54321
+"""The number of another user."""
 
 
 def begin(place: Path, work: Callable[[Path, Connection], None]) -> tuple[int, Connection]:
@@ -51,3 +57,30 @@ def test_a_killed_process_keeps_nobody_waiting(tmp_path: Path) -> None:
     with in_turn(tmp_path / "out", lambda: None):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_open_home_is_closed(tmp_path):
+    tmp_path.chmod(0o777)
+    with occupied(tmp_path, "agent"):
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_the_home_of_another_user_is_refused_and_stays(tmp_path):
+    os.chown(tmp_path, STRANGER, STRANGER)
+    before = tmp_path.stat().st_mode
+    with (
+        pytest.raises(InputError, match=r"home: .* is another user's.*--home"),
+        occupied(tmp_path, "agent"),
+    ):
+        pass
+    assert tmp_path.stat().st_mode == before
+    assert not [*tmp_path.iterdir()]
+
+
+def test_who_is_in_a_home_is_seen_from_outside(tmp_path):
+    assert not is_occupied(tmp_path / "none", "agent")
+    with occupied(tmp_path, "agent"):
+        assert is_occupied(tmp_path, "agent")
+        assert not is_occupied(tmp_path, "coordinator")
+    assert not is_occupied(tmp_path, "agent")

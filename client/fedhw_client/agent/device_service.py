@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedhw.data.encoders import check_points
 from fedhw.errors import InputError
+from fedhw.malformed_requests import MALFORMED, MalformedRefused
 from fedhw.observation import Observations
 from fedhw.personalization.prequential import Prequential
 from fedhw.personalization.recogniser import Recognition
@@ -65,7 +66,7 @@ async def device_server(
     send it as `authorization: Bearer TOKEN`.
     """
     server = grpc.aio.server(
-        interceptors=[] if token is None else [_TokenRequired(token)],
+        interceptors=[*([] if token is None else [_TokenRequired(token)]), MalformedRefused()],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),
@@ -222,7 +223,7 @@ async def _explained(context: Context) -> AsyncIterator[None]:
     except DecodeError:
         await context.abort(
             grpc.StatusCode.INVALID_ARGUMENT,
-            "request: its bytes are no message of this call; send what device.proto says",
+            MALFORMED,
         )
     except InputError as error:
         await context.abort(_code(error), str(error))
@@ -350,6 +351,5 @@ def _status(status: Status) -> pb.Status:
 
 
 def _accuracy(accuracy: Prequential) -> pb.Accuracy:
-    if math.isnan(accuracy.total):
-        return pb.Accuracy()
-    return pb.Accuracy(total=accuracy.total, recent=accuracy.recent)
+    known = {"total": accuracy.total, "recent": accuracy.recent}
+    return pb.Accuracy(**{name: share for name, share in known.items() if not math.isnan(share)})

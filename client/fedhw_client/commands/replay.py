@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from fedhw.errors import InputError
@@ -54,7 +55,7 @@ def replay(
         outcome = replay_writer(
             characters, writer, rate, known.directory, lambda n: bars.update(bar, completed=n)
         )
-    shown = Table("figure", writer)
+    shown = Table("figure", escape(writer))
     for name, value in outcome.as_rows():
         shown.add_row(name, value)
     out.print(shown)

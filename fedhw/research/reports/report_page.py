@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -10,6 +10,7 @@ from typing import Any
 
 from fedhw.errors import InputError
 from fedhw.system.atomic import replacing
+from fedhw.system.printable import printable
 
 PAGE = "index.html"
 SUMMARY = "summary.json"
@@ -45,6 +46,11 @@ def is_report_from(directory: Path, made_from: str) -> bool:
         return (directory / PAGE).is_file() and figures[MADE_FROM] == made_from
     except (OSError, ValueError, KeyError, TypeError):
         return False  # none, or that of an earlier version
+
+
+def escape(text: str) -> str:
+    """Return plain text as HTML, with its control characters escaped."""
+    return escape_html(printable(text))
 
 
 def check_place(directory: Path) -> None:

@@ -4,7 +4,6 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,13 @@ from fedhw.research.reports.plots import (
     gate_openings,
     standard_error,
 )
-from fedhw.research.reports.report_page import definitions, section, side_by_side, write_page
+from fedhw.research.reports.report_page import (
+    definitions,
+    escape,
+    section,
+    side_by_side,
+    write_page,
+)
 from fedhw.research.reports.report_page import table as html_table
 from fedhw.research.simulation.experiment import FULL_ALPHABET, HURT, Experiment
 

@@ -37,7 +37,7 @@ def make_certificates(directory: Path, hosts: list[str], clock: Clock = SystemCl
 
 def _make_authority(directory: Path, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedhw coordinator")])
+    name = _named("fedhw coordinator")
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     certificate = (
         _valid(now, timedelta(days=365 * AUTHORITY_YEARS))
@@ -61,7 +61,8 @@ def _make_server(directory: Path, hosts: list[str], now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         _valid(now, timedelta(days=SERVER_DAYS))
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+        # Its hosts are alternative names, since a common name has 64 characters at most (RFC 5280).
+        .subject_name(_named("fedhw coordinator's server"))
         .issuer_name(authority.subject)
         .public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -88,6 +89,10 @@ def _is_good(directory: Path, hosts: list[str], now: datetime) -> bool:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     ends = certificate.not_valid_after_utc
     return ends - now > RENEWAL and all(_name(host) in names for host in hosts)
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _valid(now: datetime, duration: timedelta) -> x509.CertificateBuilder:

@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from fedhw.malformed_requests import MalformedRefused
 from fedhw.v1 import enrolment_pb2_grpc, statistics_pb2, statistics_pb2_grpc
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.statistics_service import StatisticsService
@@ -23,6 +24,7 @@ def grpc_server(
 ) -> tuple[grpc.aio.Server, int]:
     """Return a server that is bound to HOST:PORT but not started, and its port."""
     server = grpc.aio.server(
+        interceptors=[MalformedRefused()],
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
             ("grpc.so_reuseport", 0),

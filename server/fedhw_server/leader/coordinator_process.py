@@ -22,6 +22,7 @@ from fedhw_server.console.fleet_metrics import Metrics, metrics_pages
 from fedhw_server.fronts.certificates import make_certificates
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.grpc_server import grpc_server
+from fedhw_server.fronts.host import checked_host
 from fedhw_server.fronts.statistics_service import StatisticsService
 from fedhw_server.leader import server_app, superlink
 from fedhw_server.leader.membership import Membership
@@ -64,10 +65,13 @@ class Settings:
 
     @property
     def reached_at(self) -> str:
-        """The name or address by which devices reach the coordinator."""
+        """The name or address by which devices reach the coordinator.
+
+        Raises InputError where it is none.
+        """
         if self.advertise is not None:
-            return self.advertise
-        return socket.getfqdn() if self.host in EVERYWHERE else self.host
+            return checked_host(self.advertise)
+        return checked_host(socket.getfqdn() if self.host in EVERYWHERE else self.host)
 
     @property
     def called_at(self) -> str:

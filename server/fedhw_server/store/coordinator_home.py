@@ -6,10 +6,9 @@ from pathlib import Path
 
 import platformdirs
 
-from fedhw.errors import InputError
 from fedhw.release.registry import Registry
 from fedhw.release.signing import ReleaseKey
-from fedhw.system.process_lock import occupied
+from fedhw.system.process_lock import is_occupied
 
 PROGRAM = "coordinator"
 
@@ -76,8 +75,4 @@ class Home:
 
     def is_occupied(self) -> bool:
         """Whether a coordinator runs here now."""
-        try:
-            with occupied(self.directory, PROGRAM):
-                return False
-        except InputError:
-            return True
+        return is_occupied(self.directory, PROGRAM)

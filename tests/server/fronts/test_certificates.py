@@ -40,7 +40,7 @@ def met(directory, host):
 @pytest.mark.parametrize("host", ["fleet.example.org", "127.0.0.1", "::1"])
 def test_the_chain_verifies_for_every_host(tmp_path, host):
     make_certificates(tmp_path, ["fleet.example.org", "127.0.0.1", "::1"])
-    assert met(tmp_path, host)["subject"] == ((("commonName", "fleet.example.org"),),)
+    assert met(tmp_path, host)["subject"] == ((("commonName", "fedhw coordinator's server"),),)
 
 
 def test_it_does_not_for_another_host_or_another_authority(tmp_path):
