@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhw.handwriting.stray_ink import is_stray
+
 Mask = NDArray[np.bool_]
 
 _RIM = 0.1  # of the sides: what lies within it and spans the picture is a frame
 _SPAN = 0.8
 _SMALLEST = 0.02  # of the longer side of the picture: what is smaller is a speck beside a frame
-_LARGE_PART = 0.25  # of the largest component's area: a part of the character wherever it is
 _DOT = 0.4  # of the square of the pen's width: the least area of a dot
-_APART = 0.5  # of the largest component's longer side: a dot is nearer than this
 
 
 def of_character(ink: Mask) -> Mask:
@@ -43,9 +43,9 @@ def of_character(ink: Mask) -> Mask:
         kept = ~frame & (~cut | (area > area[whole].max()))
     main = int(np.argmax(area * kept))
     pen = _line_width(number == main + 1)
-    gap = np.hypot(_gap(top, bottom, main), _gap(left, right, main))
-    near = gap <= _APART * max(height[main], width[main])
-    kept &= (area >= _LARGE_PART * area[main]) | (near & (area >= _DOT * pen**2))
+    kept &= area >= min(_DOT * pen**2, area[main])
+    low, high = np.stack([left, top], axis=1), np.stack([right, bottom], axis=1) + 1
+    kept[kept] = ~is_stray(low[kept], high[kept])
     mask: Mask = np.isin(number, parts[kept])
     return mask
 
@@ -94,12 +94,6 @@ def _line_width(ink: Mask) -> float:
     padded = np.pad(ink, 1)
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return 2 * float(ink.sum()) / int((ink & ~inside).sum())
-
-
-def _gap(least: NDArray[np.int64], greatest: NDArray[np.int64], main: int) -> NDArray[np.int64]:
-    """How far each component is from the main one along one axis."""
-    gap: NDArray[np.int64] = np.maximum(least - greatest[main], least[main] - greatest)
-    return gap.clip(0)
 
 
 def bounding_box(ink: Mask) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedhw.data.encoders import Encoder, check_points
 from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH, SIDE
+from fedhw.handwriting.stray_ink import is_stray
 
 Stroke = NDArray[np.number]
 """The pen's path from touching to leaving the paper: [P, 2], x to the right, y down, any unit."""
@@ -36,7 +37,8 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
 
     Lines have round caps and joints, `width` is a fraction of the bounding box's longer side. A
     pixel's ink follows from its distance to the nearest stroke, as if the line's edge were blurred
-    by a Gaussian. Position and size of the strokes do not matter; a lone dot is drawn as a dot.
+    by a Gaussian. Position and size of the strokes do not matter; a lone dot is drawn as a dot. A
+    stroke that is short and far from the others, such as a stray tap or a palm's, is left out.
 
     Raises InputError for strokes without points, of wrong shape, too long or not finite, and for a
     width outside 0..1.
@@ -48,7 +50,10 @@ def rasterise(strokes: Sequence[Stroke], width: float = LINE_WIDTH) -> NDArray[n
     if not 0 < width <= 1:
         raise InputError(f"width: {width} is not a fraction of the box; use 0.05..0.3")
     points = _checked_points(strokes)
-    ends = np.cumsum([len(stroke) for stroke in strokes])
+    lengths = np.array([len(stroke) for stroke in strokes])
+    starts = np.cumsum(lengths) - lengths
+    kept = ~is_stray(np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts))
+    points, ends = points[np.repeat(kept, lengths)], np.cumsum(lengths[kept])
     return coverage(signed_distances(points, ends, width))
 
 

@@ -73,6 +73,30 @@ def test_a_wider_line_leaves_more_ink():
 
 
 @pytest.mark.parametrize(
+    "stray", [[[260, 130]], [[250, 160], [252, 163]], [[-120, 90], [-100, 80], [-90, 120]]]
+)
+def test_a_stray_tap_or_the_mark_of_a_palm_is_left_out(stray):
+    np.testing.assert_array_equal(rasterise([np.array(stray), *SEVEN]), rasterise(SEVEN))
+
+
+@pytest.mark.parametrize("dot", [[[0, -80]], [[25, -60], [25, -60]], [[-30, -20], [-28, -18]]])
+def test_the_dot_of_an_i_stays(dot):
+    stem = np.array([[0, 0], [0, 100]])
+    assert (rasterise([stem, np.array(dot)]) != rasterise([stem])).any()
+
+
+def test_points_and_strokes_may_be_repeated():
+    again = [np.repeat(stroke, 2, axis=0) for stroke in SEVEN] * 2
+    np.testing.assert_array_equal(rasterise(again), rasterise(SEVEN))
+
+
+def test_two_dots_are_both_drawn():
+    two = rasterise([np.array([[0, 0]]), np.array([[0, 50]])])
+    assert two[3:6, 13:15].max() > 200
+    assert two[22:25, 13:15].max() > 200
+
+
+@pytest.mark.parametrize(
     ("strokes", "message"),
     [
         ([], "strokes: there are none"),
