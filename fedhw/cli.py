@@ -16,11 +16,18 @@ from typer.core import TyperGroup
 from fedhw import __version__
 from fedhw.errors import InputError
 from fedhw.system.console import err, out
-from fedhw.system.plugins import COMMANDS, installed, load
+from fedhw.system.plugins import COMMANDS, installed, load, module_of
 from fedhw.system.printable import sentence
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What a write fails with where there is no more room."""
+
+PANELS = {
+    "fedhw_client": "Commands of a device",
+    "fedhw_server": "Commands of an operator",
+    "fedhw": "Commands of a researcher",
+}
+"""Where help shows the commands of each of our packages; others are shown under their own name."""
 
 
 class InstalledCommands(TyperGroup):
@@ -34,7 +41,10 @@ class InstalledCommands(TyperGroup):
         """Load a command; for an unknown name load all, so that click can suggest one."""
         names = self.list_commands(ctx)
         for name in [cmd_name] if cmd_name in names else names:
-            self.commands[name] = self.commands.get(name) or _load(name)
+            if name not in self.commands:
+                self.commands[name] = _load(name)
+                # Typer's help shows the commands of a panel together.
+                self.commands[name].rich_help_panel = _panel(name)  # type: ignore[attr-defined]
         return super().get_command(ctx, cmd_name)
 
 
@@ -50,10 +60,15 @@ def _load(name: str) -> click.Command:
         )
 
 
+def _panel(name: str) -> str:
+    package = module_of(COMMANDS, name).partition(".")[0]
+    return PANELS.get(package, f"Commands of {package}")
+
+
 def _as_click(name: str, command: Any) -> click.Command:
     if isinstance(command, click.Command):
         return command
-    holder = typer.Typer(pretty_exceptions_enable=False)
+    holder = typer.Typer(pretty_exceptions_enable=False, suggest_commands=False)
     if isinstance(command, typer.Typer):
         holder.add_typer(command, name=name)
     else:
@@ -76,15 +91,17 @@ def _refusing(name: str, reason: str) -> click.Command:
 
 app = typer.Typer(
     cls=InstalledCommands,
+    suggest_commands=False,  # click does, too
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Personalise a handwriting recogniser to each writer, on the writer's own device.",
+    help="Personalise a handwriting recogniser to each writer, on the writer's own device.\n\n"
+    "For example: fedhw simulate --out out/first",
 )
 
 
 @app.callback(invoke_without_command=True)
 def fedhw(
-    version: Annotated[bool, typer.Option(help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Print the version, or run a command."""
     if version:

@@ -1,13 +1,17 @@
 """What is true of every command, whoever brings it."""
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
+from fedhw.cli import app
 from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
 from tests.command_line import run
@@ -172,3 +176,60 @@ def test_what_a_terminal_cannot_show_is_replaced(install: Install, tmp_path: Pat
     told = os.environ | {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=told, capture_output=True, check=True)
     assert done.stdout.split() == [b"gr??e", b"gr??e", b"?"]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """All commands of ours, with what a user types to call them."""
+
+    def below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+        yield path, command
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                found = command.get_command(click.Context(command), name)
+                assert found is not None
+                yield from below(f"{path} {name}", found)
+
+    return below("fedhw", typer.main.get_command(app))
+
+
+ALL_COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("path", ALL_COMMANDS)
+def test_help_is_complete(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each argument and option is explained, and there is an example."""
+    command, (_, *words) = ALL_COMMANDS[path], path.split()
+    assert run(*words, "--help") == 0
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    assert f"For example: {path}" in shown
+    for parameter in command.params:
+        told = getattr(parameter, "help", None)
+        assert told, parameter.name
+        assert " ".join(told.split()[:2]) in shown
+
+
+def test_commands_are_grouped_by_who_needs_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    places = [
+        shown.index(text)
+        for text in (
+            *("Commands of a device", "client", "learn"),
+            *("Commands of a researcher", "simulate", "train-expert"),
+            *("Commands of an operator", "server"),
+        )
+    ]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("simulat", "simulate"), ("server statu", "status"), ("client privcy", "privacy")],
+)
+def test_a_slip_is_answered_once(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*typed.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("Did you mean") == 1
+    assert meant in said

@@ -145,7 +145,8 @@ class Manifest:
             raise InputError(f"release: {where} is not a manifest; fetch the release again")
         if not 1 <= found["format"] <= FORMAT:
             raise InputError(
-                f"release: format {found['format']} of {where} is not {FORMAT}; update fedhw"
+                f"release: format {found['format']} of {where} is not one of 1 to {FORMAT}; update "
+                "fedhw"
             )
         newer: dict[str, Any] = {}
         if found["format"] < 3:

@@ -69,6 +69,11 @@ def package_of(group: str, name: str) -> str | None:
     return None
 
 
+def module_of(group: str, name: str) -> str:
+    """Return the module of an installed plug-in."""
+    return min(point.module for point in entry_points(group=group, name=name))
+
+
 def first_line(error: Exception) -> str:
     r"""Return the type and the first line of an error that a plug-in has raised.
 

@@ -89,7 +89,7 @@ def other_format(directory: Path) -> None:
         (lambda d: (d / "manifest.json").write_text("{"), r"manifest.json cannot be read"),
         (lambda d: (d / "manifest.json").write_text("[]"), r"is not a manifest"),
         (lambda d: rewrite(d, version="two"), r"version in .* is 'two'"),
-        (other_format, r"format 4 of .* is not 3; update fedhw"),
+        (other_format, r"format 4 of .* is not one of 1 to 3; update fedhw"),
         (lambda d: rewrite(d, architecture="vgg"), r"architecture: 'vgg' is not known"),
         (lambda d: rewrite(d, labels=Labels(("a", "b"))), r"does not hold a lenet5 for 2 classes"),
         (other_architecture, r"does not hold a lenet5 for 62 classes"),

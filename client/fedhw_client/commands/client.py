@@ -30,5 +30,6 @@ app = TyperGroup(
     params=_PROGRAMS.options,
     commands=list(typer.main.get_group(_within).commands.values()),
     invoke_without_command=True,
+    suggest_commands=False,  # click does, too
     help=serve.__doc__,
 )

@@ -33,7 +33,10 @@ def export(
         bool, typer.Option("--int8", help="Quantise the global expert to int8.")
     ] = False,
 ) -> None:
-    """Write the global expert, local expert and gate to one ONNX file."""
+    """Write the global expert, local expert and gate to one ONNX file.
+
+    For example: fedhw export release letters.onnx
+    """
     from fedhw.release.release import Release
 
     if out_file.is_dir():

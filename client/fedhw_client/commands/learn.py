@@ -25,7 +25,10 @@ def learn(
     home: HomeOption = None,
     port: PortOption = None,
 ) -> None:
-    """Give your agent the true label of an observation, to learn from."""
+    """Give your agent the true label of an observation, to learn from.
+
+    For example: fedhw learn --device letter.png 7
+    """
     if not device:
         raise InputError("device: is missing; add --device, since only your agent learns")
     with connected(home, port) as agent:

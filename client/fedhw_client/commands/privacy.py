@@ -26,7 +26,10 @@ def privacy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what this device has reported, when, and how much of its privacy budget is left."""
+    """Show what this device has reported, when, and how much of its privacy budget is left.
+
+    For example: fedhw client privacy --report 20612
+    """
     with needs("client"):
         from fedhw.privacy.ledger import Ledger
         from fedhw_client.fleet.enrolment import Enrolment

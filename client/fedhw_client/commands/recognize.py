@@ -34,7 +34,10 @@ def recognize(
     home: HomeOption = None,
     port: PortOption = None,
 ) -> None:
-    """Recognise files with a release's global expert or with your agent."""
+    """Recognise files with a release's global expert or with your agent.
+
+    For example: fedhw recognize release letter.png
+    """
     files = paths if device else paths[1:]
     if not files:
         raise InputError(f"files: there is none after {paths[0]}; give files to recognise")

@@ -53,7 +53,10 @@ def serve(
         float | None, typer.Option(help="Forget corrections after so many days.")
     ] = None,
 ) -> None:
-    """Run the agent of this device, which recognises and learns from corrections."""
+    """Run the agent of this device, which recognises and learns from corrections.
+
+    For example: fedhw client --release release --pad
+    """
     if pad_port is not None and not pad:
         raise InputError(f"pad-port: {pad_port} is for the pad; give --pad, too")
     with needs("client"):

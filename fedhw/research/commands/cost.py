@@ -14,7 +14,10 @@ def cost(
     release: Annotated[Path, typer.Argument(help="Release directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count what one character costs on a device: global expert, local expert, gate."""
+    """Count what one character costs on a device: global expert, local expert, gate.
+
+    For example: fedhw cost release
+    """
     from fedhw.experts.cost import cost_of_gate, cost_of_global, cost_of_local
     from fedhw.experts.mixture import Mixture
     from fedhw.personalization.learner import Learner

@@ -28,7 +28,9 @@ WritersOption = Annotated[
         "all.",
     ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, max=MAX_SEED)]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=MAX_SEED, help="Decides everything that is random.")
+]
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the figures to this file.")
 ]

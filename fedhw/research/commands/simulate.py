@@ -28,5 +28,6 @@ simulate = TyperCommand(
     params=[*_PROGRAMS.options, _FLEET],
     help="Personalise for many writers, compare methods, and write a report with pictures.\n\n"
     "An interrupted simulation continues when the same command is given again. With --fleet the "
-    "writers have devices in a fleet with a coordinator, for some days in virtual time.",
+    "writers have devices in a fleet with a coordinator, for some days in virtual time.\n\n"
+    "For example: fedhw simulate --data writers.npz --out out/first",
 )

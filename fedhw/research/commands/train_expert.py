@@ -16,7 +16,7 @@ def train_expert(
     architecture: Annotated[
         str, typer.Option(help=f"One of {', '.join(installed(ARCHITECTURES))}.")
     ] = "lenet5",
-    epochs: Annotated[int, typer.Option(min=1)] = 70,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 70,
     hold_out: Annotated[
         int | None,
         typer.Option(
@@ -29,6 +29,8 @@ def train_expert(
 
     An interrupted training continues when the same command is given again, and a finished one is
     taken as it is.
+
+    For example: fedhw train-expert --data writers.npz --out release
     """
     from fedhw.research.commands.trained_release import train_or_reuse
 

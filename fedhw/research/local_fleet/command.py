@@ -53,6 +53,8 @@ def fleet(
     """Run a fleet on this machine and watch it: a coordinator, and a writer on each device.
 
     Every part is a process of its own, as in a real fleet, and they talk over TLS. Ctrl+C ends it.
+
+    For example: fedhw fleet --devices 5
     """
     say(
         f"A coordinator and {devices} devices, each with a writer of its own; Ctrl+C ends it.\n"

@@ -25,7 +25,10 @@ def enroll(
     name: Annotated[str, typer.Argument(help="The name of the device.")],
     home: HomeOption = None,
 ) -> None:
-    """Print an invitation for one device: fedhw server enroll NAME > NAME.enroll."""
+    """Print an invitation for one device.
+
+    For example: fedhw server enroll anna > anna.enroll
+    """
     with opened(home) as (place, fleet):
         from fedhw_server.store.invitations import invite
 
@@ -37,14 +40,20 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The device to revoke.")],
     home: HomeOption = None,
 ) -> None:
-    """Revoke a device for good: it gets no releases, and its reports are refused."""
+    """Revoke a device for good: it gets no releases, and its reports are refused.
+
+    For example: fedhw server revoke anna
+    """
     with opened(home) as (_, fleet):
         fleet.members.revoke(name)
     say(f"{name} is revoked")
 
 
 def devices(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the devices with the releases they run and when they were last seen."""
+    """List the devices with the releases they run and when they were last seen.
+
+    For example: fedhw server devices
+    """
     with opened(home) as (_, fleet):
         known, now = fleet.members.all(), fleet.clock.wall()
     if as_json:

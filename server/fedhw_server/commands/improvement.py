@@ -26,7 +26,10 @@ def public(
     ] = 0,
     home: HomeOption = None,
 ) -> None:
-    """Set the public data for rehearsal in improvements and for the validation of candidates."""
+    """Set the public data for rehearsal in improvements and for the validation of candidates.
+
+    For example: fedhw server public writers.npz release
+    """
     with opened(home) as (place, _):
         from fedhw.data.sources import load_source
         from fedhw.improvement.public import Public
@@ -43,7 +46,10 @@ def improve(
     home: HomeOption = None,
     stop: Annotated[bool, typer.Option("--stop", help="End the attempt in flight.")] = False,
 ) -> None:
-    """Begin an attempt to improve the newest release, by the plan."""
+    """Begin an attempt to improve the newest release, by the plan.
+
+    For example: fedhw server improve
+    """
     with opened(home) as (place, fleet):
         from fedhw.improvement.public import Public
 
@@ -91,7 +97,10 @@ def improvement(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the plan for attempts to improve, and change what is given."""
+    """Show the plan for attempts to improve, and change what is given.
+
+    For example: fedhw server improvement
+    """
     pause = None if pause_days is None else pause_days * DAY_SECONDS
     when = _given(error=error, rise=rise, cohort=online, pause=pause, epsilon=epsilon_in_all)
     how = _given(automatic=automatic, rounds=rounds, noise=noise, cohort=cohort)

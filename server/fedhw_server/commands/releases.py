@@ -25,7 +25,10 @@ def publish(
     release: Annotated[Path, typer.Argument(help="Release directory, as train-expert makes it.")],
     home: HomeOption = None,
 ) -> None:
-    """Sign a release and offer it to every device."""
+    """Sign a release and offer it to every device.
+
+    For example: fedhw server publish release
+    """
     with opened(home) as (place, _):
         manifest = place.registry.publish(release)
     say(f"published {manifest.name}")
@@ -35,14 +38,20 @@ def rollback(
     version: Annotated[int, typer.Argument(help="The version to restore.")],
     home: HomeOption = None,
 ) -> None:
-    """Publish an older release again, as the newest version."""
+    """Publish an older release again, as the newest version.
+
+    For example: fedhw server rollback 3
+    """
     with opened(home) as (place, _):
         manifest = place.registry.rollback(version)
     say(f"published {manifest.name}, which restores version {version}")
 
 
 def releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """List the releases, the attempts to improve them, and the latest decisions with reasons."""
+    """List the releases, the attempts to improve them, and the latest decisions with reasons.
+
+    For example: fedhw server releases
+    """
     with opened(home) as (place, fleet):
         manifests = place.registry.versions()
         running = [device.running for device in fleet.members.all() if device.state == "enrolled"]

@@ -49,6 +49,8 @@ def server(
     """Start a coordinator, or operate it with one of the commands below.
 
     What reports cover and cost is fixed once the first device was invited.
+
+    For example: fedhw server --home fleet --host 0.0.0.0 --advertise fleet.example.org
     """
     context.obj = home
     if context.invoked_subcommand is not None:
@@ -75,21 +77,30 @@ def server(
 
 
 def pause(home: HomeOption = None) -> None:
-    """Offer no release until `resume`; reports are still taken."""
+    """Offer no release until `resume`; reports are still taken.
+
+    For example: fedhw server pause
+    """
     with opened(home) as (_, fleet):
         fleet.settings.pause(True)
     say("no release is offered from now on")
 
 
 def resume(home: HomeOption = None) -> None:
-    """Offer releases again."""
+    """Offer releases again.
+
+    For example: fedhw server resume
+    """
     with opened(home) as (_, fleet):
         fleet.settings.pause(False)
     say("releases are offered again")
 
 
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """Show the state of the coordinator and its fleet."""
+    """Show the state of the coordinator and its fleet.
+
+    For example: fedhw server status
+    """
     with opened(home) as (place, fleet):
         known, now = _status(place, fleet), fleet.clock.wall()
     if as_json:

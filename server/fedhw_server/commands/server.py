@@ -8,10 +8,13 @@ from fedhw_server.commands.releases import publish, releases, rollback
 from fedhw_server.commands.running import pause, resume, server, status
 from fedhw_server.commands.statistics import statistics
 
-app = typer.Typer(invoke_without_command=True, help="Run and operate a coordinator.")
+app = typer.Typer(invoke_without_command=True, help=server.__doc__)
 app.callback()(server)
-for command in (
-    *(enroll, revoke, publish, rollback, pause, resume, status, devices, releases),
-    *(public, improve, improvement, statistics),
+for panel, commands in (
+    ("The coordinator", (status, pause, resume)),
+    ("Devices", (enroll, revoke, devices, statistics)),
+    ("Releases", (publish, rollback, releases)),
+    ("Improvements", (public, improve, improvement)),
 ):
-    app.command()(command)
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)

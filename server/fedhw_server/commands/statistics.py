@@ -28,7 +28,10 @@ def statistics(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show estimates from the devices' reports: means, standard errors, cohort sizes."""
+    """Show estimates from the devices' reports: means, standard errors, cohort sizes.
+
+    For example: fedhw server statistics
+    """
     with opened(home) as (place, fleet):
         latest, policy = place.registry.latest, fleet.policy
         found = fleet.reports.estimates(len(latest.labels), window) if latest else None

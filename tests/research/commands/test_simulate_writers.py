@@ -169,6 +169,17 @@ def test_two_simulations_of_one_report_take_turns(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3  # the data, one release and the report
 
 
+def test_an_engine_that_is_not_installed_is_told_before_a_release_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "fedhw.research.simulation.engines.ray", raising=False)
+    assert run("simulate", "--engine", "ray", "--out", tmp_path / "report") == 2
+    said = "fedhw: ray: is not installed; pip install 'fedhw[simulation]' brings it\n"
+    assert capsys.readouterr().err == said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_who_is_tested_is_known_before_a_release_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
