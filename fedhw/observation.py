@@ -223,4 +223,6 @@ def check_is_text(field: str, value: Any) -> None:
     """Raise InputError unless this is a str."""
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise InputError(f"{field}: {repr(value)[:20]} is of type {kind}, not str; give a text")
+        raise InputError(
+            f"{field}: {repr(value)[:20]} is not a text but of type {kind}; give a str"
+        )

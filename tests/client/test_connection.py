@@ -95,7 +95,7 @@ def test_strokes_that_are_none_are_refused_without_an_agent(strokes, tmp_path: P
 
 @pytest.mark.parametrize("label", [7, 7.0, b"7", ["7"]])
 def test_a_label_of_another_type_is_refused_without_an_agent(label, tmp_path: Path):
-    said = "label: .* is of type .*, not str; give a text"
+    said = "label: .* is not a text but of type .*; give a str"
     with connect(tmp_path) as device:
         with pytest.raises(InputError, match=said):
             device.learn([np.zeros((2, 2))], label)

@@ -172,7 +172,7 @@ def test_a_field_out_of_its_range_is_named(field: str, value: object) -> None:
         ("observation", {"shape": [2], "dtype": None}, "observation: dtype None is not"),
         ("labels", [], "labels: 0 is not 1 to 65536"),
         ("labels", [str(i) for i in range(MAX_LABELS + 1)], "labels: 65537 is not 1 to 65536"),
-        ("labels", ["a", 7], r"labels\[1\]: '7' is not a text"),
+        ("labels", ["a", 7], r"labels\[1\]: 7 is not a text"),
         ("labels", ["a", ""], r"labels\[1\]: '' is not a text"),
         ("labels", ["a", "b", "a"], r"labels\[2\]: 'a' is also labels\[0\]"),
         ("labels", ["a\n"], r"labels\[0\]: .* has a control character"),
