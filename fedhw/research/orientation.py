@@ -9,13 +9,11 @@ from fedhw.data.writers import WriterSet
 from fedhw.errors import InputError
 from fedhw.experts.evaluation import accuracy
 from fedhw.experts.global_expert import GlobalExpert
+from fedhw.experts.orientation import FAR_BETTER
 from fedhw.observation import Observations
 
 MOST_READ = 500
 """Observations that are read in each way."""
-
-DOUBT_POINTS = 0.2
-"""What another way must read more to be worth a warning, a fraction."""
 
 
 def _inverted(some: Observations) -> Observations:
@@ -52,7 +50,7 @@ def warn_if_turned(expert: GlobalExpert, data: WriterSet) -> str | None:
         if other.shape == some.shape
     }
     best, plain = max(read, key=read.__getitem__), accuracy(expert, some, labels)
-    if read[best] < plain + DOUBT_POINTS:
+    if read[best] < plain + FAR_BETTER:
         return None
     return (
         f"data: the global expert reads {plain:.0%} of the observations as they are and "

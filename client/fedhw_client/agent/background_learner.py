@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import structlog
 
 from fedhw.errors import InputError
+from fedhw.experts.orientation import warn_if_upside_down
 from fedhw.personalization.learner import Learner
 from fedhw.personalization.person import Base, adopt, evaluate, follow, relearn
 from fedhw.privacy.statistics import Evaluation
@@ -22,6 +24,9 @@ from fedhw_client.agent.durable_person import DurablePerson, base_of
 from fedhw_client.agent.throttle import Throttle, step_back
 
 log = structlog.get_logger()
+
+MOST_CHECKED = 200
+"""The latest corrections that are checked for whether they are upside down."""
 
 
 class BackgroundLearner:
@@ -151,6 +156,11 @@ class BackgroundLearner:
             log.error("learning failed", error="numbers that are not finite")
         else:
             log.info("learned", swapped=is_new, version=self._person.in_use.person.version)
+        recent = in_use.person.replay.samples[-MOST_CHECKED:]
+        observations = in_use.release.observation.stack([one.observation for one in recent])
+        labels = np.array([one.label for one in recent])
+        if told := warn_if_upside_down(in_use.release.expert, observations, labels):
+            log.warning(told)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from fedhw.release.release import Release
 from fedhw.system.clock import SettableClock
@@ -51,6 +52,18 @@ def test_what_is_due_is_learned_once(learner, durable):
     assert durable.in_use.recogniser.predict_one(CROSS).label == "Q"
     learner.wake_if_due()
     assert not learner.is_learning
+
+
+def test_strokes_with_y_upward_are_warned_of(learner, durable, unseen_writers):
+    flipped = unseen_writers.observations[:64, ::-1]
+    labels = unseen_writers.labels[:64]
+    named = [durable.in_use.release.labels[label] for label in labels]
+    durable.learn([Correction(*one) for one in zip(flipped, named, strict=True)])
+    with capture_logs() as logs:
+        learner.wake()
+        until(lambda: not learner.is_learning)
+    [told] = [one["event"] for one in logs if one["log_level"] == "warning"]
+    assert told.endswith("upside down; give strokes with y downward")
 
 
 def test_a_learning_costs_the_processor_time_of_its_thread(learner, durable):
