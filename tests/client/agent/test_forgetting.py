@@ -1,7 +1,10 @@
 """What was forgotten cannot be read from the disk again: its keys are gone from every block."""
 
+import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,8 @@ from fedhw_client.agent.correction import Correction
 from fedhw_client.store.corrections import Selection, Store
 from tests.parts import lack, need
 
-GLYPHS = 60
+OLDER = Path(__file__).parents[2] / "fixtures" / "v0.1" / "device" / "device.db"
+GLYPHS = 40
 DISK_BYTES = 16 * 2**20
 PASSPHRASE = "correct horse"
 
@@ -37,19 +41,20 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def keys_of(store: Store) -> set[bytes]:
-    """Every key that a record is under now, as it is and wrapped, and the files of the master."""
+    """Every key in use now, as it is and wrapped, the master key, and what they encrypt."""
     keys = store._keys
-    rows = "SELECT key FROM samples UNION SELECT key FROM personal"
-    used = [number for (number,) in store._db.read(rows)]
-    masters = {file.read_bytes()[-36:-4] for file in keys.files[:2]}
-    return masters | {secret for n in used for secret in (keys._key(n), keys._wrapped[n])}
+    rows = "SELECT key, sealed FROM samples UNION SELECT key, sealed FROM personal"
+    found = {file.read_bytes()[-36:-4] for file in keys.files[:2]}
+    for number, sealed in store._db.read(rows):
+        found |= {keys._key(number), keys._wrapped[number], sealed}
+    return found
 
 
 def live(agent: Agent, store: Store) -> tuple[set[bytes], set[bytes]]:
     """Learn, undo, learn again and export; returns what was written and all keys there were."""
     rng, written, keys = np.random.default_rng(5), set(), set()
-    for _ in range(3):
-        glyphs = rng.integers(0, 256, (GLYPHS // 3, *GLYPH.shape), dtype=np.uint8)
+    for _ in range(2):
+        glyphs = rng.integers(0, 256, (GLYPHS // 2, *GLYPH.shape), dtype=np.uint8)
         agent.learn([Correction(glyph, str(i % 10)) for i, glyph in enumerate(glyphs)])
         written |= {glyph.tobytes() for glyph in glyphs}
         keys |= keys_of(store)
@@ -64,6 +69,13 @@ def live(agent: Agent, store: Store) -> tuple[set[bytes], set[bytes]]:
 def pieces(secrets: set[bytes]) -> set[bytes]:
     """The first bytes of each, which one block has whole."""
     return {secret[:32] for secret in secrets}
+
+
+def blocks(disk: tuple[Path, Path]) -> bytes:
+    """All blocks of a disk, those in use and the free ones."""
+    image, place = disk
+    subprocess.run(["sync", "-f", place], check=True)
+    return image.read_bytes()
 
 
 def found(secrets: set[bytes], content: bytes) -> int:
@@ -81,7 +93,7 @@ def test_nothing_forgotten_is_in_the_files(release: Release, tmp_path: Path) -> 
         return b"".join(file.read_bytes() for file in home.iterdir())
 
     assert found(written, files()) == 0
-    assert found(keys, files()) > GLYPHS // 2
+    assert found(keys, files()) > GLYPHS
     agent.forget(Selection())
     assert found(written | keys, files()) == 0
     agent.close()
@@ -89,21 +101,27 @@ def test_nothing_forgotten_is_in_the_files(release: Release, tmp_path: Path) -> 
 
 
 def test_nothing_forgotten_is_on_the_disk(release: Release, disk: tuple[Path, Path]) -> None:
-    image, place = disk
+    _, place = disk
     store = Store(place / "device.db")
     agent = Agent(release, store)
     written, keys = live(agent, store)
 
-    def blocks() -> bytes:
-        subprocess.run(["sync", "-f", place], check=True)
-        return image.read_bytes()
-
-    assert found(written, blocks()) == 0
-    assert found(keys, blocks()) > GLYPHS // 2
+    assert found(written, blocks(disk)) == 0
+    assert found(keys, blocks(disk)) > GLYPHS
     agent.forget(Selection())
-    assert found(written | keys, blocks()) == 0
+    assert found(written | keys, blocks(disk)) == 0
     agent.close()
-    assert found(written | keys, blocks()) == 0
+    assert found(written | keys, blocks(disk)) == 0
+
+
+def test_what_an_older_store_had_in_plain_is_on_the_disk_no_more(disk: tuple[Path, Path]) -> None:
+    _, place = disk
+    with closing(sqlite3.connect(shutil.copy(OLDER, place / "device.db"))) as db:
+        plain = {bytes(glyph)[300:] for (glyph,) in db.execute("SELECT glyph FROM samples")}
+    assert found(plain, blocks(disk)) == len(pieces(plain))
+    with closing(Store(place / "device.db")) as store:
+        assert found(plain, blocks(disk)) == 0
+        assert len(store.rows()) == len(plain)
 
 
 def test_one_that_is_forgotten_loses_its_key_and_the_others_keep_theirs(
