@@ -14,6 +14,8 @@ import typer
 from fedhw.cli import app
 from fedhw.data.npz import save_npz
 from fedhw.handwriting.synthetic import synthetic_writers
+from fedhw.system.plugins import COMMANDS
+from tests import installed_packages
 from tests.command_line import run
 from tests.full_disk import disk_of
 
@@ -27,11 +29,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def installed(package: str, code: str, **commands: str) -> None:
         (tmp_path / f"{package}.py").write_text(code)
-        about = tmp_path / f"{package}-1.0.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
-        lines = [f"{name} = {package}:{attribute}" for name, attribute in commands.items()]
-        (about / "entry_points.txt").write_text("\n".join(["[fedhw.commands]", *lines]))
+        points = {name: f"{package}:{attribute}" for name, attribute in commands.items()}
+        installed_packages.install(tmp_path, package, {COMMANDS: points})
 
     return installed
 

@@ -9,6 +9,7 @@ from fedhw.errors import InputError
 from fedhw.handwriting.glyph import GLYPH
 from fedhw.observation import ObservationType
 from fedhw.system.plugins import ENCODERS
+from tests.installed_packages import install
 
 SOUND = ObservationType((49, 32), "float32")
 
@@ -16,10 +17,7 @@ SOUND = ObservationType((49, 32), "float32")
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package of encoders that cannot be imported."""
-    about = tmp_path / "broken-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Name: broken\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(f"[{ENCODERS}]\nstrokes = nowhere:ENCODER\n")
+    install(tmp_path, "broken", {ENCODERS: {"strokes": "nowhere:ENCODER"}})
     monkeypatch.syspath_prepend(tmp_path)
     find_encoder.cache_clear()
     yield

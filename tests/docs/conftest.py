@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import installed_packages
+
 
 @pytest.fixture(scope="session")
 def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
@@ -15,14 +17,9 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[s
     def environment(folder: Path) -> dict[str, str]:
         project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
         site = tmp_path_factory.mktemp("site")
-        name = project["name"].replace("-", "_")
-        about = site / f"{name}-{project['version']}.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-        lines = []
-        for group, points in project["entry-points"].items():
-            lines += [f"[{group}]", *(f"{name} = {place}" for name, place in points.items())]
-        (about / "entry_points.txt").write_text("\n".join(lines))
+        installed_packages.install(
+            site, project["name"], project["entry-points"], project["version"]
+        )
         return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(folder)])}
 
     return environment

@@ -18,6 +18,7 @@ from fedhw.experts.global_expert import GlobalExpert, build, expert_of
 from fedhw.experts.layers import Conv1d, Conv2d, Flatten, Linear, MaxPool1d, MaxPool2d, Relu
 from fedhw.observation import ObservationType
 from fedhw.system.plugins import ARCHITECTURES, installed
+from tests.installed_packages import install
 
 LAYERED = {
     "windows": Architecture(
@@ -153,10 +154,7 @@ FLAT = Architecture(ObservationType((3, 2), "float32"), (Flatten(),))
 )
 def test_a_fresh_process_knows_an_installed_plug_in(tmp_path: Path, code: str, said: str) -> None:
     (tmp_path / "flat_plugin.py").write_text(code)
-    about = tmp_path / "flat-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Name: flat\nVersion: 1\n")
-    (about / "entry_points.txt").write_text(f"[{ARCHITECTURES}]\nflat = flat_plugin:FLAT\n")
+    install(tmp_path, "flat", {ARCHITECTURES: {"flat": "flat_plugin:FLAT"}})
     script = "from fedhw.experts.global_expert import build; build('flat', 2); print('built')"
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     ran = subprocess.run(

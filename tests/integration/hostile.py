@@ -62,10 +62,10 @@ def said(offer: bytes) -> RecordDict:
 def superlink_of(home: Path, port: int) -> Iterator[Address]:
     """A SuperLink with what a coordinator's SuperLink knew, in its place."""
     address = Address(f"127.0.0.1:{port}", home / "tls" / "ca.crt", SECRET)
-    part, _ = coordinator_process._parts(coordinator_process.Settings(Home(home)), address)
+    part, _ = coordinator_process.child_processes(coordinator_process.Settings(Home(home)), address)
     process = subprocess.Popen(
-        part._command,
-        env=part._environment,
+        part.command,
+        env=part.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -18,6 +18,7 @@ from fedhw.research.train_release import make_release
 from fedhw.research.training import Training
 from fedhw.system.plugins import ARCHITECTURES
 from fedhw_client.agent.correction import Correction
+from tests.installed_packages import install
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 USED = 6
@@ -89,11 +90,8 @@ KINDS = {
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The plug-in, as pip would install it, in this process and in every process it starts."""
     site = tmp_path_factory.mktemp("site")
-    about = site / "motions-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Name: motions\nVersion: 1\n")
-    points = "sound = motions_plugin:SOUND\nmotion = motions_plugin:MOTION\n"
-    (about / "entry_points.txt").write_text(f"[{ARCHITECTURES}]\n{points}")
+    points = {"sound": "motions_plugin:SOUND", "motion": "motions_plugin:MOTION"}
+    install(site, "motions", {ARCHITECTURES: points})
     (site / "motions_plugin.py").write_text(Path(__file__).with_name("plugin.py").read_text())
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(site), before]))

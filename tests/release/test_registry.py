@@ -72,7 +72,7 @@ def test_what_is_published_travels_signed_and_without_what_stays(
 
 
 def test_versions_grow_and_know_what_they_follow(
-    registry: Registry, release_directory: Path, vary: Vary
+    registry: Registry, release_directory: Path, vary: Vary, tmp_path: Path
 ) -> None:
     first = registry.publish(release_directory)
     second = registry.publish(vary("second", nudge(0.1), version=77, parent=3))
@@ -85,7 +85,7 @@ def test_versions_grow_and_know_what_they_follow(
     assert (fourth.version, fourth.parent, fourth.restores) == (4, 3, 2)
     assert registry.versions() == [first, second, third, fourth]
     # What was a rollback is published as anything else is.
-    fifth = registry.publish(registry._directory / third.name)
+    fifth = registry.publish(tmp_path / "releases" / third.name)
     assert (fifth.version, fifth.restores) == (5, None)
 
 

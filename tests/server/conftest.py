@@ -46,7 +46,7 @@ from fedhw_server.fronts.certificates import make_certificates
 from fedhw_server.fronts.enrolment_service import EnrolmentService
 from fedhw_server.fronts.grpc_server import grpc_server
 from fedhw_server.fronts.statistics_service import StatisticsService
-from fedhw_server.leader.coordinator_process import Settings, _parts
+from fedhw_server.leader.coordinator_process import Settings, child_processes
 from fedhw_server.leader.superlink import Address, SuperLink, app_digest
 from fedhw_server.leader.supervisor import Part
 from fedhw_server.store.coordinator_home import Home
@@ -298,7 +298,7 @@ class Link:
 def link(loop: Loop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
     home = make_home(tmp_path_factory.mktemp("link") / "home")
     address = Address(f"127.0.0.1:{free_port()}", home.certificates / "ca.crt", "the secret")
-    part, _ = _parts(Settings(home), address)
+    part, _ = child_processes(Settings(home), address)
     superlink = SuperLink(address)
     with loop.lasting(part.keep()):
         until(lambda: answers(superlink))

@@ -264,6 +264,11 @@ class Agent:
             notices=(*self._store.notices, *([LEARNING_FAILED] if person.has_failed else [])),
         )
 
+    @property
+    def listeners(self) -> int:
+        """How many are told of changes, such as open pads."""
+        return len(self._listeners)
+
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener`, from any thread, after each change; returns what removes it."""
         self._listeners.append(listener)

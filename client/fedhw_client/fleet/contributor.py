@@ -89,11 +89,23 @@ class Contributor:
         self._agent = agent
         self._enrolment = enrolment
         self._ledger = ledger
-        self._least = least
+        self.least = least
         self._clock = clock
         self._turn = threading.Lock()
         self._sum: _Sum | None = None
         self._is_closed = False
+
+    @property
+    def sum_in_progress(self) -> str | None:
+        """The name of the sum in progress, in hexadecimal; None where there is none."""
+        current = self._sum
+        return None if current is None else current.advertised.terms.sum.hex()
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the device trains for the sum in progress."""
+        current = self._sum
+        return current is not None and current.training.is_alive()
 
     def close(self) -> None:
         """Decline everything from now on, and end a sum in progress."""
@@ -131,7 +143,7 @@ class Contributor:
         with self._step(sum) as current:
             if current.shared is None:
                 authority = self._enrolment.invitation.release_key
-                current.shared = share(current.advertised, neighbours, authority, self._least)
+                current.shared = share(current.advertised, neighbours, authority, self.least)
             return current.shared[1]
 
     def mask(self, sum: bytes, envelopes: Mapping[str, bytes]) -> bytes | None:
@@ -163,9 +175,9 @@ class Contributor:
 
     def _expert(self, task: Task) -> GlobalExpert:
         """Return the expert to start from; raises InputError for a task it does not accept."""
-        if task.survivors < self._least:
+        if task.survivors < self.least:
             raise InputError(
-                f"survivors: {task.survivors} is below the {self._least} of this device; ask more"
+                f"survivors: {task.survivors} is below the {self.least} of this device; ask more"
             )
         if not math.isfinite(task.rho):
             raise InputError(f"noise: {task.noise:g} protects nobody; give more")

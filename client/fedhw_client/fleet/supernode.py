@@ -87,7 +87,7 @@ class SuperNode:
 
     def __init__(self, enrolment: Enrolment, app: ClientApp, clock: Clock = SystemClock()) -> None:
         self.is_online = False
-        self._enrolment = enrolment
+        self.enrolment = enrolment
         self._app = app
         self._clock = clock
         self._coordinator_time = _CoordinatorTime(clock)
@@ -95,6 +95,11 @@ class SuperNode:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supernode", daemon=True)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Sign off from the coordinator, which takes at most `STOP_GRACE_SECONDS`."""
@@ -105,7 +110,7 @@ class SuperNode:
         backoff = Backoff(LONGEST_PAUSE_SECONDS)
         while not self._stopping.is_set():
             try:
-                with _connected(self._enrolment, self._coordinator_time, self._node) as link:
+                with _connected(self.enrolment, self._coordinator_time, self._node) as link:
                     self._node = link.node
                     self.is_online = True
                     log.info("connected to the coordinator")
@@ -138,7 +143,7 @@ class SuperNode:
         if received is None:
             return False
         message, tree = received
-        if link.app_of(message.metadata.run_id) != self._enrolment.invitation.app:
+        if link.app_of(message.metadata.run_id) != self.enrolment.invitation.app:
             reply = Message(Error(ErrorCode.INVALID_FAB, "another app"), reply_to=message)
         else:
             reply = self._reply(link.content(message, tree), link.node.node_id)

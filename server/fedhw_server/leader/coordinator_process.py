@@ -124,7 +124,7 @@ async def _serve(
     address = Address(
         f"{_bracketed(settings.called_at)}:{flower_port}", home.certificates / "ca.crt", secret
     )
-    parts = _parts(settings, address)
+    parts = child_processes(settings, address)
     metrics = Metrics(Fleet(home.database), registry, parts)
     roster = Membership(Fleet(home.database), SuperLink(address))
     statistics = StatisticsService(fleet, registry, metrics)
@@ -160,7 +160,8 @@ async def _serve(
         pages.should_exit = True
 
 
-def _parts(settings: Settings, address: Address) -> list[Part]:
+def child_processes(settings: Settings, address: Address) -> list[Part]:
+    """Return the SuperLink and the ServerApp of a coordinator, in this order; neither runs yet."""
     home = settings.home
     home.flower.mkdir(mode=0o700, exist_ok=True)
     environment = os.environ | {

@@ -38,7 +38,10 @@ log = structlog.get_logger()
 
 
 class Part:
-    """One child process, with its `name` in logs and metrics and its log file `output`."""
+    """One child process, with its `name` in logs and metrics and its log file `output`.
+
+    It runs `command` in `environment`.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,8 @@ class Part:
         self.name = name
         self._clock = clock
         self.starts = 0
-        self._command = command
-        self._environment = {**environment, PARENT: str(os.getpid())}
+        self.command = command
+        self.environment = {**environment, PARENT: str(os.getpid())}
         self._output = output
         self._process: asyncio.subprocess.Process | None = None
 
@@ -60,6 +63,16 @@ class Part:
     def is_up(self) -> bool:
         """Whether the process runs now."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the newest process, None before the first one."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the newest process ended with, None while it runs."""
+        return None if self._process is None else self._process.returncode
 
     @property
     def restarts(self) -> int:
@@ -86,8 +99,8 @@ class Part:
     async def _run(self) -> None:
         with self._output.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                env=self._environment,
+                *self.command,
+                env=self.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -363,14 +363,14 @@ CRASHES = {
 
 @pytest.mark.parametrize("when", CRASHES)
 def test_killed_at_any_moment_it_starts_with_one_whole_release(
-    home, key, publish, unseen_writers, when
+    home, key, publish, unseen_writers, when, tmp_path
 ):
     device = started(home, key)
     write(device, unseen_writers, 40)
     device.agent.close()
     old, parcel = Manifest.load(home.release / MANIFEST), publish(shuffled(1))
     new = Manifest.parse(parcel.manifest, "the parcel")
-    place = publish.registry._directory / new.name
+    place = tmp_path / "registry" / new.name
     call, number, left = CRASHES[when]
     program = [sys.executable, Path(__file__).with_name("adopt_and_die.py")]
     told = [home.directory, place, key.public, call, str(number)]

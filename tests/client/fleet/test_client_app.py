@@ -40,14 +40,24 @@ def parcel(release: Release, tmp_path: Path) -> Parcel:
 
 
 @pytest.fixture
-def adoption(release_directory: Path, parcel: Parcel, tmp_path: Path) -> Iterator[Adoption]:
+def home(release_directory: Path, tmp_path: Path) -> Home:
     home = Home(tmp_path / "home")
     home.directory.mkdir()
     home.install(release_directory)
-    public = ReleaseKey.load(tmp_path / "release.key").public
+    return home
+
+
+@pytest.fixture
+def agent(home: Home) -> Iterator[Agent]:
     with closing(Agent(Release.load(home.release), Store(home.database))) as agent:
-        adoption = Adoption(agent, home, public)
-        yield adoption
+        yield agent
+
+
+@pytest.fixture
+def adoption(home: Home, agent: Agent, parcel: Parcel, tmp_path: Path) -> Iterator[Adoption]:
+    adoption = Adoption(agent, home, ReleaseKey.load(tmp_path / "release.key").public)
+    yield adoption
+    agent.close()
     adoption.close()
 
 
@@ -93,15 +103,15 @@ def ask(adoption: Adoption) -> Ask:
     return asked
 
 
-def test_an_offer_is_answered_from_wanted_to_running(ask, parcel, adoption):
-    before = adoption._agent.release_name
+def test_an_offer_is_answered_from_wanted_to_running(ask, parcel, agent):
+    before = agent.release_name
     asked = pb.Offer(manifest=parcel.manifest, signature=parcel.signature)
     whole = pb.Offer(manifest=parcel.manifest, signature=parcel.signature, files=parcel.files)
     assert ask(asked) == pb.Answer(adoption=pb.ADOPTION_WANTED, running=before)
     assert ask(whole).adoption == pb.ADOPTION_LEARNING
     until(lambda: ask(asked).adoption == pb.ADOPTION_RUNNING)
     answer = ask(asked)
-    assert answer == pb.Answer(adoption=pb.ADOPTION_RUNNING, running=adoption._agent.release_name)
+    assert answer == pb.Answer(adoption=pb.ADOPTION_RUNNING, running=agent.release_name)
     assert answer.running.startswith("v1-")
     assert answer.running != before
 
@@ -193,11 +203,11 @@ def test_the_app_that_the_bundle_names_answers_nothing():
         app(message(RecordDict()), context)
 
 
-def test_a_candidate_is_answered_from_wanted_to_told(adoption, parcel, tmp_path):
+def test_a_candidate_is_answered_from_wanted_to_told(adoption, agent, parcel, tmp_path):
     key = ReleaseKey.load(tmp_path / "release.key")
     ledger = Ledger.create(tmp_path / "ledger.db", Limits(per_day=4, in_all=40, delta=1e-6))
     enrolment = contributing.enrolled("anna", key.public)
-    shadow = Shadow(adoption._agent, enrolment, ledger, lambda: None)
+    shadow = Shadow(agent, enrolment, ledger, lambda: None)
 
     def said(signature: bytes, files: dict[str, bytes]) -> int:
         asked = pb.Offer(manifest=parcel.manifest, signature=signature, files=files)
@@ -205,13 +215,13 @@ def test_a_candidate_is_answered_from_wanted_to_told(adoption, parcel, tmp_path)
         reply = called(adoption, content, "query.shadow", shadow=shadow)
         return pb.ShadowAnswer.FromString(reply.content["fedhw"]["answer"]).shadow
 
-    before = adoption._agent.release_name
+    before = agent.release_name
     signature = key.sign_candidate(parcel.manifest)
     assert said(parcel.signature, {}) == pb.SHADOW_REFUSED  # a release is no candidate
     assert said(signature, {}) == pb.SHADOW_WANTED
     assert said(signature, parcel.files) in (pb.SHADOW_EVALUATING, pb.SHADOW_TOLD)
     until(lambda: said(signature, {}) == pb.SHADOW_TOLD)
-    assert adoption._agent.release_name == before
+    assert agent.release_name == before
     shadow.close()
 
 

@@ -216,7 +216,7 @@ def test_a_damaged_envelope_ends_the_sum(anna, devices, key, release):
             pass
 
     assert declined(masked) is Reason.STEP
-    assert anna.contributor._sum is None
+    assert anna.contributor.sum_in_progress is None
 
 
 def test_another_sum_takes_the_place_of_the_one_before(anna, devices, key, release):
@@ -309,7 +309,7 @@ def test_who_hides_among_more_does_not_share_with_few(anna, devices, key, releas
     summing = Round(devices, key, task(release))
     summing.advertise()
     neighbours = [summing.keys[name] for name in summing.others("anna")]
-    anna.contributor._least = 4
+    anna.contributor.least = 4
     assert declined(lambda: anna.contributor.share(ONE, neighbours)) is Reason.STEP
 
 
@@ -385,9 +385,9 @@ def test_that_training_failed_is_neither_seen_nor_explained(anna, release, monke
 
 def test_recognition_goes_on_while_it_trains(anna, release, unseen_writers):
     anna.contributor.advertise(ONE, task(release))
-    assert anna.contributor._sum.training.is_alive()
+    assert anna.contributor.is_training
     anna.agent.recognize(unseen_writers.observations[0])
-    assert anna.contributor._sum.training.is_alive()
+    assert anna.contributor.is_training
 
 
 def test_it_stops_at_once(tmp_path, release, key, unseen_writers):

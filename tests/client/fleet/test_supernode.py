@@ -72,7 +72,7 @@ def node(superlink: SuperLinkProcess, app: App) -> Iterator[SuperNode]:
 
 def known(superlink: SuperLinkProcess, node: SuperNode) -> KnownNode:
     """What Flower knows of it."""
-    return superlink.control.nodes()[public_pem(node._enrolment.node_key)]
+    return superlink.control.nodes()[public_pem(node.enrolment.node_key)]
 
 
 def offer(content: bytes, node: int, action: str = "release") -> Message:
@@ -180,7 +180,7 @@ def test_who_is_revoked_gets_nothing_and_stays_out(grid, superlink, node, app):
     assert not node.is_online
     assert app.received == 0
     node.close()
-    assert not node._thread.is_alive()
+    assert not node.is_alive
 
 
 def test_a_coordinator_that_hangs_does_not_keep_a_device(grid, superlink, node, app):
@@ -212,7 +212,7 @@ def test_it_comes_back_when_the_superlink_was_killed(tmp_path, app, forgets):
                 file.unlink()
         superlink.start()
         if forgets:
-            superlink.control.register(public_pem(node._enrolment.node_key))
+            superlink.control.register(public_pem(node.enrolment.node_key))
         until(lambda: node.is_online)
         grid, _ = parts.enter_context(running(superlink.address))
         [reply] = answers(grid, offer(LARGE, known(superlink, node).node))

@@ -281,7 +281,7 @@ def test_a_page_that_was_closed_is_told_no_more(pad, agent):
     for _ in range(5):
         first_event(pad)
     deadline = time.monotonic() + 60
-    while agent._listeners:
+    while agent.listeners:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import pytest
 
 from fedhw_server.leader.membership import Membership
@@ -60,7 +63,7 @@ def test_a_flower_that_has_forgotten_is_told_again(link, fleet, roster):
     starts = link.part.starts
     for path in link.home.flower.glob("superlink.db*"):
         path.unlink()
-    link.part._process.kill()
+    os.kill(link.part.pid, signal.SIGKILL)
     until(lambda: link.part.starts > starts)
     until(lambda: fleet.members.get("pen").node not in (None, before))
     assert link.superlink.nodes()[pen.node].node in fleet.members.by_node()

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -223,7 +225,7 @@ def test_registrations_outlive_a_kill(link):
     pen = Pen("pen")
     number = link.superlink.register(pen.node)
     starts = link.part.starts
-    link.part._process.kill()
+    os.kill(link.part.pid, signal.SIGKILL)
     until(lambda: link.part.starts > starts and answers(link.superlink))
     assert link.superlink.nodes()[pen.node].node == number
     link.superlink.unregister(number)

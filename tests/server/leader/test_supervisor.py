@@ -38,7 +38,7 @@ def test_it_runs_until_it_is_cancelled(loop, tmp_path):
     assert not part.is_up
     with loop.lasting(part.keep()):
         until(lambda: part.is_up)
-        pid = part._process.pid
+        pid = part.pid
         assert lives(pid)
         assert (part.starts, part.restarts) == (1, 0)
     assert not part.is_up
@@ -50,12 +50,12 @@ def test_it_is_started_again_after_a_kill(loop, tmp_path):
     with loop.lasting(part.keep()):
         for starts in (1, 2):
             until(lambda: said(tmp_path) == "here\n" * starts)  # noqa: B023
-            first = part._process.pid
-            part._process.kill()
+            first = part.pid
+            os.kill(first, signal.SIGKILL)
         until(lambda: said(tmp_path) == "here\n" * 3)
         assert part.is_up
         assert part.restarts == 2
-        assert part._process.pid != first
+        assert part.pid != first
 
 
 def test_the_pauses_double(loop, tmp_path):
@@ -89,9 +89,9 @@ def test_one_that_does_not_want_to_end_is_killed(loop, tmp_path, monkeypatch):
     part = make(tmp_path, textwrap.dedent(code))
     with loop.lasting(part.keep()):
         until(lambda: said(tmp_path) == "deaf\n")
-        pid = part._process.pid
+        pid = part.pid
     assert not lives(pid)
-    assert part._process.returncode == -signal.SIGKILL
+    assert part.exit_code == -signal.SIGKILL
 
 
 def test_a_log_never_grows_too_long(loop, tmp_path, monkeypatch):
