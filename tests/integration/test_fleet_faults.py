@@ -433,7 +433,7 @@ def test_reports_that_must_not_count(quiet: Running, pen: Enrolment) -> None:
             report=bytes(content), signature=parts.signature
         ).SerializeToString(), "UNAUTHENTICATED"),
         "too large": (good + bytes(20_000), "RESOURCE_EXHAUSTED"),
-        "no message": (b"\xff" * 50, "UNKNOWN"),
+        "no message": (b"\xff" * 50, "INVALID_ARGUMENT"),
         "no report": (resigned(pen, b"\xff" * 50), "INVALID_ARGUMENT"),
         "NaN": (report(pen, window - 1, name, epsilon=math.nan), "INVALID_ARGUMENT"),
         "out of range": (report(pen, window - 1, name, steps=huge), "INVALID_ARGUMENT"),
