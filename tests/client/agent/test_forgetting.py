@@ -37,7 +37,8 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     except (OSError, subprocess.CalledProcessError) as error:
         lack("mount", f"run as root, who may mount here ({error})")
     yield image, place
-    subprocess.run(["umount", place], check=True)
+    # Lazily: after a failure the store is still open.
+    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def keys_of(store: Store) -> set[bytes]:
