@@ -45,6 +45,7 @@ from fedhw_client.fleet.reporter import LONGEST_PAUSE_SECONDS, SEND_TIMEOUT_SECO
 from fedhw_client.fleet.supernode import _connected, _CoordinatorTime
 from fedhw_client.store.corrections import Store
 from fedhw_client.store.device_home import Home
+from fedhw_server.fronts.grpc_server import LARGEST_MESSAGE_BYTES
 from fedhw_server.leader import superlink
 from tests.command_line import is_one_sentence
 from tests.integration import steer
@@ -432,7 +433,7 @@ def test_reports_that_must_not_count(quiet: Running, pen: Enrolment) -> None:
         "altered": (statistics_pb2.SendReportRequest(
             report=bytes(content), signature=parts.signature
         ).SerializeToString(), "UNAUTHENTICATED"),
-        "too large": (good + bytes(20_000), "RESOURCE_EXHAUSTED"),
+        "too large": (good + bytes(LARGEST_MESSAGE_BYTES), "RESOURCE_EXHAUSTED"),
         "no message": (b"\xff" * 50, "INVALID_ARGUMENT"),
         "no report": (resigned(pen, b"\xff" * 50), "INVALID_ARGUMENT"),
         "NaN": (report(pen, window - 1, name, epsilon=math.nan), "INVALID_ARGUMENT"),
