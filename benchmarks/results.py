@@ -117,6 +117,10 @@ SECTIONS = (
         ),
     ),
     Section(
+        "pictures",
+        ("python benchmarks/pictures.py --data {data} --strokes {strokes} --release {release-0}",),
+    ),
+    Section(
         "seeds",
         runs=each_seed(
             "fedhw simulate --release {release-SEED} --data {data} --seed SEED "
