@@ -7,6 +7,7 @@ or a function. Our own commands join in the same way.
 import errno
 import io
 import sys
+import warnings
 from typing import Annotated, Any
 
 import click
@@ -111,6 +112,8 @@ def fedhw(
 
 def main() -> None:
     """Run the command line; on an InputError print one sentence and exit with code 2."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # those of libraries mean nothing to a user
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character of a name
     try:

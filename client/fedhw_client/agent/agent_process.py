@@ -4,7 +4,6 @@ import asyncio
 import math
 import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from fedhw.system.logs import log_as_json
 from fedhw.system.ports import free_port, listen
 from fedhw.system.private_files import write_private
 from fedhw.system.service_manager import notify, watchdog_period
+from fedhw.system.signals import stop_on_signals
 from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
 from fedhw_client.agent.agent_metrics import Metrics
@@ -238,8 +238,7 @@ async def _serve(
     clock: Clock,
 ) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop.set)
     # An address that cannot be bound ends the agent here, before anything is served.
     metrics = Metrics(agent)
     if settings.metrics_port is not None:

@@ -12,6 +12,7 @@ from fedhw.errors import InputError
 from fedhw.system.atomic import replacing
 from fedhw.system.console import DATA_HELP, MAX_SEED, err, out
 from fedhw.system.process_lock import in_turn
+from fedhw.system.signals import interrupted_by_sigterm
 
 OutOption = Annotated[Path, typer.Option("--out", help="Directory of the report.")]
 ReleaseOption = Annotated[
@@ -43,12 +44,19 @@ def warn(sentence: str | None) -> None:
 
 
 @contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Let other commands that write the same output wait until the block ends."""
+def alone(output: Path, goes_on: bool = True) -> Iterator[None]:
+    """Let other commands that write the same output wait until the block ends.
 
+    Ctrl+C and SIGTERM end it in good order, and say whether the same command `goes_on` from there.
+    """
     said = f"another command is writing {output}; this one waits for it"
-    with in_turn(output, lambda: warn(said)):
-        yield
+    try:
+        with interrupted_by_sigterm(), in_turn(output, lambda: warn(said)):
+            yield
+    except KeyboardInterrupt:
+        then = "continue" if goes_on else "begin anew, since nothing is kept"
+        warn(f"cut off; give the same command again to {then}")
+        raise typer.Exit(130) from None
 
 
 def check_places(report: Path, figures: Path | None) -> None:

@@ -41,7 +41,7 @@ def simulate_fleet(
     json_file: JsonOption = None,
 ) -> None:
     """Simulate the days of a fleet, and write a report of what its coordinator decided."""
-    with alone(out_dir):
+    with alone(out_dir, goes_on=False):
         check_places(out_dir, json_file)
         asked = ("fleet", writers, days, epsilon, noise)
         made_from = report_identity(release, data, seed, *asked)

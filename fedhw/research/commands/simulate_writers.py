@@ -21,7 +21,7 @@ from fedhw.research.commands.options import (
     report_identity,
     warn,
 )
-from fedhw.system.console import err, needs, out, progress
+from fedhw.system.console import needs, out, progress
 
 if TYPE_CHECKING:
     from fedhw.research.simulation.engines.engine import Engine
@@ -91,17 +91,12 @@ def simulate_writers(
 
 
 def _run(trial: "Trial", engine: "Engine", kept: Path) -> "Experiment":
-    """Run a trial with a progress bar; Ctrl+C keeps what is done."""
+    """Run a trial with a progress bar."""
     from fedhw.research.simulation.experiment import run_experiment
 
-    try:
-        with progress() as shown:
-            bar = shown.add_task("writers", total=len(trial.population))
-            return run_experiment(trial, engine, kept, lambda writers: shown.advance(bar, writers))
-    except KeyboardInterrupt:
-        said = f"\nfedhw: cut off; give the same command again to continue from {kept}"
-        err.print(said, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+    with progress() as shown:
+        bar = shown.add_task("writers", total=len(trial.population))
+        return run_experiment(trial, engine, kept, lambda writers: shown.advance(bar, writers))
 
 
 def _engine(name: EngineName, address: str | None) -> "Engine":

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from fedhw.system.logs import log_as_json
 from fedhw.system.ports import free_port, listen
 from fedhw.system.process_lock import occupied
 from fedhw.system.service_manager import notify, watchdog_period
+from fedhw.system.signals import stop_on_signals
 from fedhw_server.console.fleet_metrics import Metrics, metrics_pages
 from fedhw_server.fronts.certificates import make_certificates
 from fedhw_server.fronts.enrolment_service import EnrolmentService
@@ -116,8 +116,7 @@ async def _serve(
     settings: Settings, fleet: Fleet, registry: Registry, say: Callable[[str], object]
 ) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop.set)
     home = settings.home
     secret = secrets.token_urlsafe(32)
     flower_port = free_port("flower-port", settings.flower_port, settings.host)

@@ -1,5 +1,9 @@
 """A release, made of a file of writers."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +40,21 @@ def test_a_finished_training_is_taken_as_it_is(
     save_npz(data, synthetic_writers(range(2000, 2004), 11))
     assert run(*asked, 1) == 2
     assert (release / "manifest.json").read_bytes() == made
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_cut_off_says_that_it_goes_on(number: int, tmp_path: Path) -> None:
+    save_npz(tmp_path / "writers.npz", synthetic_writers(range(2000, 2004), 10))
+    command = [sys.executable, "-m", "fedhw", "train-expert", "--epochs", "100000"]
+    command += ["--data", "writers.npz", "--out", "release"]
+    # Who runs the tests in the background may have them ignore the signal.
+    command = ["env", "--default-signal=INT", *command]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=-1, text=True) as process:
+        while not (tmp_path / ".release.training").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "fedhw: cut off; give the same command again to continue"
+    assert {path.name for path in tmp_path.iterdir()} == {"writers.npz", ".release.training"}
