@@ -32,7 +32,8 @@ def write_page(
     check_place(directory)
     template = files("fedhw.research.reports").joinpath("report.html").read_text(encoding="utf-8")
     page = Template(template).substitute(title=title, sections="\n".join(sections))
-    content = json.dumps({**figures, MADE_FROM: made_from}, indent=2, allow_nan=False)
+    origin = {MADE_FROM: made_from} if made_from else {}
+    content = json.dumps({**figures, **origin}, indent=2, allow_nan=False)
     with replacing(directory) as unfinished:
         unfinished.mkdir()
         (unfinished / PAGE).write_text(page, encoding="utf-8")
