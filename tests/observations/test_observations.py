@@ -158,13 +158,15 @@ def test_a_report_counts_every_class(kind: Kind, made: Release, tmp_path: Path) 
     assert len(tally.errors) == len(kind.labels)
     assert sum(tally.errors) == tally.corrections - tally.right == 3 * USED
     mechanism = GaussianMechanism(1000.0, 0.1)
-    report = make_report(tally, "pen", 1, made.manifest.name, mechanism)
-    check_report(report, len(kind.labels))
-    sums = Sums.of(report) + Sums.of(report)
-    found = {each.name: each for each in estimate(sums, len(kind.labels), 2) or ()}
-    assert found["ge_accuracy"].mean == pytest.approx(0, abs=0.2)
+    one, other = (
+        make_report(tally, name, 1, made.manifest.name, mechanism) for name in ("anna", "berta")
+    )
+    check_report(one, len(kind.labels))
+    found = estimate(Sums.of(one) + Sums.of(other), len(kind.labels), 2) or ()
+    accuracy = {each.name: each for each in found}["ge_accuracy"]
+    assert abs(accuracy.mean) < 6 * accuracy.standard_error < 1
     with pytest.raises(InputError):
-        check_report(report, len(kind.labels) + 1)
+        check_report(one, len(kind.labels) + 1)
 
 
 def test_a_round_makes_the_expert_better_for_people_who_differ(
