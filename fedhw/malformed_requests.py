@@ -14,7 +14,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class MalformedRefused(grpc.aio.ServerInterceptor):
-    """Refuses them with INVALID_ARGUMENT in our services, where a call has one request.
+    """Refuses such requests with INVALID_ARGUMENT in our services, where a call has one request.
 
     A call with a stream of requests meets the DecodeError when it reads the next one.
     """

@@ -12,6 +12,9 @@ from fedhw.errors import InputError
 from fedhw.handwriting.alphabet import BYCLASS
 from fedhw.handwriting.glyph import SIDE
 
+MALFORMED = (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError)
+"""What reading a file of another shape raises."""
+
 
 def load_leaf(folder: Path) -> WriterSet:
     """Read the json files in a folder such as `data/all_data`, in the order of their names.
@@ -48,8 +51,9 @@ def _writers(file: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.intege
         return {
             name: (_glyphs(own["x"]), _labels(own["y"], len(own["x"])))
             for name, own in data.items()
+            if own["x"] or own["y"]  # LEAF keeps writers of whom it has drawn no sample
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"{file}: is not FEMNIST of LEAF ({type(error).__name__}); make it again with LEAF's "
             "preprocess.sh"

@@ -28,6 +28,8 @@ _BAND_ROWS = 64  # of a page, reduced at a time
 
 _LEAST_CONTRAST = 16  # of a glyph, in levels of 255
 
+_COLOURS = 2**18  # about so many pixels tell the colour of the paper
+
 _MOST_GROUND = 0.5  # at most this share of a picture is ink on a transparent ground
 _ONE_COLOUR = 48  # levels within which nearly all of an ink's colours are
 
@@ -136,11 +138,13 @@ def _on_paper(page: Image.Image) -> Image.Image:
     if opaque.all():
         return page.convert("RGB")
     colours = colour[opaque]
+    colours = colours[:: max(1, len(colours) // _COLOURS)].astype(np.int16)
     paper = np.median(colours, axis=0) if len(colours) else np.zeros(3)
+    paper = paper.astype(np.uint8)
     unlike = np.abs(colours - paper).max(axis=1) > _ONE_COLOUR
     if opaque.mean() < _MOST_GROUND or unlike.mean() < 0.02:
         return Image.fromarray(255 - opacity).convert("RGB")
-    return Image.fromarray(np.where(opaque[..., None], colour, paper).astype(np.uint8))
+    return Image.fromarray(np.where(opaque[..., None], colour, paper))
 
 
 def _brightened(grey: NDArray[np.float32]) -> NDArray[np.uint8] | None:

@@ -8,16 +8,22 @@ _BESIDE, _ABOVE = 0.6, 2.4
 """Shares of the longest part's longer side, larger than in all but one in a hundred of UNIPEN's i,
 the dots of which are the parts that are the furthest from the rest."""
 
+_MOST_PARTS = 256
+"""Of a character; what has more, such as a dithered picture, is not compared part by part."""
+
 
 def is_stray(low: NDArray[np.number], high: NDArray[np.number]) -> NDArray[np.bool_]:
     """Tell which parts of a character are stray ink, bool [N], by their bounding boxes [N, (x, y)].
 
     A part is stray if it is shorter than the longest part, and far beside or above all long parts.
+    None is among more than 256 parts.
 
     >>> low = np.array([[0, 40], [1, 0], [90, 90]])
     >>> is_stray(low, low + [[2, 60], [1, 1], [3, 2]]).tolist()
     [False, False, True]
     """
+    if len(low) > _MOST_PARTS:
+        return np.zeros(len(low), np.bool_)
     longer = (high - low).max(axis=1)
     long = longer >= _SHORT * longer.max()
     apart = np.maximum(low[:, None] - high[long], low[long] - high[:, None])

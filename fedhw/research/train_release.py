@@ -14,6 +14,7 @@ from fedhw.experts.global_expert import build
 from fedhw.release.release import check_new, publish
 from fedhw.release.sketch import SKETCH_SIZE, Sketch
 from fedhw.research.training import Training, train_expert
+from fedhw.system.atomic import recover
 
 GENERIC_SHARE = 0.1
 HELD_OUT_CHARACTERS = 150
@@ -53,6 +54,7 @@ def make_release(
     torch.manual_seed(training.seed)
     expert = build(architecture, len(writers.classes))
     checkpoint = directory.with_name(f".{directory.name}.training")
+    recover(checkpoint)
     train_expert(
         expert,
         writers.observations[training_rows],

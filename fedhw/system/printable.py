@@ -10,14 +10,16 @@ LONGEST_SENTENCE_CHARACTERS = 2000
 """Characters of a sentence that are shown; the rest is cut off."""
 
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
 def printable(text: str) -> str:
     r"""Return text whose control characters are escaped as in JSON, except tabs and line feeds.
 
-    So are lone surrogates and what changes the direction of writing.
+    So are lone surrogates, what changes the direction of writing, and what is not seen, except the
+    two joiners that some scripts need.
 
     >>> print(printable("\x1b[2Jcafé\u202e"))
     \u001b[2Jcafé\u202e

@@ -62,6 +62,8 @@ def in_turn(output: Path, wait: Callable[[], None]) -> Iterator[None]:
     is removed in the end, and one that a killed process has left keeps nobody waiting.
     """
     output = output.resolve()
+    if not output.name:
+        raise InputError(f"out: {output} cannot be replaced; give a directory in it")
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
     while True:
@@ -73,7 +75,7 @@ def in_turn(output: Path, wait: Callable[[], None]) -> Iterator[None]:
                 wait()
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # The one before may have removed the file while this process waited for it.
-            if file.exists() and os.path.samestat(os.fstat(lock), file.stat()):
+            if _is_at(lock, file):
                 try:
                     yield
                 finally:
@@ -81,6 +83,13 @@ def in_turn(output: Path, wait: Callable[[], None]) -> Iterator[None]:
                 return
         finally:
             os.close(lock)
+
+
+def _is_at(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _close_to_others(directory: Path) -> None:

@@ -25,9 +25,16 @@ def stop_on_signals(stop: Callable[[], object]) -> None:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, once, so that the block is left in good order."""
+    """Let SIGTERM raise KeyboardInterrupt, once, so that the block is left in good order.
+
+    Afterwards it is ignored, since the program is ending.
+    """
+
+    came = False
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal came
+        came = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -35,4 +42,5 @@ def interrupted_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not came:  # else blocks around this one end in good order, too
+            signal.signal(signal.SIGTERM, before)

@@ -81,3 +81,14 @@ def test_a_folder_without_writers_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"holds no writer in a \.json file"):
         load_leaf(tmp_path)
+
+
+def test_a_writer_without_samples_is_left_out(folder: Path) -> None:
+    write(folder / "all_data_2.json", f0002_14={"x": [], "y": []})
+    assert load_leaf(folder).names == ("f0001_14", "f0000_14")
+
+
+def test_a_number_without_end_is_named_with_its_file(tmp_path: Path) -> None:
+    write(tmp_path / "all_data_0.json", f0001_14={"x": [[10**400] * 784], "y": [0]})
+    with pytest.raises(InputError, match=r"all_data_0\.json: is not FEMNIST of LEAF \(OverflowErr"):
+        load_leaf(tmp_path)

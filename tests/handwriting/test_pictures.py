@@ -3,7 +3,9 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -297,10 +299,10 @@ def test_text_that_inflates_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_largest_picture_takes_bounded_memory(tmp_path: Path) -> None:
-    page = Image.new("P", (4500, 4500), 255)
-    page.putpalette(bytes(v for v in range(256) for _ in range(3)))
-    page.paste(drawn(side=2000).convert("P"), (1000, 1500))
-    path = kept(tmp_path, page, transparency=7)
+    page = Image.new("RGBA", (4096, 4096), "white")  # the largest that is not reduced
+    page.paste(drawn(side=2000).convert("RGBA"), (1000, 1500))
+    page.putpixel((0, 0), (0, 0, 0, 0))
+    path = kept(tmp_path, page)
     code = (
         "import resource, sys; from pathlib import Path; "
         "from fedhw.handwriting.pictures import load_picture; "
@@ -312,3 +314,14 @@ def test_the_largest_picture_takes_bounded_memory(tmp_path: Path) -> None:
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) * 1024 < 250e6
+
+
+def test_a_dithered_picture_takes_bounded_memory(tmp_path: Path) -> None:
+    page = np.full((512, 512), 255, np.uint8)
+    page[::2, ::2] = 0
+    tracemalloc.start()
+    with suppress(InputError):
+        load_picture(kept(tmp_path, Image.fromarray(page)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200e6

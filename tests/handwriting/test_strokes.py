@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -138,3 +139,14 @@ def test_redrawn_strokes_agree_with_the_shared_images():
     redrawn = np.stack([rasterise(strokes[row]) for row in rows])
     difference = np.abs(redrawn.astype(float) - images[rows]).mean() / 255
     assert difference < 0.015
+
+
+def test_ten_thousand_dots_take_little_memory() -> None:
+    """Each is compared with each only where they are few: they come from outside."""
+    points = np.random.default_rng(0).uniform(0, 100, (10_000, 1, 2))
+    tracemalloc.start()
+    glyph = rasterise(list(points))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert glyph.any()
+    assert most < 200e6

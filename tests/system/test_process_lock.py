@@ -84,3 +84,9 @@ def test_who_is_in_a_home_is_seen_from_outside(tmp_path):
         assert is_occupied(tmp_path, "agent")
         assert not is_occupied(tmp_path, "coordinator")
     assert not is_occupied(tmp_path, "agent")
+
+
+def test_the_root_is_no_output():
+    told = "out: / cannot be replaced; give a directory in it"
+    with pytest.raises(InputError, match=told), in_turn(Path("/"), lambda: None):
+        pass

@@ -28,8 +28,9 @@ from fedhw.system.signals import interrupted_by_sigterm
 try:
     with interrupted_by_sigterm():
         try:
-            print("serving", flush=True)
-            input()
+            with interrupted_by_sigterm():
+                print("serving", flush=True)
+                input()
         finally:
             print("closing", flush=True)
             input()

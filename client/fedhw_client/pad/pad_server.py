@@ -74,8 +74,8 @@ def pad_app(
 
     `observe` is called with the seconds that each recognition took. The page says what leaves the
     device: nothing, or reports to a `coordinator`. The server must not keep an access log, since
-    the path has the token. Raises InputError where the release's
-    observations cannot be made from strokes.
+    the path has the token. Raises InputError where the release's observations cannot be made from
+    strokes.
     """
 
     takes = agent.release.observation  # the same for every later release

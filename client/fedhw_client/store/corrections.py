@@ -418,11 +418,7 @@ class Store:
         )
         try:
             if self._keys.are_missing and self._db.read("SELECT 1 FROM samples LIMIT 1"):
-                master, keys = (file.name for file in self._keys.files[::2])
-                raise StoreError(
-                    f"store: {self.path} cannot be read without its keys; put {master} and {keys} "
-                    "back beside it, or move it away to begin anew"
-                )
+                raise self._keyless()
             if self._db.read("SELECT count(*) FROM counters") != [(1,)]:
                 raise self._db.damaged()
             self._names = {row.position: row.id for row in self.rows()}
@@ -450,9 +446,18 @@ class Store:
             for position, key, sealed in found
         ]
         whole = [row for row in rows if row is not None]
+        if rows and not whole:
+            raise self._keyless()
         if len(whole) < len(rows):
             raise self._db.damaged()
         return whole
+
+    def _keyless(self) -> StoreError:
+        master, keys = (file.name for file in self._keys.files[::2])
+        return StoreError(
+            f"store: {self.path} cannot be read without its keys; put {master} and {keys} back "
+            "beside it, or move it away to begin anew"
+        )
 
     def _drop_names(self, positions: Collection[int]) -> None:
         for position in positions:

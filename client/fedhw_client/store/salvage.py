@@ -40,9 +40,9 @@ def carve(database: Path) -> list[StoredSample]:
     so that a new store takes them all.
 
     A deleted row comes back as long as its key is there and a page from before its deletion is left
-    in the database or in the log. A row that
-    is larger than its page continues in overflow pages, which are read as they were when the row
-    was written. A log with a damaged header is read whole, in pages of `PAGE_BYTES` bytes.
+    in the database or in the log. A row that is larger than its page continues in overflow pages,
+    which are read as they were when the row was written. A log with a damaged header is read whole,
+    in pages of `PAGE_BYTES` bytes.
 
     Raises OSError when a file cannot be read; a missing file counts as empty.
     """

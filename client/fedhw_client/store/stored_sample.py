@@ -31,7 +31,7 @@ class StoredSample(NamedTuple):
     def seal(self, keys: SampleKeys) -> tuple[int, int, bytes]:
         """Return the position, and the number of the key under which all the rest is encrypted.
 
-        That are the fixed fields, little-endian, then the lengths of id and label in bytes, then
+        These are the fixed fields, little-endian, then the lengths of id and label in bytes, then
         id, label and observation, text as UTF-8.
         """
         id_, label = self.id.encode(), self.label.encode()

@@ -14,8 +14,7 @@ _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 def checked_host(host: str) -> str:
     """Return a host as certificates and addresses have it, a name in other scripts as IDNA.
 
-    Raises InputError for what is no DNS name and no IP address, and for an address that has a
-    meaning on one machine only.
+    Raises InputError for what is no DNS name and no IP address, and for an address with a zone (%).
 
     >>> checked_host("bücher.example.org"), checked_host("2001:db8::1")
     ('xn--bcher-kva.example.org', '2001:db8::1')

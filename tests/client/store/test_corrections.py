@@ -177,6 +177,17 @@ def test_a_store_without_its_keys_is_left_as_it_is(store, path):
     assert Store(path).rows() == rows(0)
 
 
+def test_a_store_beside_the_keys_of_another_is_left_as_it_is(store, path):
+    store.append(rows(0, 1))
+    store.close()
+    before = path.read_bytes()
+    for copy in ("", "2"):
+        path.with_name(f"{path.name}-keys{copy}").unlink()
+    with pytest.raises(StoreError, match=r"without its keys; put device\.db-master and"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
 def test_a_store_opens_once_at_a_time(store, path):
     store.append(rows(0))
     with pytest.raises(StoreError, match="another program keeps it open"):

@@ -57,4 +57,6 @@ def test_a_training_that_is_cut_off_says_that_it_goes_on(number: int, tmp_path: 
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "fedhw: cut off; give the same command again to continue"
-    assert {path.name for path in tmp_path.iterdir()} == {"writers.npz", ".release.training"}
+    # A signal in the middle of its removal leaves the folder of a step, which the next run removes.
+    kept = {path.name for path in tmp_path.iterdir() if ".release.training." not in path.name}
+    assert kept == {"writers.npz", ".release.training"}
