@@ -12,9 +12,9 @@ demo: .venv/demo
 	@echo "  $(BIN)/pip install --constraint constraints.txt --editable '.[client]'"
 	@echo "  $(BIN)/fedhw client --release out/demo-release --pad"
 
-# Four files at a time, the doctests last: much of a test is waiting for what is real.
+# Three files at a time, the doctests last: much of a test is waiting for what is real.
 test: .venv/test
-	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: .venv/test
 	$(BIN)/ruff check

@@ -26,7 +26,7 @@ from fedhw.research.simulation.population import RecordedPopulation, SyntheticPo
 from fedhw.research.simulation.trial import Outcome, Trial
 from tests.full_disk import disk_of
 
-ENGINES = [LocalEngine(1), LocalEngine(2), RayEngine(), RayEngine(actors=1), FlowerEngine()]
+ENGINES = [LocalEngine(1), LocalEngine(2), RayEngine(), FlowerEngine()]
 
 
 def named(engine: Engine) -> str:
@@ -71,7 +71,7 @@ def test_an_engine_changes_no_outcome(
     alike(ran(engine, trial), expected)
 
 
-@pytest.mark.parametrize("engine", [ENGINES[1], ENGINES[2], ENGINES[4]], ids=named)
+@pytest.mark.parametrize("engine", ENGINES[1:], ids=named)
 def test_what_a_writer_cannot_do_is_told(engine: Engine, trial: Trial, odd: ModuleType) -> None:
     unable = replace(trial, population=odd.Unable(4, 40, 0))
     with pytest.raises(InputError, match=r"data: the third writer has lost the pen; give another$"):
