@@ -132,7 +132,7 @@ def _stream_until_killed(
     delay = rng.uniform(0, 0.01 if learning else 0.15)
 
     def kill() -> None:
-        end = time.monotonic() + 2
+        end = time.monotonic() + 6
         while learning and time.monotonic() < end:
             if stub.GetStatus(pb.GetStatusRequest()).status.personal_version != version:
                 break  # a new mixture is in use, and about to be stored

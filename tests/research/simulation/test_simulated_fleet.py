@@ -68,11 +68,11 @@ def public(release: Release) -> Public:
 
 PLAN = Plan(
     automatic=True,
-    rounds=8,
+    rounds=15,
     noise=0.0,
     cohort=20,
     survivors=5,
-    participations=8,
+    participations=15,
     canary=1.0,
     trigger=SOON,
 )

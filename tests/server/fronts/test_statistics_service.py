@@ -178,7 +178,7 @@ def test_garbage_is_refused(served, published):
 
 def test_an_oversized_message_is_refused(served, fleet, published):
     pen = Pen("pen").join(fleet)
-    large = pen.sign(pen.report(published.name), release="v" * 20_000)
+    large = pen.sign(pen.report(published.name), release="v" * 300_000)
     assert refusal(lambda: served.send(large))[0] == "RESOURCE_EXHAUSTED"
     assert fleet.reports.windows() == []
 
