@@ -29,6 +29,7 @@ from fedhw.release.release import Release
 from fedhw.release.signing import ReleaseKey
 from fedhw.research.simulation.engines.engine import Engine
 from fedhw.research.simulation.trial import Outcome, Trial
+from fedhw.system.atomic import replacing
 from fedhw.system.clock import Clock, SystemClock
 from fedhw_client.agent.adoption import Adoption
 from fedhw_client.agent.agent import Agent
@@ -204,8 +205,9 @@ class Devices(ClientApp):
             try:
                 return self._answer(message, context, home, writer)
             except Exception as error:
-                failure = home.directory / FAILURE
-                failure.write_text(f"{error or type(error).__name__}", encoding="utf-8")
+                # At once, since the engine looks for it all the time.
+                with replacing(home.directory / FAILURE) as unfinished:
+                    unfinished.write_text(str(error) or type(error).__name__, encoding="utf-8")
                 raise
 
     def _answer(self, message: Message, context: Context, home: DeviceHome, writer: int) -> Message:
