@@ -158,14 +158,7 @@ class Labels:
     def __post_init__(self) -> None:
         if not 1 <= len(self.texts) <= MAX_LABELS:
             raise InputError(f"labels: {len(self.texts)} is not 1 to {MAX_LABELS}; give that many")
-        index: dict[str, int] = {}
-        for number, text in enumerate(self.texts):
-            check_text(f"labels[{number}]", text)
-            if index.setdefault(text, number) != number:
-                raise InputError(
-                    f"labels[{number}]: {text!r} is also labels[{index[text]}]; give each class "
-                    "another label"
-                )
+        index = index_of_texts("labels", self.texts, mend="give each class another label")
         object.__setattr__(self, "_index", index)
 
     @classmethod
@@ -204,7 +197,19 @@ class Labels:
             raise InputError(f"label: {text[:20]!r} is not known; use one of {self}") from None
 
 
-def check_text(field: str, text: Any, longest: int = MAX_LABEL_CHARACTERS) -> None:
+def index_of_texts(
+    field: str, texts: Sequence[Any], mend: str, longest: int = MAX_LABEL_CHARACTERS
+) -> dict[str, int]:
+    """Return the place of each text; raises InputError unless they differ and can be shown."""
+    index: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        _check_text(f"{field}[{number}]", text, longest)
+        if index.setdefault(text, number) != number:
+            raise InputError(f"{field}[{number}]: {text!r} is also {field}[{index[text]}]; {mend}")
+    return index
+
+
+def _check_text(field: str, text: Any, longest: int) -> None:
     """Raise InputError unless this is a text of 1 to `longest` characters that can be shown."""
     check_is_text(field, text)
     if not 1 <= len(text) <= longest:

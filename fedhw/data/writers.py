@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhw.errors import InputError
-from fedhw.observation import Labels, Observations, ObservationType, check_text
+from fedhw.observation import Labels, Observations, ObservationType, index_of_texts
 
 MAX_NAME_CHARACTERS = 256
 
@@ -57,7 +57,8 @@ class WriterSet:
                 raise InputError(f"{field}: dtype {array.dtype} is not a whole number; cast it")
         if not self.names:
             raise InputError("names: there are none; give at least one")
-        _check_names(self.names)
+        mend = "give each writer another name"
+        index_of_texts("names", self.names, mend, MAX_NAME_CHARACTERS)
         _check_below("labels", self.labels, len(self.classes), "classes")
         _check_below("writer", self.writer, len(self.names), "writer names")
 
@@ -151,17 +152,6 @@ def stratified_split(
         mine = labels[learn] == label
         quantile[mine] = (np.arange(mine.sum()) + rng.random()) / mine.sum()
     return learn[np.argsort(quantile)][:shots], np.sort(test)
-
-
-def _check_names(names: tuple[str, ...]) -> None:
-    numbers: dict[str, int] = {}
-    for number, name in enumerate(names):
-        check_text(f"names[{number}]", name, MAX_NAME_CHARACTERS)
-        if numbers.setdefault(name, number) != number:
-            raise InputError(
-                f"names[{number}]: {name!r} is also names[{numbers[name]}]; give each writer "
-                "another name"
-            )
 
 
 def _ranked(order: NDArray[Any]) -> NDArray[np.integer]:
